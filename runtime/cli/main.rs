@@ -1,0 +1,2 @@
+//! The binary `safelight`.
+fn main() {}

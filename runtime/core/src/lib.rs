@@ -1,0 +1,3 @@
+//! safelight develops latent images on edge devices.
+pub mod error;
+pub use error::{Error, ErrorKind, Result};
