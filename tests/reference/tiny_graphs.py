@@ -74,8 +74,8 @@ class Graph:
         return self.op("Reshape", x, self.constant(shape, np.int64))
 
     def model(self, name, inputs, outputs):
-        info = lambda tensors: [helper.make_tensor_value_info(*tensor) for tensor in tensors]
-        graph = helper.make_graph(self.nodes, name, info(inputs), info(outputs), self.constants)
+        edges = [[helper.make_tensor_value_info(*tensor) for tensor in side] for side in (inputs, outputs)]
+        graph = helper.make_graph(self.nodes, name, *edges, self.constants)
         opset = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="safelight-tests")
         checker.check_model(model, full_check=True)
@@ -86,13 +86,14 @@ def text_encoder(seed, axes, ids_type):
     """Waves of token id and position, mixed with the mean of what came before, as causal attention would."""
     g = Graph(seed)
     ids = g.op("Unsqueeze", g.cast("input_ids", TensorProto.FLOAT), g.constant([2], np.int64))
-    length = g.op("Gather", g.op("Shape", "input_ids"), g.constant(1, np.int64))
-    count = g.op("Range", g.constant(1, np.int64), g.op("Add", length, g.constant(1, np.int64)), g.constant(1, np.int64))
+    one = g.constant(1, np.int64)
+    length = g.op("Gather", g.op("Shape", "input_ids"), one)
+    count = g.op("Range", one, g.op("Add", length, one), one)
     position = g.reshape(g.cast(count, TensorProto.FLOAT), 1, -1, 1)
     id_wave = g.op("Mul", ids, g.constant(g.random.uniform(0.05, 0.5, TEXT_WIDTH)))
     position_wave = g.op("Mul", position, g.constant(g.random.uniform(0.02, 0.3, TEXT_WIDTH)))
     wave = g.op("Sin", g.op("Add", id_wave, position_wave))
-    mean_so_far = g.op("Div", g.op("CumSum", wave, g.constant(1, np.int64)), position)
+    mean_so_far = g.op("Div", g.op("CumSum", wave, one), position)
     mixed = g.op("Add", g.dense(wave, TEXT_WIDTH, TEXT_WIDTH), g.dense(mean_so_far, TEXT_WIDTH, TEXT_WIDTH, gain=3.0))
     hidden = g.cast(g.op("Tanh", mixed), axes.float_type, out="last_hidden_state")
     g.op("Gather", hidden, g.constant(-1, np.int64), axis=1, out="pooler_output")

@@ -15,7 +15,8 @@ MERGE_COUNT = 160
 # What the merges are learned from: words of the test prompts, some with letters of several bytes.
 CORPUS = """
 a a a a the the an of of in on and with it it's don't isn't we're
-red apple red apples green blue house houses yellow star starry night purple umbrella heart cat cats dog dogs
+red apple red apples green blue house houses yellow star starry night
+purple umbrella heart cat cats dog dogs
 painting portrait photograph photo portrait of the cat in the hat astronaut riding horse on the moon
 highly detailed digital art trending lighting cinematic sharp focus illustration render landscape
 sunset mountains river forest castle dragon flower flowers garden bicycle street city light lights
@@ -100,9 +101,12 @@ def write_tokenizer(folder: Path, pad_token):
         },
     }
     merge_lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    write = lambda name, text: (folder / name).write_text(text, encoding="utf-8")
-    write("vocab.json", json.dumps(vocabulary, ensure_ascii=False, separators=(",", ":")))
-    write("merges.txt", "\n".join(merge_lines) + "\n")
-    write("special_tokens_map.json", json.dumps(specials, indent=2) + "\n")
-    write("tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+    files = {
+        "vocab.json": json.dumps(vocabulary, ensure_ascii=False, separators=(",", ":")),
+        "merges.txt": "\n".join(merge_lines),
+        "special_tokens_map.json": json.dumps(specials, indent=2),
+        "tokenizer_config.json": json.dumps(config, indent=2),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text + "\n", encoding="utf-8")
     return vocabulary
