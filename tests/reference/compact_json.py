@@ -9,8 +9,8 @@ def dumps(value):
 
 
 def write_json(path: Path, fields):
-    """Writes an object; a field that is a list gets one line per element."""
-    parts = [f"{dumps(name)}:{lines(value) if isinstance(value, list) else dumps(value)}" for name, value in fields.items()]
+    """Writes an object whose fields are lists of entries."""
+    parts = [f"{dumps(name)}:{lines(entries)}" for name, entries in fields.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 

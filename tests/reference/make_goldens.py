@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from golden_noise import write_noise
+from golden_schedules import write_schedules
 from golden_tokens import write_tokens
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -19,6 +20,7 @@ def main():
     golden.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     write_noise(golden)
+    write_schedules(golden)
     write_tokens(models, bootstrap, golden)
 
 
