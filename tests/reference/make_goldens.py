@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from golden_noise import write_noise
+from golden_pipelines import write_pipelines
 from golden_schedules import write_schedules
 from golden_tokens import write_tokens
 
@@ -22,6 +23,7 @@ def main():
     write_noise(golden)
     write_schedules(golden)
     write_tokens(models, bootstrap, golden)
+    write_pipelines(REPOSITORY, bootstrap, golden)
 
 
 if __name__ == "__main__":
