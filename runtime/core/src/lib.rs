@@ -1,3 +1,4 @@
 //! safelight develops latent images on edge devices.
 pub mod error;
+pub mod noise;
 pub use error::{Error, ErrorKind, Result};
