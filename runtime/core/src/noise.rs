@@ -86,14 +86,14 @@ pub struct Noise(Source);
 
 #[derive(Debug, Clone)]
 enum Source {
-    Shared(TorchCpu),
+    Shared(Box<TorchCpu>),
     PerImage(Vec<TorchCpu>),
 }
 
 impl Noise {
     /// One generator for the whole batch, as diffusers' `generator=g`: an image depends on the batch it is in.
     pub fn shared(seed: u64) -> Self {
-        Self(Source::Shared(TorchCpu::new(seed)))
+        Self(Source::Shared(Box::new(TorchCpu::new(seed))))
     }
 
     /// One generator an image, as diffusers' `generator=[g, …]`: an image is the same alone and in any batch.
@@ -138,6 +138,11 @@ fn check_batch(batch: usize, generators: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
+    use ndarray::Array1;
+    use ndarray_npy::NpzReader;
+
     use super::*;
     use crate::ErrorKind;
 
@@ -162,6 +167,32 @@ mod tests {
         ];
         assert_close(&draw(&mut TorchCpu::new(0), 16), &expected, 1e-4);
         assert_close(&draw(&mut TorchCpu::new(0), 3), &[1.5410, -0.2934, -2.1788], 1e-4);
+    }
+
+    /// The npz holds what each case's calls on one generator returned, end to end.
+    #[test]
+    fn numbers_are_those_recorded_from_torch() {
+        #[derive(serde::Deserialize)]
+        struct Golden {
+            cases: Vec<Case>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Case {
+            array: String,
+            seed: u64,
+            sizes: Vec<usize>,
+        }
+        let open = |name: &str| {
+            File::open(format!("{}/../../tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+        };
+        let golden: Golden = serde_json::from_reader(open("noise.json")).unwrap();
+        let mut arrays = NpzReader::new(open("noise.npz")).unwrap();
+        for case in golden.cases {
+            let mut generator = TorchCpu::new(case.seed);
+            let found: Vec<f32> = case.sizes.iter().flat_map(|&len| draw(&mut generator, len)).collect();
+            let expected: Array1<f32> = arrays.by_name(&case.array).unwrap();
+            assert_close(&found, expected.as_slice().unwrap(), 1e-6);
+        }
     }
 
     #[test]
