@@ -1,2 +1,90 @@
-//! The binary `safelight`.
-fn main() {}
+//! The binary `safelight`: parses, calls the library, prints.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use safelight::{Error, ErrorKind};
+
+mod folders;
+mod generate;
+mod models;
+mod targets;
+mod version;
+
+/// Develops latent images on edge devices: few-step latent diffusion through ONNX Runtime.
+#[derive(Parser)]
+#[command(name = "safelight", version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make pictures from words
+    Generate(Box<generate::Arguments>),
+    /// List the models that are here, checked
+    Models(models::Arguments),
+    /// List the targets that are here, checked
+    Targets(targets::Arguments),
+    /// Print the versions of safelight and ONNX Runtime, and the library's execution providers
+    Version(version::Arguments),
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 2 usage or target, 3 model, 4 library or provider, 5 limit, 6 NaN or black picture, \
+7 input or output, 8 cancelled, 70 a mistake of safelight";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Models(arguments) => models::run(&arguments),
+        Command::Targets(arguments) => targets::run(&arguments),
+        Command::Version(arguments) => version::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&format!("error: {error:#}"));
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// The stable exit code of an error; printed in `--help`.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let kind = error.chain().find_map(|cause| Some(cause.downcast_ref::<Error>()?.kind()));
+    match kind {
+        Some(ErrorKind::Usage) => 2,
+        Some(ErrorKind::Model) => 3,
+        Some(ErrorKind::Library) => 4,
+        Some(ErrorKind::Limit) => 5,
+        Some(ErrorKind::Numeric) => 6,
+        Some(ErrorKind::Io) => 7,
+        Some(ErrorKind::Cancelled) => 8,
+        _ => 70,
+    }
+}
+
+/// Prints a line for people, to standard error. A closed terminal is nobody to tell.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Prints a result, to standard output.
+fn print(text: &str) -> anyhow::Result<()> {
+    print_bytes(format!("{text}\n").as_bytes())
+}
+
+/// Writes a result to standard output.
+fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        // Whoever read us has seen enough, as with `safelight models | head -1`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Error::new(ErrorKind::Io, format!("standard output cannot be written: {error}")).into()),
+        Ok(()) => Ok(()),
+    }
+}

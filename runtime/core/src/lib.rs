@@ -1,5 +1,53 @@
 //! safelight develops latent images on edge devices.
-pub mod error;
-pub mod noise;
+//!
+//! It runs few-step latent diffusion models, exported ahead of time as INT8 or FP16 ONNX graphs, through ONNX
+//! Runtime, as told by one YAML file a device. The way of the data, which is also the order of the modules:
+//!
+//! target → model → library and providers → graphs → text → noise → schedule → sampler over a denoiser → decoder →
+//! picture
+//!
+//! ```no_run
+//! use safelight::{Format, Model, Pipeline, Request, Target, save};
+//!
+//! # fn main() -> safelight::Result<()> {
+//! let target = Target::open("targets/generic-cpu.yaml".as_ref())?;
+//! let model = Model::open("models/emoji-bootstrap".as_ref())?;
+//! let mut pipeline = Pipeline::open(&target, &model)?;
+//! let request = Request { prompt: "a red apple".into(), seed: 7, ..Request::default() };
+//! for picture in pipeline.generate(&request)?.pictures {
+//!     save("apple.png".as_ref(), &picture.encode(Format::Png)?)?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod target;
+pub mod model;
+pub mod stage;
+pub mod library;
+pub mod provider;
+mod graph;
 pub mod tokenizer;
+mod text;
+pub mod noise;
+pub mod schedule;
+mod denoiser;
+pub mod sampler;
+mod decoder;
+pub mod request;
+pub mod pipeline;
+pub mod picture;
+pub mod cancel;
+pub mod error;
+mod yaml;
+
+pub use cancel::Cancel;
 pub use error::{Error, ErrorKind, Result};
+pub use graph::Opened;
+pub use library::Library;
+pub use model::Model;
+pub use picture::{Format, save};
+pub use pipeline::{Event, Output, Picture, Pipeline, Provenance, Timings};
+pub use request::{NoiseLayout, Plan, Request};
+pub use stage::{Precision, Stage};
+pub use target::Target;

@@ -1,0 +1,362 @@
+//! `safelight generate`.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use safelight::sampler::{Latent, SAMPLERS};
+use safelight::schedule::SCHEDULES;
+use safelight::{
+    Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Output, Picture, Pipeline, Plan, Precision,
+    Request, Target,
+};
+use serde_json::json;
+
+use crate::{folders, print, print_bytes, tell};
+
+/// Most characters of a prompt that become part of a file name.
+const SLUG_CHARACTERS: usize = 60;
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// What the picture shows
+    prompt: String,
+    /// Model: a name in models/, or a folder with a model.yaml or an exported diffusers pipeline [default: the only one]
+    #[arg(short, long, value_name = "NAME|FOLDER")]
+    model: Option<String>,
+    /// Target: a name in targets/, or a YAML file [default: this processor's]
+    #[arg(short, long, value_name = "NAME|FILE")]
+    target: Option<String>,
+    /// Precisions, best first [default: the target's]
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
+    precision: Vec<Precision>,
+    /// Number of steps [default: the model's]
+    #[arg(short = 'n', long, value_name = "N")]
+    steps: Option<usize>,
+    #[arg(long, value_name = "NAME", help = sampler_help())]
+    sampler: Option<String>,
+    #[arg(long, value_name = "NAME", help = schedule_help())]
+    schedule: Option<String>,
+    /// Guidance scale; 1 or less is off [default: the model's]
+    #[arg(short, long, value_name = "SCALE")]
+    guidance: Option<f64>,
+    /// What the picture must not show; needs guidance
+    #[arg(long, value_name = "PROMPT")]
+    negative: Option<String>,
+    /// Share of fresh noise in ddim, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    eta: f64,
+    /// Seed of the first picture; the next has the next seed [default: a new one each time]
+    #[arg(short, long, value_name = "SEED")]
+    seed: Option<u64>,
+    /// How many pictures
+    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    count: usize,
+    /// How many of them go through the graphs together
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+    /// Draw the noise of all pictures from one generator, as diffusers does with a single one
+    #[arg(long)]
+    shared_noise: bool,
+    /// Size in pixels [default: the model's]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
+    size: Option<(usize, usize)>,
+    /// File, folder (with a / at its end, or already there) or - for standard output [default: PROMPT-SEED.png here]
+    #[arg(short, long, value_name = "PATH")]
+    out: Option<String>,
+    /// Format: png, jpeg or webp [default: what the file name says, or png]
+    #[arg(short, long, value_name = "FORMAT", value_parser = format)]
+    format: Option<Format>,
+    /// Print a report as JSON
+    #[arg(long)]
+    json: bool,
+    /// Also write the initial noise and every step's latent as .npy files
+    #[arg(long, value_name = "FOLDER")]
+    save_latents: Option<PathBuf>,
+    /// Print only paths and errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// Threads inside a graph's nodes [default: the target's]
+    #[arg(long, value_name = "N")]
+    threads: Option<u16>,
+    /// ONNX Runtime library to open, or a folder that holds it
+    #[arg(long, value_name = "PATH")]
+    library: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  safelight generate \"a red apple\"
+  safelight generate \"a blue house\" --seed 7 --count 4 --out houses/
+  safelight generate \"a cat\" --model ./my-sd-export --steps 20 --sampler euler --guidance 7.5 --negative blurry
+  safelight generate \"a yellow star\" --quiet --out - | display";
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let model = folders::model(arguments.model.as_deref())?;
+    let target = target(arguments)?;
+    let request = request(arguments);
+    let destination = Destination::new(arguments)?;
+    // Everything that can be wrong with the request is told before ONNX Runtime is even opened.
+    let plan = Plan::new(&request, &model, &target)?;
+
+    cancel_on_interrupt(&request.cancel)?;
+    Library::open(arguments.library.as_deref())?;
+    let mut pipeline = Pipeline::open(&target, &model)?;
+    let progress = progress(arguments, &request, &plan);
+    let latents = latent_folder(arguments)?;
+    let bar = progress.clone();
+    pipeline.on_event(move |event| observe(event, &bar, latents.as_deref()));
+    let outcome = pipeline.generate(&request);
+    progress.finish_and_clear();
+    let output = outcome?;
+
+    let paths = output.pictures.iter().map(|picture| destination.write(picture, request.count));
+    let paths = paths.collect::<anyhow::Result<Vec<_>>>()?;
+    report(arguments, &output, &paths)
+}
+
+fn request(arguments: &Arguments) -> Request {
+    Request {
+        prompt: arguments.prompt.clone(),
+        negative: arguments.negative.clone(),
+        sampler: arguments.sampler.clone(),
+        schedule: arguments.schedule.clone(),
+        steps: arguments.steps,
+        guidance: arguments.guidance,
+        eta: arguments.eta,
+        seed: arguments.seed.unwrap_or_else(new_seed),
+        count: arguments.count,
+        batch: arguments.batch,
+        noise: if arguments.shared_noise { NoiseLayout::Shared } else { NoiseLayout::PerImage },
+        size: arguments.size,
+        cancel: Cancel::new(),
+    }
+}
+
+fn target(arguments: &Arguments) -> safelight::Result<Target> {
+    let mut target = folders::target(arguments.target.as_deref())?;
+    if !arguments.precision.is_empty() {
+        target = target.with_precision(arguments.precision.clone());
+    }
+    if let Some(threads) = arguments.threads {
+        target = target.with_threads(threads);
+    }
+    Ok(target)
+}
+
+/// A seed of 32 bits, which is what PyTorch's CPU generator uses of it.
+fn new_seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    std::hash::RandomState::new().build_hasher().finish() & u64::from(u32::MAX)
+}
+
+/// The first Ctrl-C stops the graph that is running, the second the process.
+fn cancel_on_interrupt(cancel: &Cancel) -> anyhow::Result<()> {
+    let cancel = cancel.clone();
+    let handler = move || match cancel.is_cancelled() {
+        true => std::process::exit(8),
+        false => cancel.cancel(),
+    };
+    ctrlc::set_handler(handler).context("setting the handler of Ctrl-C")
+}
+
+fn progress(arguments: &Arguments, request: &Request, plan: &Plan) -> ProgressBar {
+    if arguments.quiet || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let steps = plan.steps * request.count.div_ceil(plan.batch);
+    let bar = ProgressBar::new((steps + request.count) as u64);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}").expect("the template is well-formed");
+    bar.set_style(style);
+    bar
+}
+
+fn observe(event: &Event, bar: &ProgressBar, latents: Option<&Path>) {
+    let save = |name: String, latent: &Latent| {
+        let Some(folder) = latents else { return };
+        if let Err(error) = ndarray_npy::write_npy(folder.join(&name), latent) {
+            bar.suspend(|| tell(&format!("warning: {name} was not written: {error}")));
+        }
+    };
+    match event {
+        Event::Warning(warning) => bar.suspend(|| tell(&format!("warning: {warning}"))),
+        Event::Noise { first, latent } => save(format!("{first:04}-noise.npy"), latent),
+        Event::Step { first, step, latent, .. } => {
+            save(format!("{first:04}-step-{:03}.npy", step + 1), latent);
+            bar.inc(1);
+        }
+        Event::Decoded { .. } => bar.inc(1),
+        _ => (),
+    }
+}
+
+fn latent_folder(arguments: &Arguments) -> safelight::Result<Option<PathBuf>> {
+    arguments.save_latents.as_deref().map(|folder| create_folder(folder).map(|()| folder.to_path_buf())).transpose()
+}
+
+fn create_folder(folder: &Path) -> safelight::Result<()> {
+    std::fs::create_dir_all(folder)
+        .map_err(|e| Error::new(ErrorKind::Io, format!("{}: cannot be created: {e}", folder.display())).because(e))
+}
+
+/// Where pictures go.
+enum Destination {
+    Standard(Format),
+    File(PathBuf, Format),
+    Folder(PathBuf, Format),
+}
+
+impl Destination {
+    fn new(arguments: &Arguments) -> anyhow::Result<Self> {
+        let usage = |message: String| Err(Error::new(ErrorKind::Usage, message).into());
+        let asked = arguments.format;
+        let format = asked.unwrap_or(Format::Png);
+        let Some(out) = arguments.out.as_deref() else { return Ok(Self::Folder(PathBuf::new(), format)) };
+        if out == "-" {
+            return match (arguments.count, arguments.json) {
+                (1, false) => Ok(Self::Standard(format)),
+                (1, true) => usage("--out - and --json both want standard output; write the picture to a file".into()),
+                _ => usage("--out - takes one picture; give a folder for several".into()),
+            };
+        }
+        let path = PathBuf::from(out);
+        if out.ends_with(std::path::is_separator) || path.is_dir() {
+            create_folder(&path)?;
+            return Ok(Self::Folder(path, format));
+        }
+        let named = Format::of_path(&path);
+        match (named, asked) {
+            (Some(named), Some(asked)) if named != asked => {
+                usage(format!("{out} is named as {}, but --format is {}", named.name(), asked.name()))
+            }
+            (None, None) => usage(format!("{out}: its name says no format; end it with .png, .jpg or .webp, or give --format")),
+            (named, asked) => Ok(Self::File(path, asked.or(named).unwrap_or(format))),
+        }
+    }
+
+    /// Writes a picture; returns its path, or none where it went to standard output.
+    fn write(&self, picture: &Picture, count: usize) -> anyhow::Result<Option<PathBuf>> {
+        let seed = picture.provenance.seed;
+        let (path, format) = match self {
+            Self::Standard(format) => {
+                print_bytes(&picture.encode(*format)?)?;
+                return Ok(None);
+            }
+            Self::Folder(folder, format) => {
+                let extension = if *format == Format::Jpeg { "jpg" } else { format.name() };
+                (folder.join(format!("{}-{seed}.{extension}", slug(&picture.provenance.prompt))), format)
+            }
+            Self::File(path, format) if count == 1 => (path.clone(), format),
+            Self::File(path, format) => {
+                let extension = path.extension().map(|extension| format!(".{}", extension.display())).unwrap_or_default();
+                (path.with_file_name(format!("{}-{seed}{extension}", folders::stem(path))), format)
+            }
+        };
+        safelight::save(&path, &picture.encode(*format)?)?;
+        Ok(Some(path))
+    }
+}
+
+/// A prompt as part of a file name: lower-case letters and digits, joined by single hyphens.
+fn slug(prompt: &str) -> String {
+    let lower = prompt.chars().flat_map(char::to_lowercase);
+    let spaced: String = lower.map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
+    let joined = spaced.split_whitespace().collect::<Vec<_>>().join("-");
+    let cut: String = joined.chars().take(SLUG_CHARACTERS).collect();
+    let cut = cut.trim_end_matches('-');
+    if cut.is_empty() { "picture".into() } else { cut.into() }
+}
+
+fn report(arguments: &Arguments, output: &Output, paths: &[Option<PathBuf>]) -> anyhow::Result<()> {
+    if arguments.json {
+        return print(&serde_json::to_string_pretty(&as_json(output, paths))?);
+    }
+    if !arguments.quiet {
+        tell(&summary(output));
+    }
+    paths.iter().flatten().try_for_each(|path| print(&path.display().to_string()))
+}
+
+fn as_json(output: &Output, paths: &[Option<PathBuf>]) -> serde_json::Value {
+    let picture = |(picture, path): (&Picture, &Option<PathBuf>)| json!({ "path": path, "provenance": picture.provenance });
+    json!({
+        "pictures": output.pictures.iter().zip(paths).map(picture).collect::<Vec<_>>(),
+        "timings": output.timings,
+        "warnings": output.warnings,
+    })
+}
+
+fn summary(output: &Output) -> String {
+    let Some(about) = output.pictures.first().map(|picture| &picture.provenance) else { return String::new() };
+    let seeds = match output.pictures.last().map(|picture| picture.provenance.seed) {
+        Some(last) if last != about.seed => format!("seeds {} to {last}", about.seed),
+        _ => format!("seed {}", about.seed),
+    };
+    let guidance = if about.guidance > 1.0 { format!("guidance {}", about.guidance) } else { "no guidance".into() };
+    let graphs = about.graphs.iter().map(|(stage, opened)| {
+        let providers: Vec<_> = opened.providers.iter().map(ToString::to_string).collect();
+        format!("{stage} {} on {}", opened.precision, providers.join(", "))
+    });
+    let time = &output.timings;
+    format!(
+        "{seeds}, {} {} steps ({}), {guidance}, {}×{}\n{} on {}: {} (ONNX Runtime {})\n\
+         opening {:.0} ms, text {:.1} ms, denoiser {:.1} ms ({:.1} ms a step), decoder {:.1} ms, outside the graphs {:.2} ms",
+        about.sampler,
+        about.steps,
+        about.schedule,
+        about.width,
+        about.height,
+        about.model,
+        about.target,
+        graphs.collect::<Vec<_>>().join("; "),
+        about.onnxruntime,
+        time.open_ms,
+        time.text_encoder_ms,
+        time.denoiser_ms,
+        time.denoiser_ms / time.steps_ms.len().max(1) as f64,
+        time.decoder_ms,
+        time.total_ms - time.graphs_ms,
+    )
+}
+
+fn sampler_help() -> String {
+    let names = SAMPLERS.iter().map(|method| format!("{} ({})", method.name, method.about));
+    format!("Sampler [default: the model's]: {}", names.collect::<Vec<_>>().join("; "))
+}
+
+fn schedule_help() -> String {
+    let names = SCHEDULES.iter().map(|timetable| format!("{} ({})", timetable.name, timetable.about));
+    format!("Which timesteps are visited [default: the sampler's or the model's]: {}", names.collect::<Vec<_>>().join("; "))
+}
+
+fn precision(name: &str) -> Result<Precision, String> {
+    let found = Precision::ALL.into_iter().find(|precision| precision.name() == name);
+    found.ok_or_else(|| "expected int8, fp16 or fp32, or several joined by commas, best first".into())
+}
+
+fn format(name: &str) -> Result<Format, String> {
+    let found = Format::ALL.into_iter().find(|format| format.name() == name);
+    found.ok_or_else(|| "expected png, jpeg or webp".into())
+}
+
+fn size(text: &str) -> Result<(usize, usize), String> {
+    let sides = text.split_once(['x', '×']);
+    let parsed = sides.and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    parsed.ok_or_else(|| "expected WIDTHxHEIGHT in pixels, such as 512x512".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_safe_file_names() {
+        assert_eq!(slug("A red  Apple!"), "a-red-apple");
+        assert_eq!(slug("../../etc/passwd"), "etc-passwd");
+        assert_eq!(slug(""), "picture");
+        assert_eq!(slug("\u{1f600}\0\n"), "picture");
+        assert!(slug(&"long ".repeat(100)).chars().count() <= SLUG_CHARACTERS);
+    }
+}

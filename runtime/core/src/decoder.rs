@@ -1,0 +1,94 @@
+//! Latent → RGB picture.
+
+use image::RgbImage;
+use ndarray::ArrayView3;
+
+use crate::cancel::Cancel;
+use crate::graph::{Contract, Graph, REAL, Rule};
+use crate::library::Library;
+use crate::model::{LatentGeometry, Model};
+use crate::stage::Stage;
+use crate::target::Target;
+use crate::{Error, Result};
+
+/// The decoder's graph, opened.
+pub(crate) struct Decoder {
+    pub(crate) graph: Graph,
+    input: usize,
+    latent: LatentGeometry,
+    scaled: Vec<f32>,
+}
+
+impl Decoder {
+    pub(crate) fn open(library: &Library, model: &Model, target: &Target) -> Result<Self> {
+        let settings = target.stage(Stage::Decoder);
+        let file = model.graph(Stage::Decoder, &settings.precision)?;
+        let name = |name| model.tensor(Stage::Decoder, name);
+        let contract = Contract {
+            inputs: vec![Rule::new(name("latent_sample"), REAL, &[None, Some(model.latent.channels), None, None])],
+            output: Rule::new(name("sample"), REAL, &[None, Some(3), None, None]),
+        };
+        let graph = Graph::open(library, Stage::Decoder, file, &settings, &contract)?;
+        let input = graph.find_input(name("latent_sample")).expect("the contract has checked that it is there");
+        Ok(Self { graph, input, latent: model.latent, scaled: Vec::new() })
+    }
+
+    /// Decodes one latent, `[channels, height, width]`. Pictures of a batch go one by one: decoding is the peak of
+    /// memory.
+    pub(crate) fn decode(&mut self, latent: ArrayView3<f32>, cancel: &Cancel) -> Result<RgbImage> {
+        let (channels, height, width) = latent.dim();
+        let LatentGeometry { scale, shift, downscale, .. } = self.latent;
+        let (factor, shift) = ((1.0 / scale) as f32, shift as f32);
+        self.scaled.clear();
+        self.scaled.extend(latent.iter().map(|x| x * factor + shift));
+        self.graph.reshape(self.input, &[1, channels, height, width])?;
+        self.graph.write(self.input, 0, &self.scaled)?;
+        let (planes, shape) = self.graph.run(cancel)?;
+        let (height, width) = (height * downscale, width * downscale);
+        if shape != [1, 3, height, width] {
+            return Err(Error::model(format!("decoder: returned {shape:?}, expected [1, 3, {height}, {width}]")));
+        }
+        rgb(planes, width, height)
+    }
+}
+
+/// Planes of reds, greens and blues in −1 … 1 → interleaved bytes, rounded as NumPy rounds.
+fn rgb(planes: &[f32], width: usize, height: usize) -> Result<RgbImage> {
+    let (red, rest) = planes.split_at(width * height);
+    let (green, blue) = rest.split_at(width * height);
+    if !planes.iter().all(|x| x.is_finite()) {
+        return Err(Error::numeric(
+            "decoder: the picture has NaN or infinite pixels; a decoder in another precision may do better (--precision)",
+        ));
+    }
+    let byte = |x: f32| (x * 127.5 + 127.5).clamp(0.0, 255.0).round_ties_even() as u8;
+    let mut bytes = vec![0; planes.len()];
+    for (pixel, ((&red, &green), &blue)) in bytes.chunks_exact_mut(3).zip(red.iter().zip(green).zip(blue)) {
+        pixel.copy_from_slice(&[byte(red), byte(green), byte(blue)]);
+    }
+    if bytes.iter().all(|&byte| byte == 0) {
+        return Err(Error::numeric(
+            "decoder: the picture is all black; a decoder in another precision may do better (--precision)",
+        ));
+    }
+    RgbImage::from_raw(width as u32, height as u32, bytes)
+        .ok_or_else(|| Error::new(crate::ErrorKind::Internal, "a picture's bytes do not match its size"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn planes_become_pixels() {
+        let picture = rgb(&[-1.0, 1.0, 0.0, 9.0, -9.0, 0.5], 2, 1).unwrap();
+        assert_eq!(picture.as_raw(), &[0, 128, 0, 255, 255, 191]);
+    }
+
+    #[test]
+    fn black_and_broken_pictures_are_errors() {
+        assert_eq!(rgb(&[-1.0; 12], 2, 2).unwrap_err().kind(), ErrorKind::Numeric);
+        assert_eq!(rgb(&[0.0, f32::NAN, 0.0], 1, 1).unwrap_err().kind(), ErrorKind::Numeric);
+    }
+}

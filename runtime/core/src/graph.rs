@@ -1,0 +1,467 @@
+//! One opened graph: checked against what its stage must look like, run by tensor role.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt as _;
+use ort::AsPointer as _;
+use ort::memory::Allocator;
+use ort::ortsys;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{RunOptions, Session, SessionInputValue};
+use ort::value::{DynTensor, DynValue, Outlet, TensorElementType as Type};
+
+use crate::cancel::Cancel;
+use crate::library::Library;
+use crate::model::GraphFile;
+use crate::provider::{self, ProviderName};
+use crate::stage::{Precision, Stage};
+use crate::target::{GraphOptimization, Need, Provider, StageSettings};
+use crate::{Error, ErrorKind, Result};
+
+/// Tensor types that hold real numbers and are converted from and to f32.
+pub(crate) const REAL: &[Type] = &[Type::Float32, Type::Float16];
+/// Tensor types that token ids come in.
+pub(crate) const IDS: &[Type] = &[Type::Int64, Type::Int32];
+/// Tensor types that timesteps come in.
+pub(crate) const TIME: &[Type] = &[Type::Int64, Type::Int32, Type::Float32, Type::Float16, Type::Float64];
+
+/// What a stage's graph must look like, told before anything runs.
+pub(crate) struct Contract<'a> {
+    pub(crate) inputs: Vec<Rule<'a>>,
+    pub(crate) output: Rule<'a>,
+}
+
+/// What one tensor of a graph must look like.
+pub(crate) struct Rule<'a> {
+    /// What the graph calls it.
+    name: &'a str,
+    types: &'static [Type],
+    shapes: Vec<Vec<Size>>,
+    optional: bool,
+}
+
+/// A size that an axis must have, or `None` where every size will do.
+pub(crate) type Size = Option<usize>;
+
+impl<'a> Rule<'a> {
+    /// A tensor that must be there, of one of `types`, in a shape that fits.
+    pub(crate) fn new(name: &'a str, types: &'static [Type], shape: &[Size]) -> Self {
+        Self { name, types, shapes: vec![shape.to_vec()], optional: false }
+    }
+
+    /// The same tensor in another shape is as good.
+    pub(crate) fn or_shape(mut self, shape: &[Size]) -> Self {
+        self.shapes.push(shape.to_vec());
+        self
+    }
+
+    /// The graph may do without it.
+    pub(crate) fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+}
+
+/// An opened graph with its input tensors, which stay allocated from run to run.
+pub(crate) struct Graph {
+    stage: Stage,
+    session: Session,
+    /// In the order of the session's inputs, which `Session::run` matches by position.
+    values: Vec<SessionInputValue<'static>>,
+    inputs: Vec<Port>,
+    output_index: usize,
+    output: Vec<f32>,
+    output_shape: Vec<usize>,
+    options: Arc<RunOptions>,
+    run_time: Duration,
+    opened: Opened,
+}
+
+/// A tensor of the graph as it declares itself.
+struct Port {
+    name: String,
+    data_type: Type,
+    /// −1 where any size will do.
+    declared: Vec<i64>,
+    shape: Vec<usize>,
+}
+
+/// What was opened, for reports.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Opened {
+    /// Number format of its weights.
+    pub precision: Precision,
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// Execution providers that the session was given, in order.
+    pub providers: Vec<ProviderName>,
+    /// Optional providers that could not be used, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Graph {
+    /// Verifies a graph's hash, opens it with a target's settings and checks it against its contract.
+    pub(crate) fn open(
+        library: &Library,
+        stage: Stage,
+        (precision, file): (Precision, &GraphFile),
+        settings: &StageSettings,
+        contract: &Contract,
+    ) -> Result<Self> {
+        let told = |e: Error| e.context(format_args!("{stage} {}", file.path.display()));
+        let sha256 = file.verify()?;
+        let (session, providers, warnings) = open_session(library, file, settings).map_err(told)?;
+        let inputs: Vec<_> = session.inputs().iter().map(Port::new).collect::<Result<_>>().map_err(told)?;
+        let outputs: Vec<_> = session.outputs().iter().map(Port::new).collect::<Result<_>>().map_err(told)?;
+        let output_index = contract.check(&inputs, &outputs).map_err(|e| {
+            told(e.context(format_args!("is not what a {stage} looks like, or its manifest names its tensors wrongly")))
+        })?;
+        let values = inputs.iter().map(|port| empty_tensor(port.data_type, &[0])).collect::<Result<_>>()?;
+        let options = Arc::new(RunOptions::new().map_err(|e| internal("run options", &e))?);
+        Ok(Self {
+            stage,
+            session,
+            values,
+            inputs,
+            output_index,
+            output: Vec::new(),
+            output_shape: Vec::new(),
+            options,
+            run_time: Duration::ZERO,
+            opened: Opened { precision, sha256, providers, warnings },
+        })
+    }
+
+    /// What was opened, for reports.
+    pub(crate) fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// Time spent inside `Session::run` since this was last asked.
+    pub(crate) fn take_run_time(&mut self) -> Duration {
+        std::mem::take(&mut self.run_time)
+    }
+
+    /// The index of an input that the contract says is optional or may be asked about.
+    pub(crate) fn find_input(&self, name: &str) -> Option<usize> {
+        self.inputs.iter().position(|port| port.name == name)
+    }
+
+    /// The size that an input's axis is fixed to, if it is.
+    pub(crate) fn fixed_size(&self, input: usize, axis: usize) -> Option<usize> {
+        usize::try_from(*self.inputs[input].declared.get(axis)?).ok()
+    }
+
+    /// How many axes an input has.
+    pub(crate) fn rank(&self, input: usize) -> usize {
+        self.inputs[input].declared.len()
+    }
+
+    /// Gives an input its shape; allocates only where it changes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`] where the graph was exported for another size.
+    pub(crate) fn reshape(&mut self, input: usize, shape: &[usize]) -> Result<()> {
+        let port = &mut self.inputs[input];
+        if port.shape == shape {
+            return Ok(());
+        }
+        let differs = |(&declared, &size): (&i64, &usize)| declared >= 0 && declared != size as i64;
+        if port.declared.len() != shape.len() || port.declared.iter().zip(shape).any(differs) {
+            return Err(Error::model(format!(
+                "{}: its graph was exported for {} {:?}, asked for {shape:?}; use that size, or export it with dynamic axes",
+                self.stage, port.name, port.declared
+            )));
+        }
+        self.values[input] = empty_tensor(port.data_type, shape)?;
+        port.shape = shape.to_vec();
+        Ok(())
+    }
+
+    /// Writes real numbers into an input, from `offset` elements on.
+    pub(crate) fn write(&mut self, input: usize, offset: usize, source: &[f32]) -> Result<()> {
+        let range = offset..offset + source.len();
+        match self.inputs[input].data_type {
+            Type::Float32 => self.elements::<f32>(input)?[range].copy_from_slice(source),
+            Type::Float16 => self.elements::<f16>(input)?[range].convert_from_f32_slice(source),
+            other => return Err(self.cannot_hold(input, other)),
+        }
+        Ok(())
+    }
+
+    /// Writes token ids into an input.
+    pub(crate) fn write_ids(&mut self, input: usize, ids: &[u32]) -> Result<()> {
+        match self.inputs[input].data_type {
+            Type::Int64 => copy(self.elements::<i64>(input)?, ids, i64::from),
+            // The tokenizer has checked that ids lie in a vocabulary far below 2³¹.
+            Type::Int32 => copy(self.elements::<i32>(input)?, ids, |id| id as i32),
+            other => return Err(self.cannot_hold(input, other)),
+        }
+        Ok(())
+    }
+
+    /// Sets every element of an input; whole-number tensors take the nearest number.
+    pub(crate) fn fill(&mut self, input: usize, value: f64) -> Result<()> {
+        match self.inputs[input].data_type {
+            Type::Float32 => self.elements::<f32>(input)?.fill(value as f32),
+            Type::Float64 => self.elements::<f64>(input)?.fill(value),
+            Type::Float16 => self.elements::<f16>(input)?.fill(f16::from_f64(value)),
+            Type::Int64 => self.elements::<i64>(input)?.fill(value.round_ties_even() as i64),
+            Type::Int32 => self.elements::<i32>(input)?.fill(value.round_ties_even() as i32),
+            other => return Err(self.cannot_hold(input, other)),
+        }
+        Ok(())
+    }
+
+    /// Runs the graph and returns its output as f32, with its shape.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] soon after a cancellation, [`ErrorKind::Limit`] where memory ran out,
+    /// [`ErrorKind::Model`] for any other failure of the graph.
+    pub(crate) fn run(&mut self, cancel: &Cancel) -> Result<(&[f32], &[usize])> {
+        let Self { session, values, options, output_index, output, output_shape, run_time, stage, .. } = self;
+        let run = || -> Result<()> {
+            let start = Instant::now();
+            let result = session.run_with_options(values.as_slice(), &**options);
+            *run_time += start.elapsed();
+            let outputs = result.map_err(|e| run_failed(*stage, &e))?;
+            read_output(&outputs[*output_index], output, output_shape).map_err(|e| run_failed(*stage, &e))
+        };
+        cancel.during(options, run)??;
+        Ok((&self.output, &self.output_shape))
+    }
+
+    fn elements<T: ort::value::PrimitiveTensorElementType>(&mut self, input: usize) -> Result<&mut [T]> {
+        let SessionInputValue::Owned(value) = &mut self.values[input] else {
+            return Err(Error::new(ErrorKind::Internal, "an input tensor is not owned"));
+        };
+        match value.try_extract_tensor_mut::<T>() {
+            Ok((_, elements)) => Ok(elements),
+            Err(e) => Err(internal("input tensor", &e)),
+        }
+    }
+
+    fn cannot_hold(&self, input: usize, data_type: Type) -> Error {
+        Error::new(ErrorKind::Internal, format!("{} input {} has type {data_type}", self.stage, self.inputs[input].name))
+    }
+}
+
+impl Port {
+    fn new(outlet: &Outlet) -> Result<Self> {
+        let (Some(data_type), Some(shape)) = (outlet.dtype().tensor_type(), outlet.dtype().tensor_shape()) else {
+            return Err(Error::model(format!("{} is not a tensor", outlet.name())));
+        };
+        Ok(Self { name: outlet.name().to_owned(), data_type, declared: shape.to_vec(), shape: Vec::new() })
+    }
+}
+
+impl Contract<'_> {
+    /// Checks names, types, ranks and fixed sizes; returns the index of the output.
+    fn check(&self, inputs: &[Port], outputs: &[Port]) -> Result<usize> {
+        for rule in &self.inputs {
+            match inputs.iter().find(|port| port.name == rule.name) {
+                Some(port) => rule.check("input", port)?,
+                None if rule.optional => (),
+                None => return Err(missing("input", rule.name, inputs)),
+            }
+        }
+        if let Some(port) = inputs.iter().find(|port| self.inputs.iter().all(|rule| rule.name != port.name)) {
+            let known: Vec<_> = self.inputs.iter().map(|rule| rule.name).collect();
+            return Err(Error::model(format!(
+                "it wants an input \"{}\", but safelight gives it only: {}",
+                port.name,
+                known.join(", ")
+            )));
+        }
+        let index = outputs.iter().position(|port| port.name == self.output.name);
+        let index = index.ok_or_else(|| missing("output", self.output.name, outputs))?;
+        self.output.check("output", &outputs[index])?;
+        Ok(index)
+    }
+}
+
+impl Rule<'_> {
+    fn check(&self, kind: &str, port: &Port) -> Result<()> {
+        let fault = |what: &str, found: String, expected: String| {
+            Err(Error::model(format!("{kind} \"{}\" has {what} {found}, expected {expected}", port.name)))
+        };
+        if !self.types.contains(&port.data_type) {
+            let types: Vec<_> = self.types.iter().map(ToString::to_string).collect();
+            return fault("type", port.data_type.to_string(), types.join(" or "));
+        }
+        let size_fits = |(&declared, wanted): (&i64, &Size)| {
+            declared < 0 || wanted.is_none_or(|wanted| declared == wanted as i64)
+        };
+        let fits = |shape: &Vec<Size>| {
+            shape.len() == port.declared.len() && port.declared.iter().zip(shape).all(size_fits)
+        };
+        if !self.shapes.iter().any(fits) {
+            let expected: Vec<_> = self.shapes.iter().map(|shape| describe(shape)).collect();
+            return fault("shape", format!("{:?}", port.declared), format!("{} (−1 is any size)", expected.join(" or ")));
+        }
+        Ok(())
+    }
+}
+
+fn describe(shape: &[Size]) -> String {
+    let sizes: Vec<_> = shape.iter().map(|size| size.map_or_else(|| "-1".into(), |size| size.to_string())).collect();
+    format!("[{}]", sizes.join(", "))
+}
+
+fn missing(kind: &str, name: &str, ports: &[Port]) -> Error {
+    let has: Vec<_> = ports.iter().map(|port| port.name.as_str()).collect();
+    Error::model(format!("it has no {kind} \"{name}\"; it has: {}", has.join(", ")))
+}
+
+/// Opens a session with every provider that can be used. An optional provider that fails is left out, and told.
+fn open_session(
+    library: &Library,
+    file: &GraphFile,
+    settings: &StageSettings,
+) -> Result<(Session, Vec<ProviderName>, Vec<String>)> {
+    let mut warnings = Vec::new();
+    let mut providers = settings.providers.clone();
+    providers.retain(|provider| {
+        let reason = (!library.providers().any(|name| name == provider.name.to_string()))
+            .then(|| format!("{} was built without it", library.path().display()));
+        keep_or_warn(provider, reason, &mut warnings)
+    });
+    require(&settings.providers, &providers, &warnings)?;
+    loop {
+        let error = match try_session(library, file, settings, &providers) {
+            Ok(session) => return Ok((session, providers.iter().map(|provider| provider.name).collect(), warnings)),
+            Err(error) => error,
+        };
+        // The library does not say which provider failed: leave out the first optional one, and try again.
+        let optional = |provider: &Provider| provider.need == Need::Optional && provider.name != ProviderName::CPU;
+        let Some(index) = providers.iter().position(optional) else { return Err(error) };
+        keep_or_warn(&providers.remove(index), Some(error.to_string()), &mut warnings);
+    }
+}
+
+fn keep_or_warn(provider: &Provider, reason: Option<String>, warnings: &mut Vec<String>) -> bool {
+    if let Some(reason) = &reason {
+        warnings.push(format!("provider {} is not used: {reason}", provider.name));
+    }
+    reason.is_none()
+}
+
+fn require(wanted: &[Provider], usable: &[Provider], reasons: &[String]) -> Result<()> {
+    let lost = |provider: &&Provider| provider.need == Need::Required && !usable.contains(provider);
+    match wanted.iter().find(lost) {
+        Some(provider) => Err(Error::library(format!(
+            "the target requires provider {}; {}; install an ONNX Runtime that has it and point ORT_DYLIB_PATH to it, \
+             or choose another target",
+            provider.name,
+            reasons.join("; ")
+        ))),
+        None if usable.is_empty() => {
+            Err(Error::library(format!("none of the target's providers can be used: {}", reasons.join("; "))))
+        }
+        None => Ok(()),
+    }
+}
+
+fn try_session(library: &Library, file: &GraphFile, settings: &StageSettings, providers: &[Provider]) -> Result<Session> {
+    let builder = Session::builder(library.environment()).map_err(|e| internal("session options", &e))?;
+    let register = |builder: SessionBuilder, provider: &Provider| {
+        builder.with_execution_providers([provider::dispatch(provider)]).map_err(|e| {
+            Error::library(format!("provider {} cannot be used: {e}", provider.name))
+        })
+    };
+    let builder = providers.iter().try_fold(builder, register)?;
+    // After the providers: registering the CPU provider sets the arena, too.
+    let mut builder = configure(builder, settings, providers).map_err(|e| internal("session options", &e))?;
+    builder.commit_from_file(&file.path).map_err(|e| open_failed(&e))
+}
+
+fn configure(builder: SessionBuilder, settings: &StageSettings, providers: &[Provider]) -> ort::Result<SessionBuilder> {
+    let session = &settings.session;
+    let mut builder = builder;
+    if let Some(threads) = session.intra_threads {
+        builder = builder.with_intra_threads(threads.into())?;
+    }
+    if let Some(threads) = session.inter_threads {
+        builder = builder.with_inter_threads(threads.into())?.with_parallel_execution(threads > 1)?;
+    }
+    if let Some(spinning) = session.spinning {
+        builder = builder.with_intra_op_spinning(spinning)?.with_inter_op_spinning(spinning)?;
+    }
+    if let Some(level) = session.graph_optimization {
+        builder = builder.with_optimization_level(match level {
+            GraphOptimization::Disabled => GraphOptimizationLevel::Disable,
+            GraphOptimization::Basic => GraphOptimizationLevel::Level1,
+            GraphOptimization::Extended => GraphOptimizationLevel::Level2,
+            GraphOptimization::All => GraphOptimizationLevel::All,
+        })?;
+    }
+    if let Some(memory_pattern) = session.memory_pattern {
+        builder = builder.with_memory_pattern(memory_pattern)?;
+    }
+    if !providers.iter().any(|provider| provider.name == ProviderName::CPU) {
+        // Without this the library would run on its CPU provider whatever the others refuse.
+        builder = builder.with_disable_cpu_fallback()?;
+    }
+    if session.arena == Some(false) {
+        // SAFETY: the pointer is the builder's own, alive for the call.
+        ortsys![unsafe DisableCpuMemArena(builder.ptr_mut())?];
+    }
+    for (key, value) in &session.keys {
+        builder = builder.with_config_entry(key, value.to_option())?;
+    }
+    Ok(builder)
+}
+
+fn empty_tensor(data_type: Type, shape: &[usize]) -> Result<SessionInputValue<'static>> {
+    let shape: Vec<_> = shape.iter().map(|&size| size as i64).collect();
+    let tensor = DynTensor::new(&Allocator::default(), data_type, shape).map_err(|e| internal("input tensor", &e))?;
+    Ok(tensor.into())
+}
+
+fn read_output(value: &DynValue, output: &mut Vec<f32>, output_shape: &mut Vec<usize>) -> ort::Result<()> {
+    let shape = if value.dtype().tensor_type() == Some(Type::Float16) {
+        let (shape, elements) = value.try_extract_tensor::<f16>()?;
+        output.resize(elements.len(), 0.0);
+        elements.convert_to_f32_slice(output);
+        shape
+    } else {
+        let (shape, elements) = value.try_extract_tensor::<f32>()?;
+        output.clear();
+        output.extend_from_slice(elements);
+        shape
+    };
+    output_shape.clear();
+    output_shape.extend(shape.iter().map(|&size| size as usize));
+    Ok(())
+}
+
+fn copy<T>(target: &mut [T], ids: &[u32], convert: impl Fn(u32) -> T) {
+    for (target, &id) in target.iter_mut().zip(ids) {
+        *target = convert(id);
+    }
+}
+
+fn open_failed(error: &ort::Error) -> Error {
+    let message = error.message().trim_end();
+    let hint = match error.code() {
+        ort::ErrorCode::InvalidProtobuf => "; the file is not an ONNX graph, or is damaged",
+        ort::ErrorCode::NotImplemented => "; this library has no kernel for one of its nodes",
+        _ => "",
+    };
+    Error::model(format!("cannot be opened: {message}{hint}"))
+}
+
+fn run_failed(stage: Stage, error: &ort::Error) -> Error {
+    let message = error.message().trim_end();
+    if message.contains("allocate memory") || message.contains("bad_alloc") {
+        return Error::limit(format!("{stage}: memory ran out: {message}; ask for a smaller picture or batch"));
+    }
+    Error::model(format!("{stage}: the graph failed while it ran: {message}"))
+}
+
+fn internal(what: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Internal, format!("ONNX Runtime refused {what}: {error}"))
+}

@@ -1,0 +1,310 @@
+//! Finding and opening ONNX Runtime: loaded, never linked, and only when a graph is to be opened.
+
+use std::env;
+use std::ffi::{CStr, OsString};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::environment::Environment;
+use ort::ortsys;
+
+use crate::{Error, Result, provider};
+
+/// ONNX Runtime, opened. There is one in a process, and it stays until the process ends.
+#[derive(Debug)]
+pub struct Library {
+    path: PathBuf,
+    version: String,
+    providers: Vec<String>,
+    environment: Environment,
+}
+
+static OPENED: Mutex<Option<&'static Library>> = Mutex::new(None);
+
+impl Library {
+    /// The oldest ONNX Runtime that is accepted, as the minor number of 1.x; newer ones always work.
+    pub const OLDEST_MINOR: u32 = ort::sys::ORT_API_VERSION;
+
+    /// Opens the library, or returns the one that this process has opened already.
+    ///
+    /// With `explicit`, a file or a folder that holds one, nothing else is tried. Otherwise the first of these
+    /// that works: `ORT_DYLIB_PATH` (which, if set, is the only one tried), beside the executable and in
+    /// `../lib`, the per-user data folder, `onnxruntime` in the active Python environment, the system loader.
+    ///
+    /// ONNX Runtime's telemetry is switched off first: official builds since 1.29 otherwise write to the user's
+    /// cache folder before any setting can stop them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Library`](crate::ErrorKind::Library) with everything that was tried and why it was refused.
+    pub fn open(explicit: Option<&Path>) -> Result<&'static Self> {
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(library) = *opened {
+            return Ok(library);
+        }
+        let library = Box::leak(Box::new(open_first(&candidates(explicit, &Surroundings::of_this_process()))?));
+        *opened = Some(library);
+        Ok(library)
+    }
+
+    /// Where it was found; a bare file name means the system loader found it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its version, such as `1.31.1`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Execution providers compiled into it, by the names that targets use where they have one.
+    pub fn providers(&self) -> impl Iterator<Item = &str> {
+        self.providers.iter().map(|name| provider::short_name(name))
+    }
+
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+}
+
+/// A place to look in, and why.
+struct Candidate {
+    why: &'static str,
+    path: PathBuf,
+}
+
+/// What the search depends on, passed in so that tests can choose it.
+struct Surroundings {
+    variable: Option<OsString>,
+    executable: Option<PathBuf>,
+    user_data: Option<PathBuf>,
+    python: Vec<PathBuf>,
+}
+
+impl Surroundings {
+    fn of_this_process() -> Self {
+        let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let user_data = if cfg!(target_os = "macos") {
+            folder("HOME").map(|home| home.join("Library/Application Support"))
+        } else if cfg!(windows) {
+            folder("LOCALAPPDATA")
+        } else {
+            folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")))
+        };
+        Self {
+            variable: env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()),
+            executable: env::current_exe().ok().and_then(|path| Some(path.parent()?.to_path_buf())),
+            user_data: user_data.map(|folder| folder.join("safelight")),
+            python: ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(folder).collect(),
+        }
+    }
+}
+
+fn candidates(explicit: Option<&Path>, surroundings: &Surroundings) -> Vec<Candidate> {
+    if let Some(path) = explicit {
+        return vec![Candidate { why: "the path that was given", path: path.to_path_buf() }];
+    }
+    if let Some(path) = &surroundings.variable {
+        return vec![Candidate { why: "ORT_DYLIB_PATH", path: path.into() }];
+    }
+    let mut found = Vec::new();
+    let mut add = |why, path| found.push(Candidate { why, path });
+    if let Some(folder) = &surroundings.executable {
+        add("beside the executable", folder.clone());
+        add("../lib of the executable", folder.join("../lib"));
+    }
+    if let Some(folder) = &surroundings.user_data {
+        add("the user's data folder", folder.clone());
+    }
+    for root in &surroundings.python {
+        for folder in python_packages(root) {
+            add("the active Python environment", folder.join("onnxruntime/capi"));
+        }
+    }
+    add("the system loader", PathBuf::from(file_name()));
+    found
+}
+
+/// `lib/python3.*/site-packages` of a Python environment (`Lib/site-packages` on Windows).
+fn python_packages(root: &Path) -> Vec<PathBuf> {
+    if cfg!(windows) {
+        return vec![root.join("Lib/site-packages")];
+    }
+    let entries = std::fs::read_dir(root.join("lib")).into_iter().flatten().flatten();
+    let pythons = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("python3"));
+    pythons.map(|entry| entry.path().join("site-packages")).collect()
+}
+
+fn file_name() -> String {
+    format!("{}onnxruntime{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX)
+}
+
+/// Why a candidate was not taken.
+struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn open_first(candidates: &[Candidate]) -> Result<Library> {
+    // SAFETY: the variable must be set before the library is loaded, because official builds start their
+    // telemetry in a static initialiser. `Library::open` holds a lock, so safelight itself never races here; an
+    // embedder that changes the environment from other threads at this very moment must open the library first.
+    unsafe { env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+    let mut tried = String::new();
+    for candidate in candidates {
+        match resolve(&candidate.path).and_then(|path| open_file(&path)) {
+            Ok(library) => return Ok(library),
+            Err(refusal) => {
+                tried += &format!("\n  {} ({}): {refusal}", candidate.path.display(), candidate.why);
+            }
+        }
+    }
+    Err(Error::library(format!(
+        "no usable ONNX Runtime library (1.{} or newer) was found; tried:{tried}\n\
+         in safelight's own folder, ./run fetches it; elsewhere, point ORT_DYLIB_PATH to {} or to a folder that \
+         holds it (the Python package \"onnxruntime\" ships one in onnxruntime/capi)",
+        Library::OLDEST_MINOR,
+        file_name(),
+    )))
+}
+
+/// A folder becomes the newest library file in it; a file or a bare name stays what it is.
+fn resolve(path: &Path) -> Result<PathBuf, Refusal> {
+    if path.components().count() == 1 && !path.exists() {
+        return Ok(path.to_path_buf());
+    }
+    let found = std::fs::metadata(path).map_err(|e| Refusal(format!("cannot be read: {e}")))?;
+    if found.is_file() {
+        return std::path::absolute(path).map_err(|e| Refusal(e.to_string()));
+    }
+    let entries = std::fs::read_dir(path).map_err(|e| Refusal(format!("cannot be listed: {e}")))?;
+    let is_library = |name: &str| match env::consts::OS {
+        "windows" => name == "onnxruntime.dll",
+        "macos" => name.starts_with("libonnxruntime") && name.ends_with(".dylib") && !name.contains("_providers"),
+        _ => name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so."),
+    };
+    let files = entries.flatten().map(|entry| entry.path());
+    let libraries = files.filter(|file| file.file_name().is_some_and(|name| is_library(&name.to_string_lossy())));
+    let newest = libraries.max().ok_or_else(|| Refusal(format!("holds no {}", file_name())))?;
+    std::path::absolute(newest).map_err(|e| Refusal(e.to_string()))
+}
+
+fn open_file(path: &Path) -> Result<Library, Refusal> {
+    let version = probe(path)?;
+    let ort_refusal = |e: &dyn fmt::Display| Refusal(format!("did not start: {e}"));
+    let environment = ort::init_from(path)
+        .map_err(|e| ort_refusal(&e))?
+        .with_name("safelight")
+        .with_telemetry(false)
+        .build()
+        .map_err(|e| ort_refusal(&e))?;
+    let providers = available_providers().map_err(|e| ort_refusal(&e))?;
+    Ok(Library { path: path.to_path_buf(), version, providers, environment })
+}
+
+/// Asks a file for its version and for the API that safelight was built for, before `ort` sees it: `ort` would
+/// panic where either is missing.
+fn probe(path: &Path) -> Result<String, Refusal> {
+    // SAFETY: opening a library runs its initialisers. The path comes from the user or from the places where
+    // ONNX Runtime is installed, which is the trust that loading a library means.
+    let library = unsafe { libloading::Library::new(path) }.map_err(|e| Refusal(loader_message(&e)))?;
+    // SAFETY: `OrtGetApiBase` has had this signature since the first release of ONNX Runtime.
+    let base = unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
+        .map_err(|_| Refusal("is not ONNX Runtime: it has no OrtGetApiBase".into()))?;
+    // SAFETY: the function takes nothing and returns a pointer to a static table, or null.
+    let base = unsafe { base().as_ref() }.ok_or_else(|| Refusal("returned no API".into()))?;
+    // SAFETY: the string is static and NUL-terminated.
+    let version = unsafe { CStr::from_ptr((base.GetVersionString)()) }.to_string_lossy().into_owned();
+    let oldest = Library::OLDEST_MINOR;
+    if !matches!(version_number(&version), Some((1, minor)) if minor >= oldest) {
+        return Err(Refusal(format!("is ONNX Runtime {version}, expected 1.{oldest} or newer")));
+    }
+    // SAFETY: asking for a version of the API returns a static table, or null where it is not offered.
+    if unsafe { (base.GetApi)(oldest) }.is_null() {
+        return Err(Refusal(format!("is ONNX Runtime {version}, which does not offer API {oldest} any more")));
+    }
+    Ok(version)
+}
+
+fn version_number(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// The dynamic loader's own words, which `libloading` keeps in the source of its error.
+fn loader_message(error: &libloading::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("cannot be loaded: {source}"),
+        None => format!("cannot be loaded: {error}"),
+    }
+}
+
+fn available_providers() -> ort::Result<Vec<String>> {
+    let (mut names, mut count) = (std::ptr::null_mut(), 0);
+    // SAFETY: both are out parameters; on success `names` holds `count` strings until it is released below.
+    ortsys![unsafe GetAvailableProviders(&mut names, &mut count)?];
+    let read = |i: usize| {
+        // SAFETY: `i < count`, and each string is NUL-terminated.
+        unsafe { CStr::from_ptr(*names.add(i)) }.to_string_lossy().into_owned()
+    };
+    let providers = (0..usize::try_from(count).unwrap_or(0)).map(read).collect();
+    // SAFETY: exactly what GetAvailableProviders gave, released once.
+    ortsys![unsafe ReleaseAvailableProviders(names, count)?];
+    Ok(providers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn surroundings() -> Surroundings {
+        Surroundings { variable: None, executable: Some("/app/bin".into()), user_data: Some("/data".into()), python: vec![] }
+    }
+
+    fn places(explicit: Option<&str>, surroundings: &Surroundings) -> Vec<&'static str> {
+        candidates(explicit.map(Path::new), surroundings).iter().map(|candidate| candidate.why).collect()
+    }
+
+    #[test]
+    fn a_path_that_was_named_is_the_only_one_tried() {
+        let named = Surroundings { variable: Some("/opt/ort".into()), ..surroundings() };
+        assert_eq!(places(Some("/x.so"), &named), ["the path that was given"]);
+        assert_eq!(places(None, &named), ["ORT_DYLIB_PATH"]);
+    }
+
+    #[test]
+    fn otherwise_the_nearest_place_comes_first() {
+        let python = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(python.path().join("lib/python3.11/site-packages")).unwrap();
+        let around = Surroundings { python: vec![python.path().into()], ..surroundings() };
+        assert_eq!(
+            places(None, &around),
+            [
+                "beside the executable",
+                "../lib of the executable",
+                "the user's data folder",
+                "the active Python environment",
+                "the system loader"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_refusal_is_told_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = folder.path().join("libonnxruntime.so");
+        std::fs::write(&text, "not a library").unwrap();
+        let empty = folder.path().join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        let candidates = [text, empty, folder.path().join("absent")].map(|path| Candidate { why: "test", path });
+        let error = open_first(&candidates).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Library);
+        let message = error.to_string();
+        for expected in ["cannot be loaded", "holds no", "cannot be read", "ORT_DYLIB_PATH"] {
+            assert!(message.contains(expected), "{expected}: {message}");
+        }
+    }
+}

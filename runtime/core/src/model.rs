@@ -1,0 +1,251 @@
+//! A model folder → a checked [`Model`]: our `model.yaml`, or a diffusers pipeline as Optimum exports it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::schedule::{Training, TrainingSpec, find_schedule};
+use crate::stage::{Precision, Stage};
+use crate::{Error, Result, sampler};
+
+mod files;
+mod manifest;
+mod optimum;
+
+pub use files::{DataFile, GraphFile};
+
+/// A model, checked as far as is possible without opening a graph.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// The name that requests use.
+    pub name: String,
+    /// One line for people.
+    pub title: String,
+    /// SPDX expression, where it is known.
+    pub licence: Option<String>,
+    /// The folder.
+    pub root: PathBuf,
+    /// Graphs and tensor names of each stage that it has.
+    pub stages: BTreeMap<Stage, StageFiles>,
+    /// How pictures become latents.
+    pub latent: LatentGeometry,
+    /// Sizes that it makes.
+    pub picture: PictureSize,
+    /// How it was trained, as noise levels.
+    pub training: Training,
+    /// How prompts become token ids.
+    pub tokenizer: TokenizerFiles,
+    /// What a request that does not say gets.
+    pub defaults: Defaults,
+    /// What it was made for; outside of it a request is warned.
+    pub range: Range,
+    /// What its files ask for and safelight does not do; told with every picture.
+    pub warnings: Vec<String>,
+}
+
+/// The graphs of one stage.
+#[derive(Debug, Clone, Default)]
+pub struct StageFiles {
+    /// One graph a precision.
+    pub graphs: BTreeMap<Precision, GraphFile>,
+    /// Tensor names of its graphs where they differ from Optimum's, by Optimum's name.
+    pub tensors: BTreeMap<String, String>,
+}
+
+/// How pictures become latents.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentGeometry {
+    /// Channels of a latent.
+    pub channels: usize,
+    /// Pixels a latent cell is wide and high.
+    pub downscale: usize,
+    /// A latent is divided by this before it is decoded.
+    pub scale: f64,
+    /// Added to it after that.
+    #[serde(default)]
+    pub shift: f64,
+}
+
+/// Sizes that a model makes, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PictureSize {
+    /// Width unless a request says otherwise.
+    pub width: usize,
+    /// Height unless a request says otherwise.
+    pub height: usize,
+    /// Other sizes are multiples of this; absent where there are no other sizes.
+    #[serde(default)]
+    pub multiple: Option<usize>,
+}
+
+/// Where the vocabulary is, and how a prompt fills the encoder's window.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenizerFiles {
+    /// The vocabulary.
+    pub vocabulary: Vocabulary,
+    /// Length and special tokens of the window.
+    pub window: crate::tokenizer::Window,
+}
+
+/// The two forms that a CLIP vocabulary comes in.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Vocabulary {
+    /// One `tokenizer.json`.
+    TokenizerJson(PathBuf),
+    /// `vocab.json` and `merges.txt`.
+    VocabAndMerges(PathBuf, PathBuf),
+}
+
+/// What a request that does not say gets.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// A name from [`SAMPLERS`](crate::sampler::SAMPLERS).
+    pub sampler: String,
+    /// A name from [`SCHEDULES`](crate::schedule::SCHEDULES), for samplers that have none of their own.
+    pub schedule: String,
+    /// Number of steps.
+    pub steps: usize,
+    /// Guidance scale; 1 is off.
+    pub guidance: f64,
+}
+
+/// What a model was made for.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Range {
+    /// Fewest and most steps.
+    pub steps: Option<(usize, usize)>,
+    /// Smallest and largest guidance scale.
+    pub guidance: Option<(f64, f64)>,
+    /// Why, such as "distilled for 4 steps"; quoted in the warning.
+    pub why: Option<String>,
+}
+
+impl Model {
+    /// Reads and checks a model folder.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) naming the file and the field: the folder is missing, holds
+    /// neither `model.yaml` nor `model_index.json`, a field is unknown or impossible, a graph is missing, leaves
+    /// the folder, or is a Git LFS pointer or a web page instead of a graph.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let root = folder
+            .canonicalize()
+            .map_err(|e| Error::model(format!("model folder {}: cannot be read: {e}", folder.display())).because(e))?;
+        let model = if root.join(manifest::FILE).is_file() {
+            manifest::open(&root)?
+        } else if root.join(optimum::FILE).is_file() {
+            optimum::open(&root)?
+        } else {
+            return Err(Error::model(format!(
+                "model folder {}: holds neither {} (safelight's manifest) nor {} (an exported diffusers pipeline)",
+                folder.display(),
+                manifest::FILE,
+                optimum::FILE
+            )));
+        };
+        model.check().map_err(|e| e.context(format!("model {}", folder.display())))?;
+        Ok(model)
+    }
+
+    /// The first of `precisions` that the model has for a stage.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) where it has none of them, listing what it has.
+    pub fn graph(&self, stage: Stage, precisions: &[Precision]) -> Result<(Precision, &GraphFile)> {
+        let files = self.stages.get(&stage);
+        let graphs = files.map(|files| &files.graphs);
+        let wanted = |precision: &Precision| Some((*precision, graphs?.get(precision)?));
+        precisions.iter().find_map(wanted).ok_or_else(|| {
+            let names = |list: &mut dyn Iterator<Item = &Precision>| {
+                list.map(|precision| precision.name()).collect::<Vec<_>>().join(", ")
+            };
+            let has = graphs.map_or_else(String::new, |graphs| names(&mut graphs.keys()));
+            Error::model(format!(
+                "model \"{}\" has no {stage} in {}; it has {}",
+                self.name,
+                names(&mut precisions.iter()),
+                if has.is_empty() { "no such stage" } else { &has }
+            ))
+        })
+    }
+
+    /// What a graph of `stage` calls the tensor that Optimum calls `name`.
+    pub(crate) fn tensor<'a>(&'a self, stage: Stage, name: &'a str) -> &'a str {
+        self.stages.get(&stage).and_then(|files| files.tensors.get(name)).map_or(name, String::as_str)
+    }
+
+    fn check(&self) -> Result<()> {
+        for stage in [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder] {
+            if !self.stages.get(&stage).is_some_and(|files| !files.graphs.is_empty()) {
+                return Err(Error::model(format!("no {stage} graph")));
+            }
+        }
+        let LatentGeometry { channels, downscale, scale, shift } = self.latent;
+        if !(1..=256).contains(&channels) || !(1..=64).contains(&downscale) {
+            return Err(Error::model(format!(
+                "latent: {channels} channels and downscale {downscale}, expected 1 to 256 and 1 to 64"
+            )));
+        }
+        if !scale.is_finite() || scale == 0.0 || !shift.is_finite() {
+            return Err(Error::model(format!("latent: scale {scale} and shift {shift}, expected finite, scale not 0")));
+        }
+        let PictureSize { width, height, multiple } = self.picture;
+        for (side, multiple) in [(width, multiple), (height, multiple)] {
+            let multiple = multiple.unwrap_or(downscale);
+            if side == 0 || multiple == 0 || multiple % downscale != 0 || side % multiple != 0 {
+                return Err(Error::model(format!(
+                    "picture: {width}×{height} in multiples of {multiple}, expected multiples of downscale {downscale}"
+                )));
+            }
+        }
+        let Defaults { sampler, schedule, steps, guidance } = &self.defaults;
+        sampler::find_sampler(sampler).map_err(|e| Error::model(format!("defaults: {e}")))?;
+        find_schedule(schedule).map_err(|e| Error::model(format!("defaults: {e}")))?;
+        if *steps == 0 || !guidance.is_finite() || *guidance < 0.0 {
+            return Err(Error::model(format!("defaults: steps {steps} and guidance {guidance}, expected from 1 and from 0")));
+        }
+        let window = &self.tokenizer.window;
+        if !(3..=4096).contains(&window.length) {
+            return Err(Error::model(format!("tokenizer: length {}, expected 3 to 4096", window.length)));
+        }
+        Ok(())
+    }
+}
+
+/// A training schedule with the model's name in its error.
+fn training(spec: TrainingSpec, file: &Path) -> Result<Training> {
+    Training::new(spec).map_err(|e| e.context(file.display()))
+}
+
+/// Finds the folder of a model by name in the first of `folders` that has it, or takes a path as it is.
+///
+/// # Errors
+/// [`ErrorKind::Model`](crate::ErrorKind::Model) listing the models that are there.
+pub fn find_model(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
+    if name.contains(std::path::MAIN_SEPARATOR) || name.contains('/') || name == "." {
+        return Ok(PathBuf::from(name));
+    }
+    if let Some(found) = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_dir()) {
+        return Ok(found);
+    }
+    let looked: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    let known: Vec<_> =
+        list_models(folders).iter().filter_map(|path| Some(path.file_name()?.display().to_string())).collect();
+    Err(Error::model(format!(
+        "unknown model \"{name}\"; known: {} (looked in {}); a path such as ./{name} works too",
+        if known.is_empty() { "none".into() } else { known.join(", ") },
+        looked.join(", ")
+    )))
+}
+
+/// Every folder in the given folders that holds a model, sorted; folders that are not there count as empty.
+pub fn list_models(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    let is_model = |path: &PathBuf| path.join(manifest::FILE).is_file() || path.join(optimum::FILE).is_file();
+    let mut found: Vec<_> = entries.map(|entry| entry.path()).filter(is_model).collect();
+    found.sort();
+    found
+}

@@ -1,0 +1,224 @@
+//! Files of a model folder, which may come from strangers: nothing outside the folder is ever read.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result};
+
+/// One graph on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphFile {
+    /// Where it is; checked to lie inside the model folder.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The hash that its manifest promises, in lower-case hex; a plain pipeline promises none.
+    pub sha256: Option<String>,
+    /// Weights that the graph keeps in files of their own.
+    pub data: Vec<DataFile>,
+}
+
+/// Weights that a graph keeps outside its own file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataFile {
+    /// Where they are; checked to lie inside the model folder.
+    pub path: PathBuf,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// The hash that the manifest promises, in lower-case hex.
+    pub sha256: Option<String>,
+}
+
+impl GraphFile {
+    /// Bytes of the graph with its weights.
+    pub fn total_bytes(&self) -> u64 {
+        self.bytes + self.data.iter().map(|file| file.bytes).sum::<u64>()
+    }
+
+    /// Reads everything once and returns the graph's SHA-256 in lower-case hex.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) where a hash differs from the manifest's.
+    pub fn verify(&self) -> Result<String> {
+        for file in &self.data {
+            verify_hash(&file.path, file.sha256.as_deref())?;
+        }
+        verify_hash(&self.path, self.sha256.as_deref())
+    }
+}
+
+fn verify_hash(path: &Path, promised: Option<&str>) -> Result<String> {
+    let found = sha256(path).map_err(|e| unreadable(path, &e).because(e))?;
+    match promised {
+        Some(promised) if promised != found => Err(Error::model(format!(
+            "{}: sha256 is {found}, but the manifest says {promised}; the file is damaged or was replaced: fetch the \
+             model again, or correct the manifest if you changed the graph yourself",
+            path.display()
+        ))),
+        _ => Ok(found),
+    }
+}
+
+fn sha256(path: &Path) -> std::io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Turns a name from a manifest into a path, refusing whatever is not a plain file inside `root`.
+pub(super) fn inside(root: &Path, name: &str) -> Result<PathBuf> {
+    let relative = Path::new(name);
+    let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
+    if name.is_empty() || !plain || name.contains(|c: char| c.is_control() || c == '\\') {
+        return Err(Error::model(format!("file {name:?} is not a plain path inside the model folder")));
+    }
+    let path = root.join(relative);
+    let found = path.canonicalize().map_err(|e| unreadable(&path, &e).because(e))?;
+    if !found.starts_with(root) {
+        return Err(Error::model(format!(
+            "{}: is a link that leaves the model folder (to {}); copy the folder with its links resolved: cp -rL",
+            path.display(),
+            found.display()
+        )));
+    }
+    let meta = found.metadata().map_err(|e| unreadable(&found, &e).because(e))?;
+    if !meta.is_file() {
+        return Err(Error::model(format!("{}: is not a regular file", found.display())));
+    }
+    if hard_links(&meta) > 1 {
+        return Err(Error::model(format!(
+            "{}: has other hard links, so that it can change from outside the model folder; copy it instead",
+            found.display()
+        )));
+    }
+    Ok(found)
+}
+
+#[cfg(unix)]
+fn hard_links(meta: &std::fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::nlink(meta)
+}
+
+#[cfg(not(unix))]
+fn hard_links(_: &std::fs::Metadata) -> u64 {
+    1
+}
+
+/// Checks that a file can be a graph at all, and returns its length.
+pub(super) fn graph_bytes(path: &Path) -> Result<u64> {
+    let mut head = Vec::with_capacity(64);
+    let read = |head: &mut Vec<u8>| {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.take(64).read_to_end(head).map(|_| length)
+    };
+    let length = read(&mut head).map_err(|e| unreadable(path, &e).because(e))?;
+    let trimmed = head.trim_ascii_start().to_ascii_lowercase();
+    let fault = if length == 0 {
+        "is empty"
+    } else if trimmed.starts_with(b"version https://git-lfs") {
+        "is a Git LFS pointer, not the graph; run: git lfs pull"
+    } else if trimmed.starts_with(b"<!doctype") || trimmed.starts_with(b"<html") {
+        "is a web page, not a graph; the download was answered with an error or a login page"
+    } else {
+        return Ok(length);
+    };
+    Err(Error::model(format!("{}: {fault}", path.display())))
+}
+
+pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    let what = match error.kind() {
+        std::io::ErrorKind::NotFound => "is missing".to_owned(),
+        _ => format!("cannot be read: {error}"),
+    };
+    Error::model(format!("{}: {what}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_not_plain_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        for name in ["", "..", "../x", "a/../x", "/etc/passwd", "a\0b", "a\\b", "./x", "C:\\x", "a\nb"] {
+            let error = inside(&root, name).unwrap_err();
+            let refused = error.to_string().contains("not a plain path") || name == "./x";
+            assert!(refused, "{name:?}: {error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_refused_where_they_lead_outside() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("model").canonicalize_or_create();
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "secret").unwrap();
+        std::fs::write(root.join("real"), "graph").unwrap();
+        symlink("real", root.join("near")).unwrap();
+        symlink(&secret, root.join("far")).unwrap();
+        symlink(folder.path(), root.join("up")).unwrap();
+        std::fs::hard_link(&secret, root.join("hard")).unwrap();
+        assert!(inside(&root, "near").is_ok());
+        assert!(inside(&root, "far").unwrap_err().to_string().contains("leaves the model folder"));
+        assert!(inside(&root, "up/secret").unwrap_err().to_string().contains("leaves the model folder"));
+        assert!(inside(&root, "hard").unwrap_err().to_string().contains("hard links"));
+        assert!(inside(&root, "absent").unwrap_err().to_string().contains("is missing"));
+        std::fs::create_dir(root.join("folder")).unwrap();
+        assert!(inside(&root, "folder").unwrap_err().to_string().contains("not a regular file"));
+    }
+
+    #[cfg(unix)]
+    trait CanonicalizeOrCreate {
+        fn canonicalize_or_create(&self) -> PathBuf;
+    }
+
+    #[cfg(unix)]
+    impl CanonicalizeOrCreate for PathBuf {
+        fn canonicalize_or_create(&self) -> PathBuf {
+            std::fs::create_dir_all(self).unwrap();
+            self.canonicalize().unwrap()
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_graph_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let cases: [(&str, &str); 3] = [
+            ("", "is empty"),
+            ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+            ("\n<!DOCTYPE html><html>", "web page"),
+        ];
+        for (content, expected) in cases {
+            let path = folder.path().join("graph.onnx");
+            std::fs::write(&path, content).unwrap();
+            let error = graph_bytes(&path).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("graph.onnx");
+        std::fs::write(&path, "abc").unwrap();
+        let promised = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let file = GraphFile { path: path.clone(), bytes: 3, sha256: Some(promised.into()), data: vec![] };
+        assert_eq!(file.verify().unwrap(), promised);
+        std::fs::write(&path, "abd").unwrap();
+        assert!(file.verify().unwrap_err().to_string().contains(promised));
+    }
+}

@@ -1,0 +1,115 @@
+//! `model.yaml`, safelight's own description of a model.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::files::{DataFile, GraphFile, graph_bytes, inside};
+use super::{Defaults, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary};
+use crate::schedule::TrainingSpec;
+use crate::stage::{Precision, Stage};
+use crate::tokenizer::Window;
+use crate::{Error, ErrorKind, Result, yaml};
+
+pub(super) const FILE: &str = "model.yaml";
+
+const SCHEMA: &str = "safelight-model/1";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    schema: String,
+    name: String,
+    title: String,
+    licence: String,
+    picture: PictureSize,
+    latent: LatentGeometry,
+    training: TrainingSpec,
+    tokenizer: TokenizerEntry,
+    defaults: Defaults,
+    #[serde(default)]
+    range: Range,
+    stages: BTreeMap<Stage, StageEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenizerEntry {
+    file: String,
+    length: usize,
+    start: u32,
+    end: u32,
+    pad: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StageEntry {
+    graphs: BTreeMap<Precision, FileEntry>,
+    #[serde(default)]
+    tensors: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileEntry {
+    file: String,
+    bytes: u64,
+    sha256: String,
+    #[serde(default)]
+    data: Vec<FileEntry>,
+}
+
+pub(super) fn open(root: &Path) -> Result<Model> {
+    let path = root.join(FILE);
+    let manifest: Manifest = yaml::read(&path, ErrorKind::Model)?;
+    let told = |e: Error| e.context(path.display());
+    if manifest.schema != SCHEMA {
+        return Err(told(Error::model(format!("schema is \"{}\", expected \"{SCHEMA}\"", manifest.schema))));
+    }
+    let TokenizerEntry { file, length, start, end, pad } = manifest.tokenizer;
+    let vocabulary = Vocabulary::TokenizerJson(inside(root, &file).map_err(told)?);
+    let stages = manifest.stages.into_iter().map(|(stage, entry)| Ok((stage, stage_files(root, entry)?)));
+    Ok(Model {
+        name: manifest.name,
+        title: manifest.title,
+        licence: Some(manifest.licence),
+        root: root.to_path_buf(),
+        stages: stages.collect::<Result<_>>().map_err(told)?,
+        latent: manifest.latent,
+        picture: manifest.picture,
+        training: super::training(manifest.training, &path)?,
+        tokenizer: TokenizerFiles { vocabulary, window: Window { length, start, end, pad } },
+        defaults: manifest.defaults,
+        range: manifest.range,
+        warnings: Vec::new(),
+    })
+}
+
+fn stage_files(root: &Path, entry: StageEntry) -> Result<StageFiles> {
+    let graphs = entry.graphs.into_iter().map(|(precision, file)| {
+        let data = file.data.iter().map(|data| {
+            let DataFile { path, bytes, sha256 } = listed(root, data)?;
+            Ok(DataFile { path, bytes, sha256 })
+        });
+        let data = data.collect::<Result<_>>()?;
+        let DataFile { path, bytes, sha256 } = listed(root, &file)?;
+        Ok((precision, GraphFile { path, bytes, sha256, data }))
+    });
+    Ok(StageFiles { graphs: graphs.collect::<Result<_>>()?, tensors: entry.tensors })
+}
+
+/// A file that the manifest lists: there, of the promised length, and with a well-formed hash.
+fn listed(root: &Path, entry: &FileEntry) -> Result<DataFile> {
+    let path = inside(root, &entry.file)?;
+    let bytes = graph_bytes(&path)?;
+    if bytes != entry.bytes {
+        return Err(Error::model(format!("{}: is {bytes} bytes, but the manifest says {}", path.display(), entry.bytes)));
+    }
+    let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+    if entry.sha256.len() != 64 || !entry.sha256.chars().all(hex) {
+        return Err(Error::model(format!("{}: sha256 {:?} is not 64 lower-case hex digits", entry.file, entry.sha256)));
+    }
+    Ok(DataFile { path, bytes, sha256: Some(entry.sha256.clone()) })
+}

@@ -1,0 +1,241 @@
+//! A diffusers pipeline as Optimum exports it: `model_index.json` and one folder a component.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::files::{DataFile, GraphFile, graph_bytes, inside, unreadable};
+use super::{Defaults, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary};
+use crate::schedule::{Betas, Prediction, TrainingSpec};
+use crate::stage::{Precision, Stage};
+use crate::tokenizer::Window;
+use crate::{Error, Result};
+
+pub(super) const FILE: &str = "model_index.json";
+
+/// Largest JSON file that is read; the vocabulary of SD is 1 MB.
+const MAX_JSON_BYTES: u64 = 16 << 20;
+
+/// Where each stage lives.
+const COMPONENTS: &[(Stage, &str)] = &[
+    (Stage::TextEncoder, "text_encoder"),
+    (Stage::Denoiser, "unet"),
+    (Stage::Decoder, "vae_decoder"),
+    (Stage::Encoder, "vae_encoder"),
+];
+
+/// File names of each precision, by the convention of published ONNX packs.
+const GRAPHS: &[(Precision, &str)] = &[
+    (Precision::Fp32, "model.onnx"),
+    (Precision::Fp16, "model_fp16.onnx"),
+    (Precision::Int8, "model_int8.onnx"),
+    (Precision::Int8, "model_quantized.onnx"),
+];
+
+/// Names that exporters give to weights outside the graph.
+const DATA_SUFFIXES: &[&str] = &["_data", ".data"];
+
+/// Name that the legacy exporter gives to weights outside the graph.
+const LEGACY_DATA: &str = "weights.pb";
+
+#[derive(Deserialize)]
+struct Scheduler {
+    #[serde(rename = "_class_name")]
+    class_name: String,
+    #[serde(default = "thousand")]
+    num_train_timesteps: usize,
+    beta_start: Option<f64>,
+    beta_end: Option<f64>,
+    beta_schedule: Option<Betas>,
+    trained_betas: Option<Value>,
+    prediction_type: Option<Prediction>,
+    #[serde(default)]
+    rescale_betas_zero_snr: bool,
+    #[serde(default)]
+    steps_offset: usize,
+    #[serde(default = "yes")]
+    set_alpha_to_one: bool,
+    timestep_spacing: Option<String>,
+    original_inference_steps: Option<usize>,
+    timestep_scaling: Option<f64>,
+    #[serde(default)]
+    clip_sample: bool,
+    #[serde(default)]
+    thresholding: bool,
+}
+
+#[derive(Deserialize)]
+struct Unet {
+    in_channels: usize,
+    sample_size: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct Vae {
+    scaling_factor: Option<f64>,
+    shift_factor: Option<f64>,
+    block_out_channels: Vec<usize>,
+}
+
+fn thousand() -> usize {
+    1000
+}
+
+fn yes() -> bool {
+    true
+}
+
+pub(super) fn open(root: &Path) -> Result<Model> {
+    let class = pipeline_class(root)?;
+    let scheduler: Scheduler = json(root, "scheduler/scheduler_config.json")?;
+    let unet: Unet = json(root, "unet/config.json")?;
+    let vae: Vae = json(root, "vae_decoder/config.json")?;
+    let latent = latent_geometry(&unet, &vae)?;
+    let side = unet.sample_size.unwrap_or(64) * latent.downscale;
+    let (defaults, warnings) = defaults(&class, &scheduler);
+    let mut stages = BTreeMap::new();
+    for (stage, folder) in COMPONENTS {
+        let graphs = graphs(root, folder)?;
+        if !graphs.is_empty() {
+            stages.insert(*stage, StageFiles { graphs, tensors: BTreeMap::new() });
+        }
+    }
+    let name = root.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+    Ok(Model {
+        title: format!("{class}, exported by Optimum"),
+        name,
+        licence: None,
+        root: root.to_path_buf(),
+        stages,
+        latent,
+        picture: PictureSize { width: side, height: side, multiple: Some(latent.downscale) },
+        training: super::training(training_spec(&scheduler)?, Path::new("scheduler/scheduler_config.json"))?,
+        tokenizer: tokenizer(root)?,
+        defaults,
+        range: Range::default(),
+        warnings,
+    })
+}
+
+fn pipeline_class(root: &Path) -> Result<String> {
+    #[derive(Deserialize)]
+    struct Index {
+        #[serde(rename = "_class_name")]
+        class_name: String,
+    }
+    let Index { class_name } = json(root, FILE)?;
+    let known = ["StableDiffusionPipeline", "LatentConsistencyModelPipeline"];
+    if known.iter().any(|known| class_name.ends_with(known)) {
+        return Ok(class_name);
+    }
+    Err(Error::model(format!("{FILE}: _class_name is \"{class_name}\", supported: {}", known.join(", "))))
+}
+
+fn latent_geometry(unet: &Unet, vae: &Vae) -> Result<LatentGeometry> {
+    let scale = vae.scaling_factor.ok_or_else(|| {
+        Error::model(
+            "vae_decoder/config.json: has no scaling_factor (old exports lack it); add the one of the original VAE, \
+             such as 0.18215 for SD 1.x and 2.x: a wrong one gives washed-out pictures, so none is assumed",
+        )
+    })?;
+    let downscale = 1_usize.checked_shl(vae.block_out_channels.len().saturating_sub(1) as u32).unwrap_or(0);
+    Ok(LatentGeometry { channels: unet.in_channels, downscale, scale, shift: vae.shift_factor.unwrap_or(0.0) })
+}
+
+fn training_spec(scheduler: &Scheduler) -> Result<TrainingSpec> {
+    if scheduler.trained_betas.as_ref().is_some_and(|betas| !betas.is_null()) {
+        return Err(Error::model("scheduler/scheduler_config.json: trained_betas is not supported; expected null"));
+    }
+    Ok(TrainingSpec {
+        timesteps: scheduler.num_train_timesteps,
+        beta_start: scheduler.beta_start.unwrap_or(0.0001),
+        beta_end: scheduler.beta_end.unwrap_or(0.02),
+        betas: scheduler.beta_schedule.unwrap_or(Betas::Linear),
+        zero_terminal_snr: scheduler.rescale_betas_zero_snr,
+        prediction: scheduler.prediction_type.unwrap_or(Prediction::Epsilon),
+        steps_offset: scheduler.steps_offset,
+        set_alpha_to_one: scheduler.set_alpha_to_one,
+        original_steps: scheduler.original_inference_steps.unwrap_or(50),
+        timestep_scaling: scheduler.timestep_scaling.unwrap_or(10.0),
+    })
+}
+
+/// The scheduler's class says which sampler the pipeline was published with.
+fn defaults(class: &str, scheduler: &Scheduler) -> (Defaults, Vec<String>) {
+    let mut warnings = Vec::new();
+    let (sampler, spacing) = match scheduler.class_name.as_str() {
+        "DDIMScheduler" => ("ddim", "leading"),
+        "EulerDiscreteScheduler" => ("euler", "linspace"),
+        "LCMScheduler" => ("lcm", "lcm"),
+        other => {
+            warnings.push(format!("the pipeline's own {other} is not offered yet; ddim is the default instead"));
+            ("ddim", "leading")
+        }
+    };
+    if scheduler.clip_sample || scheduler.thresholding {
+        warnings.push("clip_sample and thresholding of scheduler_config.json are not applied".into());
+    }
+    let consistency = sampler == "lcm" || class.ends_with("LatentConsistencyModelPipeline");
+    let schedule = match &scheduler.timestep_spacing {
+        Some(spacing) if sampler != "lcm" => spacing.clone(),
+        _ => spacing.into(),
+    };
+    // The defaults of the diffusers pipelines, but for the 50 steps of SD: 25 are what the field uses.
+    let (steps, guidance) = if consistency { (4, 8.5) } else { (25, 7.5) };
+    (Defaults { sampler: sampler.into(), schedule, steps, guidance }, warnings)
+}
+
+fn graphs(root: &Path, folder: &str) -> Result<BTreeMap<Precision, GraphFile>> {
+    let mut graphs = BTreeMap::new();
+    for (precision, file) in GRAPHS {
+        let name = format!("{folder}/{file}");
+        if !root.join(&name).exists() {
+            continue;
+        }
+        let path = inside(root, &name)?;
+        let bytes = graph_bytes(&path)?;
+        let beside = DATA_SUFFIXES.iter().map(|suffix| format!("{name}{suffix}"));
+        let data = beside.chain([format!("{folder}/{LEGACY_DATA}")]).filter(|name| root.join(name).exists());
+        let data = data.map(|name| data_file(root, &name)).collect::<Result<_>>()?;
+        graphs.insert(*precision, GraphFile { path, bytes, sha256: None, data });
+    }
+    Ok(graphs)
+}
+
+fn data_file(root: &Path, name: &str) -> Result<DataFile> {
+    let path = inside(root, name)?;
+    let bytes = graph_bytes(&path)?;
+    Ok(DataFile { path, bytes, sha256: None })
+}
+
+fn tokenizer(root: &Path) -> Result<TokenizerFiles> {
+    let pair = (inside(root, "tokenizer/vocab.json")?, inside(root, "tokenizer/merges.txt")?);
+    let vocabulary: BTreeMap<String, u32> = json(root, "tokenizer/vocab.json")?;
+    let special: BTreeMap<String, Value> = json(root, "tokenizer/special_tokens_map.json")?;
+    let config: BTreeMap<String, Value> = json(root, "tokenizer/tokenizer_config.json")?;
+    let id = |role: &str| {
+        let entry = special.get(role).or_else(|| config.get(role));
+        let text = entry.and_then(|entry| entry.as_str().or_else(|| entry.get("content")?.as_str()));
+        let text = text.ok_or_else(|| Error::model(format!("tokenizer/special_tokens_map.json: has no {role}")))?;
+        let found = vocabulary.get(text).copied();
+        found.ok_or_else(|| Error::model(format!("tokenizer/vocab.json: has no entry for the {role} {text:?}")))
+    };
+    // transformers writes 10³⁰ where it knows no length; CLIP's window is 77.
+    let length = config.get("model_max_length").and_then(Value::as_u64).filter(|&length| length <= 4096).unwrap_or(77);
+    let window = Window { length: length as usize, start: id("bos_token")?, end: id("eos_token")?, pad: id("pad_token")? };
+    Ok(TokenizerFiles { vocabulary: Vocabulary::VocabAndMerges(pair.0, pair.1), window })
+}
+
+fn json<T: DeserializeOwned>(root: &Path, name: &str) -> Result<T> {
+    let path: PathBuf = inside(root, name)?;
+    let fault = |what: String| Error::model(format!("{}: {what}", path.display()));
+    let bytes = path.metadata().map_err(|e| unreadable(&path, &e).because(e))?.len();
+    if bytes > MAX_JSON_BYTES {
+        return Err(fault(format!("is {bytes} bytes, expected at most {MAX_JSON_BYTES}")));
+    }
+    let text = std::fs::read(&path).map_err(|e| unreadable(&path, &e).because(e))?;
+    serde_json::from_slice(&text).map_err(|e| fault(e.to_string()).because(e))
+}

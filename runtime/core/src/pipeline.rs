@@ -1,0 +1,418 @@
+//! The whole way from a request to pictures, on one screen.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use image::RgbImage;
+use ndarray::{Array3, Axis};
+use serde::Serialize;
+
+use crate::decoder::Decoder;
+use crate::denoiser::{Denoiser, Guidance};
+use crate::graph::Opened;
+use crate::library::Library;
+use crate::model::Model;
+use crate::noise::Noise;
+use crate::request::{NoiseLayout, Plan, Request};
+use crate::sampler::{Latent, Run};
+use crate::stage::Stage;
+use crate::target::Target;
+use crate::text::{Hidden, TextEncoder};
+use crate::{Error, Result};
+
+/// A model opened on a target, ready to make pictures.
+///
+/// One worker owns a pipeline: ONNX Runtime's sessions are not shared. A server is a queue in front of it.
+pub struct Pipeline {
+    model: Model,
+    target: Target,
+    library: &'static Library,
+    text: TextEncoder,
+    denoiser: Denoiser,
+    decoder: Decoder,
+    observer: Observer,
+    open_time: Duration,
+}
+
+/// What a pipeline tells its observer while it works.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Something that the caller should know and that stops nothing.
+    Warning(&'a str),
+    /// The noise that a batch starts from, before any scaling.
+    Noise {
+        /// Index of the batch's first picture.
+        first: usize,
+        /// `[batch, channels, height, width]`.
+        latent: &'a Latent,
+    },
+    /// A step is done.
+    Step {
+        /// Index of the batch's first picture.
+        first: usize,
+        /// From 0.
+        step: usize,
+        /// Steps of this picture.
+        steps: usize,
+        /// What the denoiser was told.
+        timestep: f64,
+        /// The latent at the next level, of unit variance where that is noisy.
+        latent: &'a Latent,
+        /// The estimate of the clean latent that it came from.
+        denoised: &'a Latent,
+    },
+    /// A picture is decoded.
+    Decoded {
+        /// Index of the picture.
+        index: usize,
+        /// Pictures of this request.
+        count: usize,
+    },
+}
+
+/// What a generation gives.
+#[derive(Debug)]
+pub struct Output {
+    /// The pictures, in the order of their seeds.
+    pub pictures: Vec<Picture>,
+    /// Where the time went.
+    pub timings: Timings,
+    /// What was told as [`Event::Warning`].
+    pub warnings: Vec<String>,
+}
+
+/// One picture.
+#[derive(Debug)]
+pub struct Picture {
+    /// Its pixels.
+    pub pixels: RgbImage,
+    /// The latent that it was decoded from, `[channels, height, width]`.
+    pub latent: Array3<f32>,
+    /// Everything needed to make it again.
+    pub provenance: Provenance,
+}
+
+/// Everything that is needed to make a picture again.
+#[derive(Debug, Clone, Serialize)]
+pub struct Provenance {
+    /// Version of safelight.
+    pub safelight: &'static str,
+    /// What was asked for.
+    pub prompt: String,
+    /// What was asked to be absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative: Option<String>,
+    /// Seed of this picture.
+    pub seed: u64,
+    /// Where noise came from.
+    pub noise: NoiseLayout,
+    /// Name of the sampler.
+    pub sampler: &'static str,
+    /// Name of the schedule.
+    pub schedule: &'static str,
+    /// Number of steps.
+    pub steps: usize,
+    /// Runs of the denoiser's graph for the batch of this picture.
+    pub evaluations: usize,
+    /// Guidance scale; 1 or less is off.
+    pub guidance: f64,
+    /// Share of fresh noise in DDIM.
+    pub eta: f64,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Name of the model.
+    pub model: String,
+    /// What each stage ran.
+    pub graphs: BTreeMap<Stage, Opened>,
+    /// Name of the target.
+    pub target: String,
+    /// Version of ONNX Runtime.
+    pub onnxruntime: String,
+}
+
+/// Where the time of a generation went, in milliseconds.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Timings {
+    /// Finding the library, verifying hashes and opening graphs; once a pipeline.
+    pub open_ms: f64,
+    /// Prompts to hidden states.
+    pub text_encoder_ms: f64,
+    /// All steps of all pictures.
+    pub denoiser_ms: f64,
+    /// Each step of each batch.
+    pub steps_ms: Vec<f64>,
+    /// Latents to pixels.
+    pub decoder_ms: f64,
+    /// The whole generation, without opening.
+    pub total_ms: f64,
+    /// The part of it inside `Session::run`; the rest is safelight's own.
+    pub graphs_ms: f64,
+}
+
+impl Pipeline {
+    /// Opens a model's graphs with a target's settings, side by side.
+    ///
+    /// The library is the one that [`Library::open`] found; call that first to choose another.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Library`](crate::ErrorKind::Library) for the library and providers,
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) for a graph that is damaged or not what its stage needs,
+    /// [`ErrorKind::Limit`](crate::ErrorKind::Limit) for one that is larger than the target allows.
+    pub fn open(target: &Target, model: &Model) -> Result<Self> {
+        let start = Instant::now();
+        check_graph_sizes(target, model)?;
+        let library = Library::open(None)?;
+        let (text, denoiser, decoder) = std::thread::scope(|scope| {
+            let text = scope.spawn(|| TextEncoder::open(library, model, target));
+            let decoder = scope.spawn(|| Decoder::open(library, model, target));
+            let denoiser = Denoiser::open(library, model, target);
+            (join(text), denoiser, join(decoder))
+        });
+        Ok(Self {
+            model: model.clone(),
+            target: target.clone(),
+            library,
+            text: text?,
+            denoiser: denoiser?,
+            decoder: decoder?,
+            observer: Box::new(|_| ()),
+            open_time: start.elapsed(),
+        })
+    }
+
+    /// Sets who is told about progress; it is called on the thread that generates.
+    pub fn on_event(&mut self, observer: impl FnMut(&Event) + Send + 'static) {
+        self.observer = Box::new(observer);
+    }
+
+    /// Makes the pictures of a request.
+    ///
+    /// # Errors
+    /// As [`Plan::new`] for the request; [`ErrorKind::Numeric`](crate::ErrorKind::Numeric) naming the step and the
+    /// stage where NaN, a constant latent or a black picture appeared;
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    pub fn generate(&mut self, request: &Request) -> Result<Output> {
+        let start = Instant::now();
+        let plan = Plan::new(request, &self.model, &self.target)?;
+        let mut job = Job::new(request, &plan);
+        for warning in self.warnings(&plan) {
+            job.warn(&mut self.observer, warning);
+        }
+        let prompts = self.encode_prompts(&mut job)?;
+        for first in (0..request.count).step_by(plan.batch) {
+            let latents = self.denoise(&mut job, &prompts, first)?;
+            self.decode(&mut job, latents, first)?;
+        }
+        job.output.timings.open_ms = milliseconds(self.open_time);
+        job.output.timings.total_ms = milliseconds(start.elapsed());
+        Ok(job.output)
+    }
+
+    fn encode_prompts(&mut self, job: &mut Job) -> Result<Prompts> {
+        let start = Instant::now();
+        let request = job.request;
+        let positive = self.text.encode(&request.prompt, &request.cancel)?;
+        let classifier_free = job.plan.guidance > 1.0 && !self.denoiser.embeds_guidance();
+        let negative = match &request.negative {
+            _ if !classifier_free => None,
+            Some(negative) => Some(self.text.encode(negative, &request.cancel)?),
+            None => Some(self.text.encode("", &request.cancel)?),
+        };
+        for (what, hidden) in [("prompt", Some(&positive)), ("negative prompt", negative.as_ref())] {
+            if let Some(cut) = hidden.and_then(|hidden| hidden.cut.as_ref()) {
+                job.warn(&mut self.observer, format!("the {what} is longer than the model reads; cut off: \"{cut}\""));
+            }
+        }
+        job.output.timings.graphs_ms += milliseconds(self.text.graph.take_run_time());
+        job.output.timings.text_encoder_ms += milliseconds(start.elapsed());
+        Ok(Prompts { positive, negative })
+    }
+
+    /// Noise → the clean latents of the batch that starts with picture `first`.
+    fn denoise(&mut self, job: &mut Job, prompts: &Prompts, first: usize) -> Result<Latent> {
+        let start = Instant::now();
+        let (request, plan) = (job.request, job.plan);
+        let mut noise = job.noise(first);
+        let mut latent = Latent::zeros(self.latent_shape(job.batch(first), plan));
+        noise.fill(&mut latent)?;
+        (self.observer)(&Event::Noise { first, latent: &latent });
+        latent *= plan.schedule.initial_scale as f32;
+
+        let guidance = match &prompts.negative {
+            Some(negative) => Guidance::ClassifierFree { scale: plan.guidance, negative },
+            None if self.denoiser.embeds_guidance() => Guidance::Embedded { scale: plan.guidance },
+            None => Guidance::Off,
+        };
+        let mut denoiser = self.denoiser.condition(latent.dim(), &prompts.positive, guidance, &request.cancel)?;
+        let observer = &mut self.observer;
+        let mut watch = StepWatch { plan, first, start: Instant::now(), observer, timings: &mut job.output.timings };
+        let mut run = Run {
+            levels: &plan.schedule.levels,
+            noise: &mut |latent| noise.fill(latent),
+            on_step: &mut |step, latent, denoised| watch.step(step, latent, denoised),
+            eta: request.eta,
+            timestep_scaling: self.model.training.spec().timestep_scaling,
+        };
+        let latent = (plan.method.sample)(&mut denoiser, latent, &mut run)?;
+        job.evaluations = denoiser.evaluations();
+        job.output.timings.graphs_ms += milliseconds(self.denoiser.graph.take_run_time());
+        job.output.timings.denoiser_ms += milliseconds(start.elapsed());
+        Ok(latent)
+    }
+
+    fn decode(&mut self, job: &mut Job, latents: Latent, first: usize) -> Result<()> {
+        let start = Instant::now();
+        for (offset, latent) in latents.axis_iter(Axis(0)).enumerate() {
+            let index = first + offset;
+            let pixels = self.decoder.decode(latent, &job.request.cancel)?;
+            let provenance = self.provenance(job, index);
+            job.output.pictures.push(Picture { pixels, latent: latent.to_owned(), provenance });
+            (self.observer)(&Event::Decoded { index, count: job.request.count });
+        }
+        job.output.timings.graphs_ms += milliseconds(self.decoder.graph.take_run_time());
+        job.output.timings.decoder_ms += milliseconds(start.elapsed());
+        Ok(())
+    }
+
+    fn latent_shape(&self, batch: usize, plan: &Plan) -> (usize, usize, usize, usize) {
+        let geometry = self.model.latent;
+        (batch, geometry.channels, plan.height / geometry.downscale, plan.width / geometry.downscale)
+    }
+
+    fn provenance(&self, job: &Job, index: usize) -> Provenance {
+        let (request, plan) = (job.request, job.plan);
+        let stages = [
+            (Stage::TextEncoder, self.text.graph.opened()),
+            (Stage::Denoiser, self.denoiser.graph.opened()),
+            (Stage::Decoder, self.decoder.graph.opened()),
+        ];
+        Provenance {
+            safelight: env!("CARGO_PKG_VERSION"),
+            prompt: request.prompt.clone(),
+            negative: request.negative.clone(),
+            seed: request.seed + index as u64,
+            noise: request.noise,
+            sampler: plan.method.name,
+            schedule: plan.timetable.name,
+            steps: plan.steps,
+            evaluations: job.evaluations,
+            guidance: plan.guidance,
+            eta: request.eta,
+            width: plan.width,
+            height: plan.height,
+            model: self.model.name.clone(),
+            graphs: stages.map(|(stage, opened)| (stage, opened.clone())).into(),
+            target: self.target.name.clone(),
+            onnxruntime: self.library.version().to_owned(),
+        }
+    }
+
+    fn warnings(&self, plan: &Plan) -> Vec<String> {
+        let graphs = [&self.text.graph, &self.denoiser.graph, &self.decoder.graph];
+        let of_graphs = graphs.into_iter().flat_map(|graph| &graph.opened().warnings);
+        let mut warnings: Vec<_> = plan.warnings.iter().chain(of_graphs).cloned().collect();
+        warnings.dedup();
+        warnings
+    }
+}
+
+type Observer = Box<dyn FnMut(&Event) + Send>;
+
+/// One generation while it is under way.
+struct Job<'a> {
+    request: &'a Request,
+    plan: &'a Plan,
+    output: Output,
+    evaluations: usize,
+}
+
+struct Prompts {
+    positive: Arc<Hidden>,
+    /// Present where classifier-free guidance is on.
+    negative: Option<Arc<Hidden>>,
+}
+
+impl<'a> Job<'a> {
+    fn new(request: &'a Request, plan: &'a Plan) -> Self {
+        let output = Output { pictures: Vec::new(), timings: Timings::default(), warnings: Vec::new() };
+        Self { request, plan, output, evaluations: 0 }
+    }
+
+    fn batch(&self, first: usize) -> usize {
+        self.plan.batch.min(self.request.count - first)
+    }
+
+    fn noise(&self, first: usize) -> Noise {
+        let seed = self.request.seed;
+        match self.request.noise {
+            NoiseLayout::PerImage => Noise::per_image((first..first + self.batch(first)).map(|i| seed + i as u64)),
+            NoiseLayout::Shared => Noise::shared(seed),
+        }
+    }
+
+    fn warn(&mut self, observer: &mut Observer, warning: String) {
+        observer(&Event::Warning(&warning));
+        self.output.warnings.push(warning);
+    }
+}
+
+/// Times each step, tells the observer, and stops at the first step that cannot become a picture.
+struct StepWatch<'a> {
+    plan: &'a Plan,
+    first: usize,
+    start: Instant,
+    observer: &'a mut Observer,
+    timings: &'a mut Timings,
+}
+
+impl StepWatch<'_> {
+    fn step(&mut self, step: usize, latent: &Latent, denoised: &Latent) -> Result<()> {
+        let (steps, timestep) = (self.plan.steps, self.plan.schedule.levels[step].timestep);
+        self.timings.steps_ms.push(milliseconds(self.start.elapsed()));
+        self.start = Instant::now();
+        if let Some(fault) = fault(denoised) {
+            return Err(Error::numeric(format!(
+                "denoiser: step {} of {steps} (timestep {timestep}) gave {fault}; another precision of the denoiser \
+                 may do better (--precision), or less guidance",
+                step + 1
+            )));
+        }
+        (self.observer)(&Event::Step { first: self.first, step, steps, timestep, latent, denoised });
+        Ok(())
+    }
+}
+
+/// What is wrong with a latent that cannot become a picture.
+fn fault(denoised: &Latent) -> Option<&'static str> {
+    if !denoised.iter().all(|x| x.is_finite()) {
+        return Some("NaN or infinite numbers");
+    }
+    let constant = |latent: ndarray::ArrayView3<f32>| latent.iter().all(|x| Some(x) == latent.first());
+    denoised.outer_iter().any(constant).then_some("a constant latent")
+}
+
+fn check_graph_sizes(target: &Target, model: &Model) -> Result<()> {
+    for stage in [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder] {
+        let (_, file) = model.graph(stage, &target.stage(stage).precision)?;
+        let (bytes, most) = (file.total_bytes(), target.limits.max_graph_bytes);
+        if bytes > most {
+            return Err(Error::limit(format!(
+                "{}: is {bytes} bytes with its weights, but the target allows {most}",
+                file.path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn join<T>(thread: std::thread::ScopedJoinHandle<Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}

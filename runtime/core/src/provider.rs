@@ -1,0 +1,200 @@
+//! The one table of execution providers. No other file names TensorRT, CUDA, CoreML …
+
+use std::fmt;
+
+use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch};
+use serde::{Deserialize, Serialize};
+
+use crate::target::{Provider, Scalar};
+use crate::{Error, Result};
+
+/// One row of the table: what users type, what ONNX Runtime calls it, which options it takes.
+struct Row {
+    name: &'static str,
+    onnxruntime_name: &'static str,
+    options: &'static [&'static str],
+    build: fn(&Provider) -> ExecutionProviderDispatch,
+}
+
+/// Builds a provider that takes any option by its ONNX Runtime name.
+macro_rules! with_options {
+    ($provider:ident) => {
+        |settings| {
+            let provider = settings.options.iter().fold(ep::$provider::default(), |provider, (key, value)| {
+                provider.with_arbitrary_config(key, value.to_option())
+            });
+            provider.build()
+        }
+    };
+}
+
+/// Every provider that a target can name. Option names: ONNX Runtime's documentation of each provider, and the
+/// strings in its shipped libraries.
+#[rustfmt::skip]
+const PROVIDERS: &[Row] = &[
+    Row {
+        name: "tensorrt",
+        onnxruntime_name: ep::TensorRT::NAME,
+        options: &[
+            "device_id", "trt_auxiliary_streams", "trt_bf16_enable", "trt_build_heuristics_enable",
+            "trt_builder_optimization_level", "trt_context_memory_sharing_enable", "trt_cuda_graph_enable",
+            "trt_detailed_build_log", "trt_dla_core", "trt_dla_enable", "trt_dump_ep_context_model",
+            "trt_engine_cache_enable", "trt_engine_cache_path", "trt_engine_cache_prefix", "trt_engine_hw_compatible",
+            "trt_ep_context_embed_mode", "trt_ep_context_file_path", "trt_force_sequential_engine_build",
+            "trt_force_timing_cache", "trt_fp16_enable", "trt_int8_calibration_table_name", "trt_int8_enable",
+            "trt_int8_use_native_calibration_table", "trt_layer_norm_fp32_fallback", "trt_max_partition_iterations",
+            "trt_max_workspace_size", "trt_min_subgraph_size", "trt_op_types_to_exclude", "trt_profile_max_shapes",
+            "trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_sparsity_enable", "trt_tactic_sources",
+            "trt_timing_cache_enable", "trt_timing_cache_path",
+        ],
+        build: with_options!(TensorRT),
+    },
+    Row {
+        name: "cuda",
+        onnxruntime_name: ep::CUDA::NAME,
+        options: &[
+            "arena_extend_strategy", "cudnn_conv_algo_search", "cudnn_conv_use_max_workspace", "device_id",
+            "do_copy_in_default_stream", "enable_cuda_graph", "fuse_conv_bias", "gpu_mem_limit", "prefer_nhwc",
+            "sdpa_kernel", "use_tf32",
+        ],
+        build: with_options!(CUDA),
+    },
+    Row {
+        name: "coreml",
+        onnxruntime_name: ep::CoreML::NAME,
+        options: &[
+            "AllowLowPrecisionAccumulationOnGPU", "EnableOnSubgraphs", "MLComputeUnits", "ModelCacheDirectory",
+            "ModelFormat", "ProfileComputePlan", "RequireStaticInputShapes", "SpecializationStrategy",
+        ],
+        build: with_options!(CoreML),
+    },
+    Row {
+        name: "xnnpack",
+        onnxruntime_name: ep::XNNPACK::NAME,
+        options: &["intra_op_num_threads"],
+        build: with_options!(XNNPACK),
+    },
+    Row {
+        name: "openvino",
+        onnxruntime_name: ep::OpenVINO::NAME,
+        options: &[
+            "cache_dir", "device_type", "disable_dynamic_shapes", "enable_opencl_throttling", "enable_qdq_optimizer",
+            "load_config", "model_priority", "num_of_threads", "num_streams", "precision",
+        ],
+        build: with_options!(OpenVINO),
+    },
+    Row {
+        name: "qnn",
+        onnxruntime_name: ep::QNN::NAME,
+        options: &[
+            "backend_path", "backend_type", "device_id", "enable_htp_fp16_precision",
+            "htp_graph_finalization_optimization_mode", "htp_performance_mode", "offload_graph_io_quantization",
+            "qnn_context_priority", "soc_model", "vtcm_mb",
+        ],
+        build: with_options!(QNN),
+    },
+    Row {
+        name: "directml",
+        onnxruntime_name: ep::DirectML::NAME,
+        options: &[],
+        build: |_| ep::DirectML::default().build(),
+    },
+    Row { name: "cpu", onnxruntime_name: ep::CPU::NAME, options: &[], build: |_| ep::CPU::default().with_arena_allocator(true).build() },
+];
+
+/// The name of a provider in [the table](provider_names).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct ProviderName(&'static str);
+
+impl ProviderName {
+    /// The CPU provider, which every library has.
+    pub const CPU: Self = Self("cpu");
+
+    /// As ONNX Runtime calls it, such as `CPUExecutionProvider`.
+    pub fn onnxruntime_name(self) -> &'static str {
+        self.row().onnxruntime_name
+    }
+
+    fn row(self) -> &'static Row {
+        PROVIDERS.iter().find(|row| row.name == self.0).expect("only names of the table are ever built")
+    }
+}
+
+impl TryFrom<String> for ProviderName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let found = PROVIDERS.iter().find(|row| row.name == name).map(|row| Self(row.name));
+        found.ok_or_else(|| {
+            let known: Vec<_> = provider_names().collect();
+            format!("unknown provider \"{name}\"; known: {}", known.join(", "))
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for ProviderName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.try_into().map_err(serde::de::Error::custom)
+    }
+}
+
+impl fmt::Display for ProviderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// The names that a target file can use.
+pub fn provider_names() -> impl Iterator<Item = &'static str> {
+    PROVIDERS.iter().map(|row| row.name)
+}
+
+/// Turns ONNX Runtime's own name into the table's, where the table has it.
+pub(crate) fn short_name(onnxruntime_name: &str) -> &str {
+    PROVIDERS.iter().find(|row| row.onnxruntime_name == onnxruntime_name).map_or(onnxruntime_name, |row| row.name)
+}
+
+/// A provider ready for registration: a failure is an error, never a silent fall back to the CPU.
+pub(crate) fn dispatch(settings: &Provider) -> ExecutionProviderDispatch {
+    (settings.name.row().build)(settings).error_on_failure()
+}
+
+/// Checks a target's options for a provider against the table.
+pub(crate) fn check_options(settings: &Provider) -> Result<()> {
+    let known = settings.name.row().options;
+    for (key, value) in &settings.options {
+        if !known.contains(&key.as_str()) {
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+            return Err(Error::usage(format!("providers: {} has no option \"{key}\"; known: {known}", settings.name)));
+        }
+        if matches!(value, Scalar::Text(text) if text.contains('\0')) {
+            return Err(Error::usage(format!("providers: {} option \"{key}\" holds a NUL byte", settings.name)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::Need;
+
+    #[test]
+    fn every_row_can_be_built_and_is_named_once() {
+        let names: Vec<_> = provider_names().collect();
+        for name in &names {
+            let provider = ProviderName::try_from((*name).to_owned()).unwrap();
+            let settings = Provider { name: provider, need: Need::Optional, options: Default::default() };
+            assert_eq!(dispatch(&settings).name(), provider.onnxruntime_name());
+            assert_eq!(names.iter().filter(|other| *other == name).count(), 1);
+        }
+    }
+
+    #[test]
+    fn an_unknown_option_is_refused_with_the_list() {
+        let options = [("trt_fp61_enable".to_owned(), Scalar::Bool(true))].into();
+        let name = ProviderName::try_from("tensorrt".to_owned()).unwrap();
+        let error = check_options(&Provider { name, need: Need::Required, options }).unwrap_err();
+        assert!(error.to_string().contains("trt_fp16_enable"), "{error}");
+    }
+}

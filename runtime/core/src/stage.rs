@@ -1,0 +1,69 @@
+//! The four graphs of a latent diffusion model, and the precisions that they come in.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The part that a graph plays in the way from words to a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Token ids → hidden states.
+    TextEncoder,
+    /// Noisy latent, timestep and hidden states → prediction.
+    Denoiser,
+    /// Latent → picture.
+    Decoder,
+    /// Picture → latent.
+    Encoder,
+}
+
+impl Stage {
+    /// Its name in manifests, target files and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TextEncoder => "text_encoder",
+            Self::Denoiser => "denoiser",
+            Self::Decoder => "decoder",
+            Self::Encoder => "encoder",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The number format of a graph's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 8-bit integers, quantised ahead of time.
+    Int8,
+    /// IEEE half precision.
+    Fp16,
+    /// IEEE single precision.
+    Fp32,
+}
+
+impl Precision {
+    /// All of them, smallest first.
+    pub const ALL: [Self; 3] = [Self::Int8, Self::Fp16, Self::Fp32];
+
+    /// Its name in manifests, target files, requests and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Fp16 => "fp16",
+            Self::Fp32 => "fp32",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

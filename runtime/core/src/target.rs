@@ -1,0 +1,437 @@
+//! A target file (`targets/*.yaml`) → what a device has and how its graphs are to be run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::provider::ProviderName;
+use crate::stage::{Precision, Stage};
+use crate::{Error, ErrorKind, Result, provider, yaml};
+
+/// What a device has, and how graphs are to be run on it: a checked target file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// The file format, [`Target::SCHEMA`].
+    schema: String,
+    /// The name that requests use: the file's name without `.yaml`.
+    pub name: String,
+    /// One line for people.
+    pub title: String,
+    /// What is worth knowing about the device.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Execution providers, best first.
+    providers: Vec<Provider>,
+    /// Precisions, best first; the first that a model has for a stage is used.
+    precision: Vec<Precision>,
+    /// How sessions are set up.
+    #[serde(default)]
+    session: Session,
+    /// What single stages do differently.
+    #[serde(default)]
+    stages: BTreeMap<Stage, StageOverrides>,
+    /// What a request may ask of this device.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// One execution provider, and whether the target can do without it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// Which one.
+    pub name: ProviderName,
+    /// Whether its absence is an error or a line in the report.
+    pub need: Need,
+    /// Its own options, by their ONNX Runtime names.
+    #[serde(default)]
+    pub options: BTreeMap<String, Scalar>,
+}
+
+/// Whether a target can do without a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Need {
+    /// Its absence is an error.
+    Required,
+    /// Its absence is a warning, and the next provider takes over.
+    Optional,
+}
+
+/// A value in a table of options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// `true` or `false`; ONNX Runtime is told 1 or 0.
+    Bool(bool),
+    /// A whole number.
+    Integer(i64),
+    /// A text.
+    Text(String),
+}
+
+impl Scalar {
+    /// As ONNX Runtime reads it.
+    pub fn to_option(&self) -> String {
+        match self {
+            Self::Bool(value) => u8::from(*value).to_string(),
+            Self::Integer(value) => value.to_string(),
+            Self::Text(value) => value.clone(),
+        }
+    }
+}
+
+/// How a session is set up. Absent fields leave ONNX Runtime's default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Session {
+    /// Threads inside one node; 0 is one per physical core.
+    pub intra_threads: Option<u16>,
+    /// Threads across nodes.
+    pub inter_threads: Option<u16>,
+    /// Whether idle threads spin; on a busy or battery-powered board they should not.
+    pub spinning: Option<bool>,
+    /// How far ONNX Runtime rewrites the graph while it opens it.
+    pub graph_optimization: Option<GraphOptimization>,
+    /// Whether memory is planned ahead for fixed shapes.
+    pub memory_pattern: Option<bool>,
+    /// Whether CPU memory comes from an arena, which is faster and keeps what it took.
+    pub arena: Option<bool>,
+    /// Other session keys, from an allow-list: ONNX Runtime ignores a mistyped key in silence.
+    pub keys: BTreeMap<String, Scalar>,
+}
+
+/// How far a graph is rewritten while it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GraphOptimization {
+    /// Not at all.
+    Disabled,
+    /// Rewrites that keep every operator standard.
+    Basic,
+    /// Also fusions.
+    Extended,
+    /// Also layouts that suit this machine only.
+    All,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct StageOverrides {
+    providers: Option<Vec<Provider>>,
+    precision: Option<Vec<Precision>>,
+    session: Session,
+}
+
+/// What a request may ask of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Width × height of one picture.
+    pub max_pixels: u64,
+    /// Steps of one picture.
+    pub max_steps: usize,
+    /// Pictures of one request.
+    pub max_count: usize,
+    /// Pictures that go through the graphs together.
+    pub max_batch: usize,
+    /// Bytes of a prompt.
+    pub max_prompt_bytes: usize,
+    /// Bytes of one graph with its weights.
+    pub max_graph_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_pixels: 2048 * 2048,
+            max_steps: 1000,
+            max_count: 10_000,
+            max_batch: 16,
+            max_prompt_bytes: 16 * 1024,
+            max_graph_bytes: 16 << 30,
+        }
+    }
+}
+
+/// A target, resolved for one stage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageSettings {
+    /// Execution providers, best first.
+    pub providers: Vec<Provider>,
+    /// Precisions, best first.
+    pub precision: Vec<Precision>,
+    /// How its session is set up.
+    pub session: Session,
+}
+
+impl Target {
+    /// The only value of the field `schema`.
+    pub const SCHEMA: &'static str = "safelight-target/1";
+
+    /// Reads and checks a target file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] naming the file and the field: not YAML, an unknown field, provider, session key or
+    /// value, a name that differs from the file's.
+    pub fn open(path: &Path) -> Result<Self> {
+        let target: Self = yaml::read(path, ErrorKind::Usage)?;
+        target.check().map_err(|e| e.context(path.display()))?;
+        let stem = path.file_stem().unwrap_or_default();
+        if stem != target.name.as_str() {
+            return Err(Error::usage(format!(
+                "{}: name is \"{}\", expected the file's own name \"{}\"",
+                path.display(),
+                target.name,
+                stem.display()
+            )));
+        }
+        Ok(target)
+    }
+
+    /// The same from text, for targets that do not live in a file.
+    ///
+    /// # Errors
+    /// As [`Target::open`], without the file.
+    pub fn parse(text: &str) -> Result<Self> {
+        let target: Self = yaml::parse(text).map_err(|e| Error::usage(e.to_string()).because(e))?;
+        target.check()?;
+        Ok(target)
+    }
+
+    /// What holds for one stage: the target's own settings with the stage's overrides on top.
+    pub fn stage(&self, stage: Stage) -> StageSettings {
+        let mut settings = StageSettings {
+            providers: self.providers.clone(),
+            precision: self.precision.clone(),
+            session: self.session.clone(),
+        };
+        if let Some(overrides) = self.stages.get(&stage) {
+            settings.session.override_with(&overrides.session);
+            if let Some(providers) = &overrides.providers {
+                settings.providers.clone_from(providers);
+            }
+            if let Some(precision) = &overrides.precision {
+                settings.precision.clone_from(precision);
+            }
+        }
+        settings
+    }
+
+    /// The same target with other precisions, best first, for every stage.
+    pub fn with_precision(mut self, precision: Vec<Precision>) -> Self {
+        self.precision = precision;
+        for overrides in self.stages.values_mut() {
+            overrides.precision = None;
+        }
+        self
+    }
+
+    /// The same target with another number of threads inside a node, for every stage.
+    pub fn with_threads(mut self, threads: u16) -> Self {
+        self.session.intra_threads = Some(threads);
+        for overrides in self.stages.values_mut() {
+            overrides.session.intra_threads = None;
+        }
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.schema != Self::SCHEMA {
+            return Err(Error::usage(format!("schema is \"{}\", expected \"{}\"", self.schema, Self::SCHEMA)));
+        }
+        check_lists(&self.providers, &self.precision, &self.session)?;
+        for (stage, overrides) in &self.stages {
+            let providers = overrides.providers.as_ref().unwrap_or(&self.providers);
+            let precision = overrides.precision.as_ref().unwrap_or(&self.precision);
+            check_lists(providers, precision, &overrides.session).map_err(|e| e.context(format!("stages.{stage}")))?;
+        }
+        let Limits { max_pixels, max_steps, max_count, max_batch, max_prompt_bytes, max_graph_bytes } = self.limits;
+        let zero = [max_pixels, max_steps as u64, max_count as u64, max_batch as u64, max_prompt_bytes as u64, max_graph_bytes]
+            .contains(&0);
+        if zero {
+            return Err(Error::usage("limits: a limit is 0, so that nothing could ever run"));
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    fn override_with(&mut self, other: &Self) {
+        let Self { intra_threads, inter_threads, spinning, graph_optimization, memory_pattern, arena, keys } = other;
+        self.intra_threads = intra_threads.or(self.intra_threads);
+        self.inter_threads = inter_threads.or(self.inter_threads);
+        self.spinning = spinning.or(self.spinning);
+        self.graph_optimization = graph_optimization.or(self.graph_optimization);
+        self.memory_pattern = memory_pattern.or(self.memory_pattern);
+        self.arena = arena.or(self.arena);
+        self.keys.extend(keys.clone());
+    }
+}
+
+fn check_lists(providers: &[Provider], precision: &[Precision], session: &Session) -> Result<()> {
+    if providers.is_empty() {
+        return Err(Error::usage("providers: the list is empty, expected at least one, such as cpu"));
+    }
+    if precision.is_empty() {
+        return Err(Error::usage("precision: the list is empty, expected some of int8, fp16, fp32"));
+    }
+    for provider in providers {
+        provider::check_options(provider)?;
+    }
+    session.keys.iter().try_for_each(|(key, value)| check_session_key(key, value))
+}
+
+/// What values a session key takes.
+#[derive(Debug, Clone, Copy)]
+enum Value {
+    Flag,
+    Count,
+    Text,
+}
+
+/// Session keys that a target may set, beside the fields of [`Session`]. Names and meanings: ONNX Runtime's
+/// `onnxruntime_session_options_config_keys.h`.
+const SESSION_KEYS: &[(&str, Value)] = &[
+    ("ep.context_embed_mode", Value::Flag),
+    ("ep.context_enable", Value::Flag),
+    ("mlas.disable_kleidiai", Value::Flag),
+    ("mlas.enable_gemm_fastmath_arm64_bfloat16", Value::Flag),
+    ("optimization.constant_folding_max_output_size_in_bytes", Value::Count),
+    ("optimization.disable_specified_optimizers", Value::Text),
+    ("optimization.enable_cast_chain_elimination", Value::Flag),
+    ("optimization.enable_gelu_approximation", Value::Flag),
+    ("session.disable_cpu_ep_fallback", Value::Flag),
+    ("session.disable_double_qdq_remover", Value::Flag),
+    ("session.disable_model_compile", Value::Flag),
+    ("session.disable_prepacking", Value::Flag),
+    ("session.disable_qdq_constant_folding", Value::Flag),
+    ("session.disable_quant_qdq", Value::Flag),
+    ("session.dynamic_block_base", Value::Count),
+    ("session.enable_quant_qdq_cleanup", Value::Flag),
+    ("session.force_spinning_stop", Value::Flag),
+    ("session.inter_op.allow_spinning", Value::Flag),
+    ("session.intra_op.spin_backoff_max", Value::Count),
+    ("session.intra_op.spin_duration_us", Value::Count),
+    ("session.intra_op_thread_affinities", Value::Text),
+    ("session.qdqisint8allowed", Value::Flag),
+    ("session.set_denormal_as_zero", Value::Flag),
+    ("session.use_deterministic_compute", Value::Flag),
+    ("session.use_device_allocator_for_initializers", Value::Flag),
+    ("session.use_env_allocators", Value::Flag),
+    ("session.x64quantprecision", Value::Flag),
+];
+
+fn check_session_key(key: &str, value: &Scalar) -> Result<()> {
+    let Some((_, expected)) = SESSION_KEYS.iter().find(|(name, _)| *name == key) else {
+        let known: Vec<_> = SESSION_KEYS.iter().map(|(name, _)| *name).collect();
+        return Err(Error::usage(format!("session.keys: unknown key \"{key}\"; known: {}", known.join(", "))));
+    };
+    let wanted = match (expected, value) {
+        (Value::Flag, Scalar::Bool(_) | Scalar::Integer(0 | 1)) => return Ok(()),
+        (Value::Count, Scalar::Integer(count)) if *count >= 0 => return Ok(()),
+        (Value::Text, Scalar::Text(text)) if text.len() <= 8192 && !text.contains('\0') => return Ok(()),
+        (Value::Flag, _) => "true or false",
+        (Value::Count, _) => "a whole number from 0",
+        (Value::Text, _) => "a text of at most 8,192 bytes",
+    };
+    Err(Error::usage(format!("session.keys: \"{key}\" is {:?}, expected {wanted}", value.to_option())))
+}
+
+/// Finds `NAME.yaml` in the first of `folders` that has it, or takes a path as it is.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] listing the targets that are there.
+pub fn find_target(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
+    if name.ends_with(".yaml") || name.contains(std::path::MAIN_SEPARATOR) {
+        return Ok(PathBuf::from(name));
+    }
+    let file = format!("{name}.yaml");
+    if let Some(path) = folders.iter().map(|folder| folder.join(&file)).find(|path| path.is_file()) {
+        return Ok(path);
+    }
+    let looked: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    let known: Vec<_> = list_targets(folders).iter().filter_map(|p| Some(p.file_stem()?.display().to_string())).collect();
+    Err(Error::usage(format!(
+        "unknown target \"{name}\"; known: {} (looked in {}); a path to a .yaml file works too",
+        if known.is_empty() { "none".into() } else { known.join(", ") },
+        looked.join(", ")
+    )))
+}
+
+/// Every `*.yaml` in the given folders, sorted; folders that are not there count as empty.
+pub fn list_targets(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    let mut files: Vec<_> =
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+    files.sort();
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "schema: safelight-target/1\nname: t\ntitle: T\nprecision: [int8, fp32]\n\
+                           providers: [{name: cpu, need: required}]\n";
+
+    fn fault(extra: &str) -> String {
+        Target::parse(&format!("{MINIMAL}{extra}")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_minimal_target_is_enough() {
+        let target = Target::parse(MINIMAL).unwrap();
+        let stage = target.stage(Stage::Denoiser);
+        assert_eq!(stage.precision, [Precision::Int8, Precision::Fp32]);
+        assert_eq!(stage.session, Session::default());
+    }
+
+    #[test]
+    fn a_stage_overrides_only_what_it_names() {
+        let target = Target::parse(&format!(
+            "{MINIMAL}session: {{intra_threads: 4, arena: false, keys: {{session.dynamic_block_base: 4}}}}\n\
+             stages:\n  decoder:\n    precision: [fp16]\n    session: {{intra_threads: 1, keys: {{session.disable_prepacking: true}}}}\n"
+        ))
+        .unwrap();
+        let decoder = target.stage(Stage::Decoder);
+        assert_eq!(decoder.precision, [Precision::Fp16]);
+        assert_eq!(decoder.session.intra_threads, Some(1));
+        assert_eq!(decoder.session.arena, Some(false));
+        assert_eq!(decoder.session.keys.len(), 2);
+        assert_eq!(target.stage(Stage::Denoiser).session.intra_threads, Some(4));
+        assert_eq!(target.clone().with_threads(2).stage(Stage::Decoder).session.intra_threads, Some(2));
+        assert_eq!(target.with_precision(vec![Precision::Fp32]).stage(Stage::Decoder).precision, [Precision::Fp32]);
+    }
+
+    #[test]
+    fn faults_name_the_field_and_what_was_expected() {
+        let cases = [
+            ("colour: red\n", "unknown field `colour`"),
+            ("session: {spining: true}\n", "unknown field `spining`"),
+            ("session: {keys: {session.intra_op.allow_spining: 1}}\n", "unknown key \"session.intra_op.allow_spining\""),
+            ("session: {keys: {session.disable_prepacking: banana}}\n", "expected true or false"),
+            ("session: {keys: {session.dynamic_block_base: -1}}\n", "expected a whole number from 0"),
+            ("session: {intra_threads: -1}\n", "intra_threads"),
+            ("session: {graph_optimization: max}\n", "unknown variant `max`"),
+            ("stages: {unet: {}}\n", "unknown variant `unet`"),
+            ("stages: {decoder: {precision: []}}\n", "stages.decoder: precision: the list is empty"),
+            ("stages: {decoder: {providers: [{name: warp, need: required}]}}\n", "unknown provider \"warp\""),
+            ("limits: {max_steps: 0}\n", "a limit is 0"),
+            ("name: again\n", "duplicate"),
+        ];
+        for (extra, expected) in cases {
+            let fault = fault(extra);
+            assert!(fault.contains(expected), "{extra:?}: {fault}");
+        }
+    }
+
+    #[test]
+    fn another_schema_is_refused() {
+        let error = Target::parse(&MINIMAL.replace("target/1", "target/2")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(error.to_string().contains("safelight-target/1"), "{error}");
+    }
+}
