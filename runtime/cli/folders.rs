@@ -37,9 +37,13 @@ pub(crate) fn model(name: Option<&str>) -> Result<Model> {
     }
     match all_models().as_slice() {
         [only] => Model::open(only),
-        [] => Err(Error::new(ErrorKind::Model, "no model is here; give one with --model FOLDER, or stand where models/ is")),
+        [] => Err(Error::new(
+            ErrorKind::Model,
+            "no model is here; give one with --model FOLDER, or stand where models/ is",
+        )),
         several => {
-            let names: Vec<_> = several.iter().filter_map(|path| Some(path.file_name()?.display().to_string())).collect();
+            let names: Vec<_> =
+                several.iter().filter_map(|path| Some(path.file_name()?.display().to_string())).collect();
             Err(Error::new(ErrorKind::Model, format!("choose one with --model: {}", names.join(", "))))
         }
     }

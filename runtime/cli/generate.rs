@@ -8,8 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use safelight::sampler::{Latent, SAMPLERS};
 use safelight::schedule::SCHEDULES;
 use safelight::{
-    Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Output, Picture, Pipeline, Plan, Precision,
-    Request, Target,
+    Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Output, Picture, Pipeline, Plan,
+    Precision, Request, Target,
 };
 use serde_json::json;
 
@@ -168,7 +168,8 @@ fn progress(arguments: &Arguments, request: &Request, plan: &Plan) -> ProgressBa
     }
     let steps = plan.steps * request.count.div_ceil(plan.batch);
     let bar = ProgressBar::new((steps + request.count) as u64);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}").expect("the template is well-formed");
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}")
+        .expect("the template is well-formed");
     bar.set_style(style);
     bar
 }
@@ -193,12 +194,17 @@ fn observe(event: &Event, bar: &ProgressBar, latents: Option<&Path>) {
 }
 
 fn latent_folder(arguments: &Arguments) -> safelight::Result<Option<PathBuf>> {
-    arguments.save_latents.as_deref().map(|folder| create_folder(folder).map(|()| folder.to_path_buf())).transpose()
+    arguments
+        .save_latents
+        .as_deref()
+        .map(|folder| create_folder(folder).map(|()| folder.to_path_buf()))
+        .transpose()
 }
 
 fn create_folder(folder: &Path) -> safelight::Result<()> {
-    std::fs::create_dir_all(folder)
-        .map_err(|e| Error::new(ErrorKind::Io, format!("{}: cannot be created: {e}", folder.display())).because(e))
+    std::fs::create_dir_all(folder).map_err(|e| {
+        Error::new(ErrorKind::Io, format!("{}: cannot be created: {e}", folder.display())).because(e)
+    })
 }
 
 /// Where pictures go.
@@ -217,7 +223,9 @@ impl Destination {
         if out == "-" {
             return match (arguments.count, arguments.json) {
                 (1, false) => Ok(Self::Standard(format)),
-                (1, true) => usage("--out - and --json both want standard output; write the picture to a file".into()),
+                (1, true) => {
+                    usage("--out - and --json both want standard output; write the picture to a file".into())
+                }
                 _ => usage("--out - takes one picture; give a folder for several".into()),
             };
         }
@@ -231,7 +239,9 @@ impl Destination {
             (Some(named), Some(asked)) if named != asked => {
                 usage(format!("{out} is named as {}, but --format is {}", named.name(), asked.name()))
             }
-            (None, None) => usage(format!("{out}: its name says no format; end it with .png, .jpg or .webp, or give --format")),
+            (None, None) => usage(format!(
+                "{out}: its name says no format; end it with .png, .jpg or .webp, or give --format"
+            )),
             (named, asked) => Ok(Self::File(path, asked.or(named).unwrap_or(format))),
         }
     }
@@ -250,7 +260,8 @@ impl Destination {
             }
             Self::File(path, format) if count == 1 => (path.clone(), format),
             Self::File(path, format) => {
-                let extension = path.extension().map(|extension| format!(".{}", extension.display())).unwrap_or_default();
+                let extension =
+                    path.extension().map(|extension| format!(".{}", extension.display())).unwrap_or_default();
                 (path.with_file_name(format!("{}-{seed}{extension}", folders::stem(path))), format)
             }
         };
@@ -289,12 +300,15 @@ fn as_json(output: &Output, paths: &[Option<PathBuf>]) -> serde_json::Value {
 }
 
 fn summary(output: &Output) -> String {
-    let Some(about) = output.pictures.first().map(|picture| &picture.provenance) else { return String::new() };
+    let Some(about) = output.pictures.first().map(|picture| &picture.provenance) else {
+        return String::new();
+    };
     let seeds = match output.pictures.last().map(|picture| picture.provenance.seed) {
         Some(last) if last != about.seed => format!("seeds {} to {last}", about.seed),
         _ => format!("seed {}", about.seed),
     };
-    let guidance = if about.guidance > 1.0 { format!("guidance {}", about.guidance) } else { "no guidance".into() };
+    let guidance =
+        if about.guidance > 1.0 { format!("guidance {}", about.guidance) } else { "no guidance".into() };
     let graphs = about.graphs.iter().map(|(stage, opened)| {
         let providers: Vec<_> = opened.providers.iter().map(ToString::to_string).collect();
         format!("{stage} {} on {}", opened.precision, providers.join(", "))
@@ -328,7 +342,10 @@ fn sampler_help() -> String {
 
 fn schedule_help() -> String {
     let names = SCHEDULES.iter().map(|timetable| format!("{} ({})", timetable.name, timetable.about));
-    format!("Which timesteps are visited [default: the sampler's or the model's]: {}", names.collect::<Vec<_>>().join("; "))
+    format!(
+        "Which timesteps are visited [default: the sampler's or the model's]: {}",
+        names.collect::<Vec<_>>().join("; ")
+    )
 }
 
 fn precision(name: &str) -> Result<Precision, String> {

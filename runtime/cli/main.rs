@@ -84,7 +84,9 @@ fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     match out.write_all(bytes).and_then(|()| out.flush()) {
         // Whoever read us has seen enough, as with `safelight models | head -1`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Error::new(ErrorKind::Io, format!("standard output cannot be written: {error}")).into()),
+        Err(error) => {
+            Err(Error::new(ErrorKind::Io, format!("standard output cannot be written: {error}")).into())
+        }
         Ok(()) => Ok(()),
     }
 }

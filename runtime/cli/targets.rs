@@ -29,7 +29,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let broken = targets.iter().filter(|(_, target)| target.is_err()).count();
     match broken {
         0 => Ok(()),
-        _ => Err(Error::new(ErrorKind::Usage, format!("{broken} of {} targets cannot be used", targets.len())).into()),
+        _ => {
+            Err(Error::new(ErrorKind::Usage, format!("{broken} of {} targets cannot be used", targets.len()))
+                .into())
+        }
     }
 }
 
@@ -39,9 +42,17 @@ fn as_text(targets: &[(&Path, safelight::Result<Target>)]) -> String {
         let _ = match target {
             Ok(target) => {
                 let settings = target.stage(Stage::Denoiser);
-                let providers: Vec<_> = settings.providers.iter().map(|provider| provider.name.to_string()).collect();
+                let providers: Vec<_> =
+                    settings.providers.iter().map(|provider| provider.name.to_string()).collect();
                 let precision: Vec<_> = settings.precision.iter().map(|precision| precision.name()).collect();
-                writeln!(text, "{}\n  {}\n  {}; {}", target.name, target.title, providers.join(", "), precision.join(", "))
+                writeln!(
+                    text,
+                    "{}\n  {}\n  {}; {}",
+                    target.name,
+                    target.title,
+                    providers.join(", "),
+                    precision.join(", ")
+                )
             }
             Err(error) => writeln!(text, "{}\n  broken: {error}", folders::stem(path)),
         };

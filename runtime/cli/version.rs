@@ -25,8 +25,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let library = Library::open(arguments.library.as_deref())?;
     let providers: Vec<_> = library.providers().collect();
     if arguments.json {
-        let onnxruntime = json!({ "version": library.version(), "path": library.path(), "providers": providers });
-        return print(&serde_json::to_string_pretty(&json!({ "safelight": own, "onnxruntime": onnxruntime }))?);
+        let onnxruntime =
+            json!({ "version": library.version(), "path": library.path(), "providers": providers });
+        return print(&serde_json::to_string_pretty(
+            &json!({ "safelight": own, "onnxruntime": onnxruntime }),
+        )?);
     }
     print(&format!("ONNX Runtime {} ({})", library.version(), library.path().display()))?;
     print(&format!("providers: {}", providers.join(", ")))

@@ -26,14 +26,14 @@ def row(name, sampler, schedule, steps, **fields):
 
 
 # Smaller than the models' default, for the goldens' sake.
-THREE_IMAGES = {"batch": 3, "prompts": THREE_PROMPTS, "height": 32, "width": 32}
+THREE_IMAGES = {"batch": 3, "height": 32, "width": 32}
 NEGATIVE = {"negative": "low quality, blurry"}
 
 CASES = [
     *cases(
         "tests/models/tiny-sd",
         row("sd-ddim-leading", "ddim", "leading", 5),
-        row("sd-ddim-leading-guided", "ddim", "leading", 7, guidance=7.5, **THREE_IMAGES),
+        row("sd-ddim-leading-guided", "ddim", "leading", 7, guidance=7.5, prompts=THREE_PROMPTS, **THREE_IMAGES),
         row("sd-ddim-leading-shared", "ddim", "leading", 4, guidance=7.5, noise="shared", **THREE_IMAGES, **NEGATIVE),
         row("sd-ddim-trailing", "ddim", "trailing", 8, guidance=7.5, seed=7),
         row("sd-ddim-one-step", "ddim", "trailing", 1),
@@ -66,7 +66,8 @@ CASES = [
     *cases(
         "models/emoji-bootstrap",
         row("emoji-lcm", "lcm", "lcm", 4),
-        row("emoji-lcm-batch", "lcm", "lcm", 4, batch=3, prompts=THREE_EMOJI),
+        row("emoji-lcm-batch", "lcm", "lcm", 4, batch=3),
+        row("emoji-lcm-prompts", "lcm", "lcm", 4, batch=3, prompts=THREE_EMOJI),
         row("emoji-lcm-one-step", "lcm", "lcm", 1),
         row("emoji-ddim", "ddim", "trailing", 10),
         row("emoji-ddim-guided", "ddim", "trailing", 10, guidance=2.0),

@@ -4,7 +4,7 @@ use image::RgbImage;
 use ndarray::ArrayView3;
 
 use crate::cancel::Cancel;
-use crate::graph::{Contract, Graph, REAL, Rule};
+use crate::graph::{Contract, Graph, REAL, Rule, Source};
 use crate::library::Library;
 use crate::model::{LatentGeometry, Model};
 use crate::stage::Stage;
@@ -20,16 +20,19 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn open(library: &Library, model: &Model, target: &Target) -> Result<Self> {
-        let settings = target.stage(Stage::Decoder);
-        let file = model.graph(Stage::Decoder, &settings.precision)?;
+    pub(crate) fn open(library: &'static Library, model: &Model, target: &Target) -> Result<Self> {
+        let source = Source::find(Stage::Decoder, model, target)?;
         let name = |name| model.tensor(Stage::Decoder, name);
         let contract = Contract {
-            inputs: vec![Rule::new(name("latent_sample"), REAL, &[None, Some(model.latent.channels), None, None])],
+            inputs: vec![
+                Rule::new(name("latent_sample"), REAL, &[None, Some(model.latent.channels), None, None])
+                    .usually(&model.latent_shape(1).map(Some)),
+            ],
             output: Rule::new(name("sample"), REAL, &[None, Some(3), None, None]),
         };
-        let graph = Graph::open(library, Stage::Decoder, file, &settings, &contract)?;
-        let input = graph.find_input(name("latent_sample")).expect("the contract has checked that it is there");
+        let graph = Graph::open(library, source, &contract)?;
+        let input =
+            graph.find_input(name("latent_sample")).expect("the contract has checked that it is there");
         Ok(Self { graph, input, latent: model.latent, scaled: Vec::new() })
     }
 
@@ -46,7 +49,9 @@ impl Decoder {
         let (planes, shape) = self.graph.run(cancel)?;
         let (height, width) = (height * downscale, width * downscale);
         if shape != [1, 3, height, width] {
-            return Err(Error::model(format!("decoder: returned {shape:?}, expected [1, 3, {height}, {width}]")));
+            return Err(Error::model(format!(
+                "decoder: returned {shape:?}, expected [1, 3, {height}, {width}]"
+            )));
         }
         rgb(planes, width, height)
     }

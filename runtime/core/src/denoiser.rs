@@ -1,7 +1,7 @@
 //! The denoiser's graph with its conditioning → the clean latent behind a noisy one.
 
 use crate::cancel::Cancel;
-use crate::graph::{Contract, Graph, REAL, Rule, TIME};
+use crate::graph::{Contract, Graph, REAL, Rule, Source, TIME};
 use crate::library::Library;
 use crate::model::Model;
 use crate::sampler::{Denoise, Latent};
@@ -34,21 +34,23 @@ pub(crate) enum Guidance<'a> {
 }
 
 impl Denoiser {
-    pub(crate) fn open(library: &Library, model: &Model, target: &Target) -> Result<Self> {
-        let settings = target.stage(Stage::Denoiser);
-        let file = model.graph(Stage::Denoiser, &settings.precision)?;
+    pub(crate) fn open(library: &'static Library, model: &Model, target: &Target) -> Result<Self> {
+        let source = Source::find(Stage::Denoiser, model, target)?;
         let name = |name| model.tensor(Stage::Denoiser, name);
+        let embeds = source.outline.inputs.iter().any(|input| input.name == name("timestep_cond"));
+        let rows = if model.defaults.guidance > 1.0 && !embeds { 2 } else { 1 };
+        let usual = model.latent_shape(rows).map(Some);
         let latent = [None, Some(model.latent.channels), None, None];
         let contract = Contract {
             inputs: vec![
-                Rule::new(name("sample"), REAL, &latent),
+                Rule::new(name("sample"), REAL, &latent).usually(&usual),
                 Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
-                Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]),
+                Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]).usually(&[Some(rows), None, None]),
                 Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),
             ],
             output: Rule::new(name("out_sample"), REAL, &latent),
         };
-        let graph = Graph::open(library, Stage::Denoiser, file, &settings, &contract)?;
+        let graph = Graph::open(library, source, &contract)?;
         let input = |role| graph.find_input(name(role)).expect("the contract has checked that it is there");
         Ok(Self {
             prediction: model.training.spec().prediction,
@@ -174,7 +176,8 @@ impl Conditioned<'_> {
 
     fn write_hidden(&mut self, first_row: usize, rows: usize, hidden: &Hidden) -> Result<()> {
         let Denoiser { graph, hidden: input, .. } = &mut *self.denoiser;
-        (first_row..first_row + rows).try_for_each(|row| graph.write(*input, row * hidden.values.len(), &hidden.values))
+        (first_row..first_row + rows)
+            .try_for_each(|row| graph.write(*input, row * hidden.values.len(), &hidden.values))
     }
 
     /// Fills `predicted` with the graph's guided output for the latent in `scaled`.
@@ -183,7 +186,9 @@ impl Conditioned<'_> {
         self.denoiser.graph.fill(input, timestep)?;
         let (hidden, batch) = (self.hidden, self.shape[0]);
         match self.guidance {
-            Guidance::Off | Guidance::Embedded { .. } => self.evaluate(|predicted, output| predicted.copy_from_slice(output)),
+            Guidance::Off | Guidance::Embedded { .. } => {
+                self.evaluate(|predicted, output| predicted.copy_from_slice(output))
+            }
             Guidance::ClassifierFree { scale, .. } if self.together => self.evaluate(|predicted, output| {
                 let (negative, positive) = output.split_at(predicted.len());
                 predicted.copy_from_slice(negative);
@@ -207,7 +212,10 @@ impl Conditioned<'_> {
         self.evaluations += 1;
         let (output, shape) = graph.run(self.cancel)?;
         if shape != self.shape {
-            return Err(Error::model(format!("denoiser: returned {shape:?} for a latent of {:?}", self.shape)));
+            return Err(Error::model(format!(
+                "denoiser: returned {shape:?} for a latent of {:?}",
+                self.shape
+            )));
         }
         take(&mut self.predicted, output);
         Ok(())

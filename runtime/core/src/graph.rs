@@ -1,5 +1,6 @@
 //! One opened graph: checked against what its stage must look like, run by tensor role.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,11 @@ use ort::value::{DynTensor, DynValue, Outlet, TensorElementType as Type};
 
 use crate::cancel::Cancel;
 use crate::library::Library;
-use crate::model::GraphFile;
+use crate::model::{GraphFile, Model};
+use crate::onnx::{self, Outline};
 use crate::provider::{self, ProviderName};
 use crate::stage::{Precision, Stage};
-use crate::target::{GraphOptimization, Need, Provider, StageSettings};
+use crate::target::{GraphOptimization, Need, Provider, StageSettings, Target};
 use crate::{Error, ErrorKind, Result};
 
 /// Tensor types that hold real numbers and are converted from and to f32.
@@ -39,6 +41,8 @@ pub(crate) struct Rule<'a> {
     name: &'a str,
     types: &'static [Type],
     shapes: Vec<Vec<Size>>,
+    /// What the session is opened for, until another size is asked for.
+    usual: Vec<Size>,
     optional: bool,
 }
 
@@ -48,12 +52,18 @@ pub(crate) type Size = Option<usize>;
 impl<'a> Rule<'a> {
     /// A tensor that must be there, of one of `types`, in a shape that fits.
     pub(crate) fn new(name: &'a str, types: &'static [Type], shape: &[Size]) -> Self {
-        Self { name, types, shapes: vec![shape.to_vec()], optional: false }
+        Self { name, types, shapes: vec![shape.to_vec()], usual: Vec::new(), optional: false }
     }
 
     /// The same tensor in another shape is as good.
     pub(crate) fn or_shape(mut self, shape: &[Size]) -> Self {
         self.shapes.push(shape.to_vec());
+        self
+    }
+
+    /// The sizes that most requests will have.
+    pub(crate) fn usually(mut self, shape: &[Size]) -> Self {
+        self.usual = shape.to_vec();
         self
     }
 
@@ -64,10 +74,35 @@ impl<'a> Rule<'a> {
     }
 }
 
+/// A graph on disk whose hash was verified.
+pub(crate) struct Source {
+    pub(crate) outline: Outline,
+    stage: Stage,
+    precision: Precision,
+    file: GraphFile,
+    sha256: String,
+    settings: StageSettings,
+}
+
+impl Source {
+    /// Chooses a stage's graph by the target's precisions and verifies it.
+    pub(crate) fn find(stage: Stage, model: &Model, target: &Target) -> Result<Self> {
+        let settings = target.stage(stage);
+        let (precision, file) = model.graph(stage, &settings.precision)?;
+        let (sha256, outline) = file.inspect()?;
+        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings })
+    }
+}
+
 /// An opened graph with its input tensors, which stay allocated from run to run.
 pub(crate) struct Graph {
     stage: Stage,
     session: Session,
+    /// Axes, by name, that the session was opened for one size of.
+    fixed: Vec<(String, usize)>,
+    library: &'static Library,
+    file: GraphFile,
+    settings: StageSettings,
     /// In the order of the session's inputs, which `Session::run` matches by position.
     values: Vec<SessionInputValue<'static>>,
     inputs: Vec<Port>,
@@ -85,7 +120,10 @@ struct Port {
     data_type: Type,
     /// −1 where any size will do.
     declared: Vec<i64>,
-    shape: Vec<usize>,
+    /// Names of its axes, where they have one.
+    axes: Vec<Option<String>>,
+    /// Of the tensor that is bound now, if any.
+    shape: Option<Vec<usize>>,
 }
 
 /// What was opened, for reports.
@@ -103,27 +141,31 @@ pub struct Opened {
 }
 
 impl Graph {
-    /// Verifies a graph's hash, opens it with a target's settings and checks it against its contract.
-    pub(crate) fn open(
-        library: &Library,
-        stage: Stage,
-        (precision, file): (Precision, &GraphFile),
-        settings: &StageSettings,
-        contract: &Contract,
-    ) -> Result<Self> {
+    /// Opens a graph with a target's settings and checks it against its contract.
+    pub(crate) fn open(library: &'static Library, source: Source, contract: &Contract) -> Result<Self> {
+        let Source { outline, stage, precision, file, sha256, settings } = source;
         let told = |e: Error| e.context(format_args!("{stage} {}", file.path.display()));
-        let sha256 = file.verify()?;
-        let (session, providers, warnings) = open_session(library, file, settings).map_err(told)?;
-        let inputs: Vec<_> = session.inputs().iter().map(Port::new).collect::<Result<_>>().map_err(told)?;
-        let outputs: Vec<_> = session.outputs().iter().map(Port::new).collect::<Result<_>>().map_err(told)?;
+        let fixed =
+            if settings.session.fixed_shapes == Some(false) { vec![] } else { contract.fixed_axes(&outline) };
+        let (session, providers, warnings) = open_session(library, &file, &settings, &fixed).map_err(told)?;
+        let ports = |outlets: &[Outlet]| outlets.iter().map(Port::new).collect::<Result<Vec<_>>>();
+        let mut inputs = ports(session.inputs()).map_err(told)?;
+        inputs.iter_mut().for_each(|port| port.declare(&outline));
+        let outputs = ports(session.outputs()).map_err(told)?;
         let output_index = contract.check(&inputs, &outputs).map_err(|e| {
-            told(e.context(format_args!("is not what a {stage} looks like, or its manifest names its tensors wrongly")))
+            told(e.context(format_args!(
+                "is not what a {stage} looks like, or its manifest names its tensors wrongly"
+            )))
         })?;
         let values = inputs.iter().map(|port| empty_tensor(port.data_type, &[0])).collect::<Result<_>>()?;
         let options = Arc::new(RunOptions::new().map_err(|e| internal("run options", &e))?);
         Ok(Self {
             stage,
             session,
+            fixed,
+            library,
+            file,
+            settings,
             values,
             inputs,
             output_index,
@@ -166,7 +208,7 @@ impl Graph {
     /// [`ErrorKind::Model`] where the graph was exported for another size.
     pub(crate) fn reshape(&mut self, input: usize, shape: &[usize]) -> Result<()> {
         let port = &mut self.inputs[input];
-        if port.shape == shape {
+        if port.shape.as_deref() == Some(shape) {
             return Ok(());
         }
         let differs = |(&declared, &size): (&i64, &usize)| declared >= 0 && declared != size as i64;
@@ -176,8 +218,22 @@ impl Graph {
                 self.stage, port.name, port.declared
             )));
         }
+        let fixed_otherwise = port.axes.iter().zip(shape).any(|(axis, &size)| {
+            self.fixed.iter().any(|(name, fixed)| axis.as_ref() == Some(name) && *fixed != size)
+        });
         self.values[input] = empty_tensor(port.data_type, shape)?;
-        port.shape = shape.to_vec();
+        port.shape = Some(shape.to_vec());
+        if fixed_otherwise { self.reopen_for_any_size() } else { Ok(()) }
+    }
+
+    fn reopen_for_any_size(&mut self) -> Result<()> {
+        self.fixed.clear();
+        let told = |e: Error| e.context(format_args!("{} {}", self.stage, self.file.path.display()));
+        let (session, providers, warnings) =
+            open_session(self.library, &self.file, &self.settings, &[]).map_err(told)?;
+        self.session = session;
+        self.opened.providers = providers;
+        self.opened.warnings = warnings;
         Ok(())
     }
 
@@ -245,20 +301,61 @@ impl Graph {
     }
 
     fn cannot_hold(&self, input: usize, data_type: Type) -> Error {
-        Error::new(ErrorKind::Internal, format!("{} input {} has type {data_type}", self.stage, self.inputs[input].name))
+        Error::new(
+            ErrorKind::Internal,
+            format!("{} input {} has type {data_type}", self.stage, self.inputs[input].name),
+        )
     }
 }
 
 impl Port {
     fn new(outlet: &Outlet) -> Result<Self> {
-        let (Some(data_type), Some(shape)) = (outlet.dtype().tensor_type(), outlet.dtype().tensor_shape()) else {
+        let (Some(data_type), Some(shape)) = (outlet.dtype().tensor_type(), outlet.dtype().tensor_shape())
+        else {
             return Err(Error::model(format!("{} is not a tensor", outlet.name())));
         };
-        Ok(Self { name: outlet.name().to_owned(), data_type, declared: shape.to_vec(), shape: Vec::new() })
+        Ok(Self {
+            name: outlet.name().to_owned(),
+            data_type,
+            declared: shape.to_vec(),
+            axes: Vec::new(),
+            shape: None,
+        })
+    }
+
+    /// Takes sizes and names from the file: the session knows only what it was opened for.
+    fn declare(&mut self, outline: &Outline) {
+        let Some(input) = outline.inputs.iter().find(|input| input.name == self.name) else { return };
+        if input.sizes.len() != self.declared.len() {
+            return;
+        }
+        let size = |size: &onnx::Size| match size {
+            onnx::Size::Fixed(size) => i64::try_from(*size).unwrap_or(-1),
+            onnx::Size::Named(_) | onnx::Size::Unknown => -1,
+        };
+        self.declared = input.sizes.iter().map(size).collect();
+        self.axes = input.sizes.iter().map(|size| size.name().map(str::to_owned)).collect();
     }
 }
 
 impl Contract<'_> {
+    /// Named axes of the inputs that have one usual size, with that size.
+    fn fixed_axes(&self, outline: &Outline) -> Vec<(String, usize)> {
+        let mut fixed: BTreeMap<&str, Option<usize>> = BTreeMap::new();
+        for rule in &self.inputs {
+            let Some(input) = outline.inputs.iter().find(|input| input.name == rule.name) else { continue };
+            for (axis, usual) in input.sizes.iter().zip(&rule.usual) {
+                let (Some(name), Some(size)) = (axis.name(), *usual) else { continue };
+                // An axis that two inputs would fix differently stays free.
+                fixed
+                    .entry(name)
+                    .and_modify(|other| *other = other.filter(|&other| other == size))
+                    .or_insert(Some(size));
+            }
+        }
+        fixed.into_iter().filter_map(|(name, size)| Some((name.to_owned(), size?))).collect()
+    }
+
     /// Checks names, types, ranks and fixed sizes; returns the index of the output.
     fn check(&self, inputs: &[Port], outputs: &[Port]) -> Result<usize> {
         for rule in &self.inputs {
@@ -300,14 +397,19 @@ impl Rule<'_> {
         };
         if !self.shapes.iter().any(fits) {
             let expected: Vec<_> = self.shapes.iter().map(|shape| describe(shape)).collect();
-            return fault("shape", format!("{:?}", port.declared), format!("{} (−1 is any size)", expected.join(" or ")));
+            return fault(
+                "shape",
+                format!("{:?}", port.declared),
+                format!("{} (−1 is any size)", expected.join(" or ")),
+            );
         }
         Ok(())
     }
 }
 
 fn describe(shape: &[Size]) -> String {
-    let sizes: Vec<_> = shape.iter().map(|size| size.map_or_else(|| "-1".into(), |size| size.to_string())).collect();
+    let sizes: Vec<_> =
+        shape.iter().map(|size| size.map_or_else(|| "-1".into(), |size| size.to_string())).collect();
     format!("[{}]", sizes.join(", "))
 }
 
@@ -321,6 +423,7 @@ fn open_session(
     library: &Library,
     file: &GraphFile,
     settings: &StageSettings,
+    fixed: &[(String, usize)],
 ) -> Result<(Session, Vec<ProviderName>, Vec<String>)> {
     let mut warnings = Vec::new();
     let mut providers = settings.providers.clone();
@@ -331,12 +434,15 @@ fn open_session(
     });
     require(&settings.providers, &providers, &warnings)?;
     loop {
-        let error = match try_session(library, file, settings, &providers) {
-            Ok(session) => return Ok((session, providers.iter().map(|provider| provider.name).collect(), warnings)),
+        let error = match try_session(library, file, settings, &providers, fixed) {
+            Ok(session) => {
+                return Ok((session, providers.iter().map(|provider| provider.name).collect(), warnings));
+            }
             Err(error) => error,
         };
         // The library does not say which provider failed: leave out the first optional one, and try again.
-        let optional = |provider: &Provider| provider.need == Need::Optional && provider.name != ProviderName::CPU;
+        let optional =
+            |provider: &Provider| provider.need == Need::Optional && provider.name != ProviderName::CPU;
         let Some(index) = providers.iter().position(optional) else { return Err(error) };
         keep_or_warn(&providers.remove(index), Some(error.to_string()), &mut warnings);
     }
@@ -365,20 +471,34 @@ fn require(wanted: &[Provider], usable: &[Provider], reasons: &[String]) -> Resu
     }
 }
 
-fn try_session(library: &Library, file: &GraphFile, settings: &StageSettings, providers: &[Provider]) -> Result<Session> {
+fn try_session(
+    library: &Library,
+    file: &GraphFile,
+    settings: &StageSettings,
+    providers: &[Provider],
+    fixed: &[(String, usize)],
+) -> Result<Session> {
     let builder = Session::builder(library.environment()).map_err(|e| internal("session options", &e))?;
     let register = |builder: SessionBuilder, provider: &Provider| {
-        builder.with_execution_providers([provider::dispatch(provider)]).map_err(|e| {
-            Error::library(format!("provider {} cannot be used: {e}", provider.name))
-        })
+        builder
+            .with_execution_providers([provider::dispatch(provider)])
+            .map_err(|e| Error::library(format!("provider {} cannot be used: {e}", provider.name)))
     };
     let builder = providers.iter().try_fold(builder, register)?;
     // After the providers: registering the CPU provider sets the arena, too.
     let mut builder = configure(builder, settings, providers).map_err(|e| internal("session options", &e))?;
+    for (axis, size) in fixed {
+        let fixing = builder.with_dimension_override(axis, *size as i64);
+        builder = fixing.map_err(|e| internal("a dimension override", &e))?;
+    }
     builder.commit_from_file(&file.path).map_err(|e| open_failed(&e))
 }
 
-fn configure(builder: SessionBuilder, settings: &StageSettings, providers: &[Provider]) -> ort::Result<SessionBuilder> {
+fn configure(
+    builder: SessionBuilder,
+    settings: &StageSettings,
+    providers: &[Provider],
+) -> ort::Result<SessionBuilder> {
     let session = &settings.session;
     let mut builder = builder;
     if let Some(threads) = session.intra_threads {
@@ -417,7 +537,8 @@ fn configure(builder: SessionBuilder, settings: &StageSettings, providers: &[Pro
 
 fn empty_tensor(data_type: Type, shape: &[usize]) -> Result<SessionInputValue<'static>> {
     let shape: Vec<_> = shape.iter().map(|&size| size as i64).collect();
-    let tensor = DynTensor::new(&Allocator::default(), data_type, shape).map_err(|e| internal("input tensor", &e))?;
+    let tensor =
+        DynTensor::new(&Allocator::default(), data_type, shape).map_err(|e| internal("input tensor", &e))?;
     Ok(tensor.into())
 }
 
@@ -457,7 +578,9 @@ fn open_failed(error: &ort::Error) -> Error {
 fn run_failed(stage: Stage, error: &ort::Error) -> Error {
     let message = error.message().trim_end();
     if message.contains("allocate memory") || message.contains("bad_alloc") {
-        return Error::limit(format!("{stage}: memory ran out: {message}; ask for a smaller picture or batch"));
+        return Error::limit(format!(
+            "{stage}: memory ran out: {message}; ask for a smaller picture or batch"
+        ));
     }
     Error::model(format!("{stage}: the graph failed while it ran: {message}"))
 }

@@ -26,6 +26,7 @@ pub mod model;
 pub mod stage;
 pub mod library;
 pub mod provider;
+mod onnx;
 mod graph;
 pub mod tokenizer;
 mod text;

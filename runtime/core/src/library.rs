@@ -42,7 +42,8 @@ impl Library {
         if let Some(library) = *opened {
             return Ok(library);
         }
-        let library = Box::leak(Box::new(open_first(&candidates(explicit, &Surroundings::of_this_process()))?));
+        let library =
+            Box::leak(Box::new(open_first(&candidates(explicit, &Surroundings::of_this_process()))?));
         *opened = Some(library);
         Ok(library)
     }
@@ -183,11 +184,14 @@ fn resolve(path: &Path) -> Result<PathBuf, Refusal> {
     let entries = std::fs::read_dir(path).map_err(|e| Refusal(format!("cannot be listed: {e}")))?;
     let is_library = |name: &str| match env::consts::OS {
         "windows" => name == "onnxruntime.dll",
-        "macos" => name.starts_with("libonnxruntime") && name.ends_with(".dylib") && !name.contains("_providers"),
+        "macos" => {
+            name.starts_with("libonnxruntime") && name.ends_with(".dylib") && !name.contains("_providers")
+        }
         _ => name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so."),
     };
     let files = entries.flatten().map(|entry| entry.path());
-    let libraries = files.filter(|file| file.file_name().is_some_and(|name| is_library(&name.to_string_lossy())));
+    let libraries =
+        files.filter(|file| file.file_name().is_some_and(|name| is_library(&name.to_string_lossy())));
     let newest = libraries.max().ok_or_else(|| Refusal(format!("holds no {}", file_name())))?;
     std::path::absolute(newest).map_err(|e| Refusal(e.to_string()))
 }
@@ -212,8 +216,9 @@ fn probe(path: &Path) -> Result<String, Refusal> {
     // ONNX Runtime is installed, which is the trust that loading a library means.
     let library = unsafe { libloading::Library::new(path) }.map_err(|e| Refusal(loader_message(&e)))?;
     // SAFETY: `OrtGetApiBase` has had this signature since the first release of ONNX Runtime.
-    let base = unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
-        .map_err(|_| Refusal("is not ONNX Runtime: it has no OrtGetApiBase".into()))?;
+    let base =
+        unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
+            .map_err(|_| Refusal("is not ONNX Runtime: it has no OrtGetApiBase".into()))?;
     // SAFETY: the function takes nothing and returns a pointer to a static table, or null.
     let base = unsafe { base().as_ref() }.ok_or_else(|| Refusal("returned no API".into()))?;
     // SAFETY: the string is static and NUL-terminated.
@@ -224,8 +229,12 @@ fn probe(path: &Path) -> Result<String, Refusal> {
     }
     // SAFETY: asking for a version of the API returns a static table, or null where it is not offered.
     if unsafe { (base.GetApi)(oldest) }.is_null() {
-        return Err(Refusal(format!("is ONNX Runtime {version}, which does not offer API {oldest} any more")));
+        return Err(Refusal(format!(
+            "is ONNX Runtime {version}, which does not offer API {oldest} any more"
+        )));
     }
+    // Kept open: unloading it only for `ort` to load it again would take as long as loading it.
+    std::mem::forget(library);
     Ok(version)
 }
 
@@ -261,7 +270,12 @@ mod tests {
     use super::*;
 
     fn surroundings() -> Surroundings {
-        Surroundings { variable: None, executable: Some("/app/bin".into()), user_data: Some("/data".into()), python: vec![] }
+        Surroundings {
+            variable: None,
+            executable: Some("/app/bin".into()),
+            user_data: Some("/data".into()),
+            python: vec![],
+        }
     }
 
     fn places(explicit: Option<&str>, surroundings: &Surroundings) -> Vec<&'static str> {
@@ -299,7 +313,8 @@ mod tests {
         std::fs::write(&text, "not a library").unwrap();
         let empty = folder.path().join("empty");
         std::fs::create_dir(&empty).unwrap();
-        let candidates = [text, empty, folder.path().join("absent")].map(|path| Candidate { why: "test", path });
+        let candidates =
+            [text, empty, folder.path().join("absent")].map(|path| Candidate { why: "test", path });
         let error = open_first(&candidates).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Library);
         let message = error.to_string();

@@ -131,9 +131,9 @@ impl Model {
     /// neither `model.yaml` nor `model_index.json`, a field is unknown or impossible, a graph is missing, leaves
     /// the folder, or is a Git LFS pointer or a web page instead of a graph.
     pub fn open(folder: &Path) -> Result<Self> {
-        let root = folder
-            .canonicalize()
-            .map_err(|e| Error::model(format!("model folder {}: cannot be read: {e}", folder.display())).because(e))?;
+        let root = folder.canonicalize().map_err(|e| {
+            Error::model(format!("model folder {}: cannot be read: {e}", folder.display())).because(e)
+        })?;
         let model = if root.join(manifest::FILE).is_file() {
             manifest::open(&root)?
         } else if root.join(optimum::FILE).is_file() {
@@ -172,6 +172,12 @@ impl Model {
         })
     }
 
+    /// The latent of `rows` pictures of the default size, `[rows, channels, height, width]`.
+    pub(crate) fn latent_shape(&self, rows: usize) -> [usize; 4] {
+        let LatentGeometry { channels, downscale, .. } = self.latent;
+        [rows, channels, self.picture.height / downscale, self.picture.width / downscale]
+    }
+
     /// What a graph of `stage` calls the tensor that Optimum calls `name`.
     pub(crate) fn tensor<'a>(&'a self, stage: Stage, name: &'a str) -> &'a str {
         self.stages.get(&stage).and_then(|files| files.tensors.get(name)).map_or(name, String::as_str)
@@ -190,7 +196,9 @@ impl Model {
             )));
         }
         if !scale.is_finite() || scale == 0.0 || !shift.is_finite() {
-            return Err(Error::model(format!("latent: scale {scale} and shift {shift}, expected finite, scale not 0")));
+            return Err(Error::model(format!(
+                "latent: scale {scale} and shift {shift}, expected finite, scale not 0"
+            )));
         }
         let PictureSize { width, height, multiple } = self.picture;
         for (side, multiple) in [(width, multiple), (height, multiple)] {
@@ -205,7 +213,9 @@ impl Model {
         sampler::find_sampler(sampler).map_err(|e| Error::model(format!("defaults: {e}")))?;
         find_schedule(schedule).map_err(|e| Error::model(format!("defaults: {e}")))?;
         if *steps == 0 || !guidance.is_finite() || *guidance < 0.0 {
-            return Err(Error::model(format!("defaults: steps {steps} and guidance {guidance}, expected from 1 and from 0")));
+            return Err(Error::model(format!(
+                "defaults: steps {steps} and guidance {guidance}, expected from 1 and from 0"
+            )));
         }
         let window = &self.tokenizer.window;
         if !(3..=4096).contains(&window.length) {
@@ -232,8 +242,10 @@ pub fn find_model(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
         return Ok(found);
     }
     let looked: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-    let known: Vec<_> =
-        list_models(folders).iter().filter_map(|path| Some(path.file_name()?.display().to_string())).collect();
+    let known: Vec<_> = list_models(folders)
+        .iter()
+        .filter_map(|path| Some(path.file_name()?.display().to_string()))
+        .collect();
     Err(Error::model(format!(
         "unknown model \"{name}\"; known: {} (looked in {}); a path such as ./{name} works too",
         if known.is_empty() { "none".into() } else { known.join(", ") },

@@ -59,14 +59,23 @@ impl Picture {
     }
 }
 
-fn encode(pixels: &RgbImage, provenance: &Provenance, format: Format) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+fn encode(
+    pixels: &RgbImage,
+    provenance: &Provenance,
+    format: Format,
+) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     let mut bytes = Cursor::new(Vec::with_capacity(pixels.as_raw().len() / 2));
     let (width, height) = pixels.dimensions();
     match format {
         Format::Png => encode_png(pixels, provenance, &mut bytes)?,
         Format::Jpeg => JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY).encode_image(pixels)?,
         Format::WebP => {
-            WebPEncoder::new_lossless(&mut bytes).write_image(pixels, width, height, ExtendedColorType::Rgb8)?;
+            WebPEncoder::new_lossless(&mut bytes).write_image(
+                pixels,
+                width,
+                height,
+                ExtendedColorType::Rgb8,
+            )?;
         }
     }
     Ok(bytes.into_inner())
@@ -93,8 +102,11 @@ fn encode_png(
 
 /// The one-paragraph form that began with the Stable Diffusion web UI.
 fn parameters(provenance: &Provenance) -> String {
-    let Provenance { prompt, negative, steps, sampler, schedule, guidance, seed, width, height, model, .. } = provenance;
-    let negative = negative.as_ref().map(|negative| format!("\nNegative prompt: {negative}")).unwrap_or_default();
+    let Provenance {
+        prompt, negative, steps, sampler, schedule, guidance, seed, width, height, model, ..
+    } = provenance;
+    let negative =
+        negative.as_ref().map(|negative| format!("\nNegative prompt: {negative}")).unwrap_or_default();
     let text = format!(
         "{prompt}{negative}\nSteps: {steps}, Sampler: {sampler}, Schedule type: {schedule}, CFG scale: {guidance}, \
          Seed: {seed}, Size: {width}x{height}, Model: {model}, Version: safelight {}",
@@ -108,7 +120,8 @@ fn parameters(provenance: &Provenance) -> String {
 /// # Errors
 /// [`ErrorKind::Io`] naming the file; nothing is left behind.
 pub fn save(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fault = |e: std::io::Error| Error::io(format!("{}: cannot be written: {e}", path.display())).because(e);
+    let fault =
+        |e: std::io::Error| Error::io(format!("{}: cannot be written: {e}", path.display())).because(e);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".safelight-").tempfile_in(folder).map_err(fault)?;
     file.write_all(bytes).map_err(fault)?;

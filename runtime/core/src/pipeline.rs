@@ -224,7 +224,10 @@ impl Pipeline {
         };
         for (what, hidden) in [("prompt", Some(&positive)), ("negative prompt", negative.as_ref())] {
             if let Some(cut) = hidden.and_then(|hidden| hidden.cut.as_ref()) {
-                job.warn(&mut self.observer, format!("the {what} is longer than the model reads; cut off: \"{cut}\""));
+                job.warn(
+                    &mut self.observer,
+                    format!("the {what} is longer than the model reads; cut off: \"{cut}\""),
+                );
             }
         }
         job.output.timings.graphs_ms += milliseconds(self.text.graph.take_run_time());
@@ -247,9 +250,11 @@ impl Pipeline {
             None if self.denoiser.embeds_guidance() => Guidance::Embedded { scale: plan.guidance },
             None => Guidance::Off,
         };
-        let mut denoiser = self.denoiser.condition(latent.dim(), &prompts.positive, guidance, &request.cancel)?;
+        let mut denoiser =
+            self.denoiser.condition(latent.dim(), &prompts.positive, guidance, &request.cancel)?;
         let observer = &mut self.observer;
-        let mut watch = StepWatch { plan, first, start: Instant::now(), observer, timings: &mut job.output.timings };
+        let mut watch =
+            StepWatch { plan, first, start: Instant::now(), observer, timings: &mut job.output.timings };
         let mut run = Run {
             levels: &plan.schedule.levels,
             noise: &mut |latent| noise.fill(latent),
@@ -349,7 +354,9 @@ impl<'a> Job<'a> {
     fn noise(&self, first: usize) -> Noise {
         let seed = self.request.seed;
         match self.request.noise {
-            NoiseLayout::PerImage => Noise::per_image((first..first + self.batch(first)).map(|i| seed + i as u64)),
+            NoiseLayout::PerImage => {
+                Noise::per_image((first..first + self.batch(first)).map(|i| seed + i as u64))
+            }
             NoiseLayout::Shared => Noise::shared(seed),
         }
     }

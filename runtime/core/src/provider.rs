@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch};
+use ort::ep::{
+    self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::target::{Provider, Scalar};
@@ -20,9 +22,10 @@ struct Row {
 macro_rules! with_options {
     ($provider:ident) => {
         |settings| {
-            let provider = settings.options.iter().fold(ep::$provider::default(), |provider, (key, value)| {
-                provider.with_arbitrary_config(key, value.to_option())
-            });
+            let provider =
+                settings.options.iter().fold(ep::$provider::default(), |provider, (key, value)| {
+                    provider.with_arbitrary_config(key, value.to_option())
+                });
             provider.build()
         }
     };
@@ -151,7 +154,10 @@ pub fn provider_names() -> impl Iterator<Item = &'static str> {
 
 /// Turns ONNX Runtime's own name into the table's, where the table has it.
 pub(crate) fn short_name(onnxruntime_name: &str) -> &str {
-    PROVIDERS.iter().find(|row| row.onnxruntime_name == onnxruntime_name).map_or(onnxruntime_name, |row| row.name)
+    PROVIDERS
+        .iter()
+        .find(|row| row.onnxruntime_name == onnxruntime_name)
+        .map_or(onnxruntime_name, |row| row.name)
 }
 
 /// A provider ready for registration: a failure is an error, never a silent fall back to the CPU.
@@ -165,10 +171,16 @@ pub(crate) fn check_options(settings: &Provider) -> Result<()> {
     for (key, value) in &settings.options {
         if !known.contains(&key.as_str()) {
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            return Err(Error::usage(format!("providers: {} has no option \"{key}\"; known: {known}", settings.name)));
+            return Err(Error::usage(format!(
+                "providers: {} has no option \"{key}\"; known: {known}",
+                settings.name
+            )));
         }
         if matches!(value, Scalar::Text(text) if text.contains('\0')) {
-            return Err(Error::usage(format!("providers: {} option \"{key}\" holds a NUL byte", settings.name)));
+            return Err(Error::usage(format!(
+                "providers: {} option \"{key}\" holds a NUL byte",
+                settings.name
+            )));
         }
     }
     Ok(())

@@ -134,7 +134,9 @@ impl Plan {
 
 fn check_numbers(request: &Request, guidance: f64) -> Result<()> {
     if !(0.0..=MAX_GUIDANCE).contains(&guidance) {
-        return Err(Error::usage(format!("guidance is {guidance}, expected 0 to {MAX_GUIDANCE} (1 or less is off)")));
+        return Err(Error::usage(format!(
+            "guidance is {guidance}, expected 0 to {MAX_GUIDANCE} (1 or less is off)"
+        )));
     }
     if !(0.0..=1.0).contains(&request.eta) {
         return Err(Error::usage(format!("eta is {}, expected 0 to 1", request.eta)));
@@ -145,7 +147,10 @@ fn check_numbers(request: &Request, guidance: f64) -> Result<()> {
         }
     }
     if request.seed.checked_add(request.count as u64 - 1).is_none() {
-        return Err(Error::usage(format!("seed {} leaves no room for {} pictures", request.seed, request.count)));
+        return Err(Error::usage(format!(
+            "seed {} leaves no room for {} pictures",
+            request.seed, request.count
+        )));
     }
     Ok(())
 }
@@ -170,7 +175,12 @@ fn check_size(width: usize, height: usize, model: &Model) -> Result<()> {
     Ok(())
 }
 
-fn check_limits(request: &Request, steps: usize, (width, height): (usize, usize), target: &Target) -> Result<()> {
+fn check_limits(
+    request: &Request,
+    steps: usize,
+    (width, height): (usize, usize),
+    target: &Target,
+) -> Result<()> {
     let limits = target.limits;
     let pixels = (width as u64).saturating_mul(height as u64);
     within("pixels", pixels, limits.max_pixels)?;
@@ -184,7 +194,9 @@ fn check_limits(request: &Request, steps: usize, (width, height): (usize, usize)
 
 fn within(what: &str, asked: u64, most: u64) -> Result<()> {
     if asked > most {
-        return Err(Error::limit(format!("{what}: {asked} asked for, but the target allows {most} (limits in its file)")));
+        return Err(Error::limit(format!(
+            "{what}: {asked} asked for, but the target allows {most} (limits in its file)"
+        )));
     }
     Ok(())
 }
@@ -192,14 +204,23 @@ fn within(what: &str, asked: u64, most: u64) -> Result<()> {
 fn warnings(request: &Request, model: &Model, steps: usize, guidance: f64) -> Vec<String> {
     let mut warnings = model.warnings.clone();
     let why = model.range.why.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
-    if let Some((fewest, most)) = model.range.steps.filter(|(fewest, most)| !(fewest..=most).contains(&&steps)) {
-        warnings.push(format!("model \"{}\" is made for {fewest} to {most} steps{why}, you asked for {steps}", model.name));
+    if let Some((fewest, most)) =
+        model.range.steps.filter(|(fewest, most)| !(fewest..=most).contains(&&steps))
+    {
+        warnings.push(format!(
+            "model \"{}\" is made for {fewest} to {most} steps{why}, you asked for {steps}",
+            model.name
+        ));
     }
     if let Some((low, high)) = model.range.guidance.filter(|(low, high)| !(low..=high).contains(&&guidance)) {
-        warnings.push(format!("model \"{}\" is made for guidance {low} to {high}{why}, you asked for {guidance}", model.name));
+        warnings.push(format!(
+            "model \"{}\" is made for guidance {low} to {high}{why}, you asked for {guidance}",
+            model.name
+        ));
     }
     if request.negative.as_ref().is_some_and(|negative| !negative.is_empty()) && guidance <= 1.0 {
-        warnings.push(format!("the negative prompt has no effect: guidance {guidance} is off; try --guidance 2"));
+        warnings
+            .push(format!("the negative prompt has no effect: guidance {guidance} is off; try --guidance 2"));
     }
     warnings
 }

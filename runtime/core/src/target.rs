@@ -95,6 +95,9 @@ pub struct Session {
     pub spinning: Option<bool>,
     /// How far ONNX Runtime rewrites the graph while it opens it.
     pub graph_optimization: Option<GraphOptimization>,
+    /// Whether graphs are opened for the model's own size and one picture, which opens and runs faster; another size
+    /// or batch opens them once more. On unless it says false.
+    pub fixed_shapes: Option<bool>,
     /// Whether memory is planned ahead for fixed shapes.
     pub memory_pattern: Option<bool>,
     /// Whether CPU memory comes from an arena, which is faster and keeps what it took.
@@ -240,17 +243,30 @@ impl Target {
 
     fn check(&self) -> Result<()> {
         if self.schema != Self::SCHEMA {
-            return Err(Error::usage(format!("schema is \"{}\", expected \"{}\"", self.schema, Self::SCHEMA)));
+            return Err(Error::usage(format!(
+                "schema is \"{}\", expected \"{}\"",
+                self.schema,
+                Self::SCHEMA
+            )));
         }
         check_lists(&self.providers, &self.precision, &self.session)?;
         for (stage, overrides) in &self.stages {
             let providers = overrides.providers.as_ref().unwrap_or(&self.providers);
             let precision = overrides.precision.as_ref().unwrap_or(&self.precision);
-            check_lists(providers, precision, &overrides.session).map_err(|e| e.context(format!("stages.{stage}")))?;
+            check_lists(providers, precision, &overrides.session)
+                .map_err(|e| e.context(format!("stages.{stage}")))?;
         }
-        let Limits { max_pixels, max_steps, max_count, max_batch, max_prompt_bytes, max_graph_bytes } = self.limits;
-        let zero = [max_pixels, max_steps as u64, max_count as u64, max_batch as u64, max_prompt_bytes as u64, max_graph_bytes]
-            .contains(&0);
+        let Limits { max_pixels, max_steps, max_count, max_batch, max_prompt_bytes, max_graph_bytes } =
+            self.limits;
+        let zero = [
+            max_pixels,
+            max_steps as u64,
+            max_count as u64,
+            max_batch as u64,
+            max_prompt_bytes as u64,
+            max_graph_bytes,
+        ]
+        .contains(&0);
         if zero {
             return Err(Error::usage("limits: a limit is 0, so that nothing could ever run"));
         }
@@ -260,11 +276,21 @@ impl Target {
 
 impl Session {
     fn override_with(&mut self, other: &Self) {
-        let Self { intra_threads, inter_threads, spinning, graph_optimization, memory_pattern, arena, keys } = other;
+        let Self {
+            intra_threads,
+            inter_threads,
+            spinning,
+            graph_optimization,
+            fixed_shapes,
+            memory_pattern,
+            arena,
+            keys,
+        } = other;
         self.intra_threads = intra_threads.or(self.intra_threads);
         self.inter_threads = inter_threads.or(self.inter_threads);
         self.spinning = spinning.or(self.spinning);
         self.graph_optimization = graph_optimization.or(self.graph_optimization);
+        self.fixed_shapes = fixed_shapes.or(self.fixed_shapes);
         self.memory_pattern = memory_pattern.or(self.memory_pattern);
         self.arena = arena.or(self.arena);
         self.keys.extend(keys.clone());
@@ -327,7 +353,10 @@ const SESSION_KEYS: &[(&str, Value)] = &[
 fn check_session_key(key: &str, value: &Scalar) -> Result<()> {
     let Some((_, expected)) = SESSION_KEYS.iter().find(|(name, _)| *name == key) else {
         let known: Vec<_> = SESSION_KEYS.iter().map(|(name, _)| *name).collect();
-        return Err(Error::usage(format!("session.keys: unknown key \"{key}\"; known: {}", known.join(", "))));
+        return Err(Error::usage(format!(
+            "session.keys: unknown key \"{key}\"; known: {}",
+            known.join(", ")
+        )));
     };
     let wanted = match (expected, value) {
         (Value::Flag, Scalar::Bool(_) | Scalar::Integer(0 | 1)) => return Ok(()),
@@ -353,7 +382,8 @@ pub fn find_target(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
         return Ok(path);
     }
     let looked: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-    let known: Vec<_> = list_targets(folders).iter().filter_map(|p| Some(p.file_stem()?.display().to_string())).collect();
+    let known: Vec<_> =
+        list_targets(folders).iter().filter_map(|p| Some(p.file_stem()?.display().to_string())).collect();
     Err(Error::usage(format!(
         "unknown target \"{name}\"; known: {} (looked in {}); a path to a .yaml file works too",
         if known.is_empty() { "none".into() } else { known.join(", ") },
@@ -364,8 +394,10 @@ pub fn find_target(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
 /// Every `*.yaml` in the given folders, sorted; folders that are not there count as empty.
 pub fn list_targets(folders: &[PathBuf]) -> Vec<PathBuf> {
     let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
-    let mut files: Vec<_> =
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+        .collect();
     files.sort();
     files
 }
@@ -403,7 +435,10 @@ mod tests {
         assert_eq!(decoder.session.keys.len(), 2);
         assert_eq!(target.stage(Stage::Denoiser).session.intra_threads, Some(4));
         assert_eq!(target.clone().with_threads(2).stage(Stage::Decoder).session.intra_threads, Some(2));
-        assert_eq!(target.with_precision(vec![Precision::Fp32]).stage(Stage::Decoder).precision, [Precision::Fp32]);
+        assert_eq!(
+            target.with_precision(vec![Precision::Fp32]).stage(Stage::Decoder).precision,
+            [Precision::Fp32]
+        );
     }
 
     #[test]
@@ -411,7 +446,10 @@ mod tests {
         let cases = [
             ("colour: red\n", "unknown field `colour`"),
             ("session: {spining: true}\n", "unknown field `spining`"),
-            ("session: {keys: {session.intra_op.allow_spining: 1}}\n", "unknown key \"session.intra_op.allow_spining\""),
+            (
+                "session: {keys: {session.intra_op.allow_spining: 1}}\n",
+                "unknown key \"session.intra_op.allow_spining\"",
+            ),
             ("session: {keys: {session.disable_prepacking: banana}}\n", "expected true or false"),
             ("session: {keys: {session.dynamic_block_base: -1}}\n", "expected a whole number from 0"),
             ("session: {intra_threads: -1}\n", "intra_threads"),

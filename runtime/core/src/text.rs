@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
-use crate::graph::{Contract, Graph, IDS, REAL, Rule};
+use crate::graph::{Contract, Graph, IDS, REAL, Rule, Source};
 use crate::library::Library;
 use crate::model::{Model, TokenizerFiles, Vocabulary};
 use crate::stage::Stage;
@@ -34,16 +34,15 @@ pub(crate) struct Hidden {
 }
 
 impl TextEncoder {
-    pub(crate) fn open(library: &Library, model: &Model, target: &Target) -> Result<Self> {
-        let settings = target.stage(Stage::TextEncoder);
-        let file = model.graph(Stage::TextEncoder, &settings.precision)?;
+    pub(crate) fn open(library: &'static Library, model: &Model, target: &Target) -> Result<Self> {
+        let source = Source::find(Stage::TextEncoder, model, target)?;
         let name = |name| model.tensor(Stage::TextEncoder, name);
         let length = Some(model.tokenizer.window.length);
         let contract = Contract {
-            inputs: vec![Rule::new(name("input_ids"), IDS, &[None, length])],
+            inputs: vec![Rule::new(name("input_ids"), IDS, &[None, length]).usually(&[Some(1), length])],
             output: Rule::new(name("last_hidden_state"), REAL, &[None; 3]),
         };
-        let graph = Graph::open(library, Stage::TextEncoder, file, &settings, &contract)?;
+        let graph = Graph::open(library, source, &contract)?;
         let input = graph.find_input(name("input_ids")).expect("the contract has checked that it is there");
         Ok(Self { graph, tokenizer: open_tokenizer(&model.tokenizer)?, input, cache: VecDeque::new() })
     }
@@ -58,7 +57,9 @@ impl TextEncoder {
         self.graph.write_ids(self.input, &tokens.ids)?;
         let (values, shape) = self.graph.run(cancel)?;
         let &[1, count, width] = shape else {
-            return Err(Error::model(format!("text_encoder: returned {shape:?} for one prompt, expected [1, tokens, width]")));
+            return Err(Error::model(format!(
+                "text_encoder: returned {shape:?} for one prompt, expected [1, tokens, width]"
+            )));
         };
         if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
             return Err(Error::numeric(format!(
@@ -77,6 +78,8 @@ impl TextEncoder {
 fn open_tokenizer(files: &TokenizerFiles) -> Result<Tokenizer> {
     match &files.vocabulary {
         Vocabulary::TokenizerJson(path) => Tokenizer::from_tokenizer_json(path, files.window),
-        Vocabulary::VocabAndMerges(vocab, merges) => Tokenizer::from_vocab_and_merges(vocab, merges, files.window),
+        Vocabulary::VocabAndMerges(vocab, merges) => {
+            Tokenizer::from_vocab_and_merges(vocab, merges, files.window)
+        }
     }
 }

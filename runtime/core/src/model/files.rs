@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
+use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
+use crate::onnx::{self, Outline};
 use crate::{Error, Result};
 
 /// One graph on disk.
@@ -41,17 +43,59 @@ impl GraphFile {
     /// Reads everything once and returns the graph's SHA-256 in lower-case hex.
     ///
     /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model) where a hash differs from the manifest's.
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) where a hash differs from the manifest's, the file is not an
+    /// ONNX graph, or it keeps weights in files that are not listed or lie elsewhere.
     pub fn verify(&self) -> Result<String> {
+        self.inspect().map(|(sha256, _)| sha256)
+    }
+
+    /// As [`verify`](Self::verify), with what was read.
+    pub(crate) fn inspect(&self) -> Result<(String, Outline)> {
         for file in &self.data {
-            verify_hash(&file.path, file.sha256.as_deref())?;
+            check_hash(&file.path, &map(&file.path)?, file.sha256.as_deref())?;
         }
-        verify_hash(&self.path, self.sha256.as_deref())
+        let bytes = map(&self.path)?;
+        let sha256 = check_hash(&self.path, &bytes, self.sha256.as_deref())?;
+        let outline = onnx::outline(&bytes, &self.path)?;
+        self.check_data_files(&outline)?;
+        Ok((sha256, outline))
+    }
+
+    /// Refuses weights outside of the graph's folder, which ONNX Runtime would read through hard links, and weights
+    /// that no hash vouches for.
+    fn check_data_files(&self, outline: &Outline) -> Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        for name in &outline.data_files {
+            let path = inside(folder, name)
+                .map_err(|e| e.context(format_args!("{}: its weights", self.path.display())))?;
+            let listed = self.data.iter().any(|file| file.path == path);
+            if !listed && self.sha256.is_some() {
+                return Err(Error::model(format!(
+                    "{}: keeps weights in \"{name}\", which the manifest does not list under data",
+                    self.path.display()
+                )));
+            }
+        }
+        Ok(())
     }
 }
 
-fn verify_hash(path: &Path, promised: Option<&str>) -> Result<String> {
-    let found = sha256(path).map_err(|e| unreadable(path, &e).because(e))?;
+/// Whether a graph takes or gives half precision.
+pub(super) fn is_half(path: &Path) -> Result<bool> {
+    let outline = onnx::outline(&map(path)?, path)?;
+    Ok(outline.inputs.iter().chain(&outline.outputs).any(|tensor| tensor.element_type == onnx::FLOAT16))
+}
+
+/// Maps a file, so that looking at one with gigabytes of weights reads only what is looked at.
+fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).map_err(|e| unreadable(path, &e).because(e))?;
+    // SAFETY: the bytes are only read. Another process that truncates the file meanwhile would kill this one, as it
+    // would while ONNX Runtime reads it: models are replaced as whole folders, never in place.
+    unsafe { Mmap::map(&file) }.map_err(|e| unreadable(path, &e).because(e))
+}
+
+fn check_hash(path: &Path, bytes: &[u8], promised: Option<&str>) -> Result<String> {
+    let found: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     match promised {
         Some(promised) if promised != found => Err(Error::model(format!(
             "{}: sha256 is {found}, but the manifest says {promised}; the file is damaged or was replaced: fetch the \
@@ -60,19 +104,6 @@ fn verify_hash(path: &Path, promised: Option<&str>) -> Result<String> {
         ))),
         _ => Ok(found),
     }
-}
-
-fn sha256(path: &Path) -> std::io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut file = File::open(path)?;
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            read => hasher.update(&buffer[..read]),
-        }
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Turns a name from a manifest into a path, refusing whatever is not a plain file inside `root`.
@@ -214,11 +245,16 @@ mod tests {
     fn a_changed_byte_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("graph.onnx");
-        std::fs::write(&path, "abc").unwrap();
-        let promised = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        let file = GraphFile { path: path.clone(), bytes: 3, sha256: Some(promised.into()), data: vec![] };
+        let graph = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/models/tiny-sd/unet/model.onnx");
+        let mut bytes = std::fs::read(graph).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        let mut file =
+            GraphFile { path: path.clone(), bytes: bytes.len() as u64, sha256: None, data: vec![] };
+        let promised = file.verify().unwrap();
+        file.sha256 = Some(promised.clone());
         assert_eq!(file.verify().unwrap(), promised);
-        std::fs::write(&path, "abd").unwrap();
-        assert!(file.verify().unwrap_err().to_string().contains(promised));
+        bytes[100] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(file.verify().unwrap_err().to_string().contains(&promised));
     }
 }

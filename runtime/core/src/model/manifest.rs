@@ -105,11 +105,18 @@ fn listed(root: &Path, entry: &FileEntry) -> Result<DataFile> {
     let path = inside(root, &entry.file)?;
     let bytes = graph_bytes(&path)?;
     if bytes != entry.bytes {
-        return Err(Error::model(format!("{}: is {bytes} bytes, but the manifest says {}", path.display(), entry.bytes)));
+        return Err(Error::model(format!(
+            "{}: is {bytes} bytes, but the manifest says {}",
+            path.display(),
+            entry.bytes
+        )));
     }
     let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     if entry.sha256.len() != 64 || !entry.sha256.chars().all(hex) {
-        return Err(Error::model(format!("{}: sha256 {:?} is not 64 lower-case hex digits", entry.file, entry.sha256)));
+        return Err(Error::model(format!(
+            "{}: sha256 {:?} is not 64 lower-case hex digits",
+            entry.file, entry.sha256
+        )));
     }
     Ok(DataFile { path, bytes, sha256: Some(entry.sha256.clone()) })
 }
