@@ -33,7 +33,10 @@ def main():
 def fold(model):
     """Folds every integer tensor that depends on nothing but shapes."""
     inline_constants(model)
+    sort(model)
     names = integer_shape_tensors(model)
+    if not names:
+        return
     values = [evaluate(model, names, batch) for batch in BATCHES]
     folded = {}
     for name, *seen in zip(names, *values):
@@ -105,6 +108,23 @@ def replace(model, folded):
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
     for node in [node for node in model.graph.node if any(output in folded for output in node.output)]:
         model.graph.node.remove(node)
+
+
+def sort(model):
+    """Puts nodes behind those that they depend on; some converters append theirs at the end."""
+    graph = model.graph
+    ready = {tensor.name for tensor in graph.initializer} | {item.name for item in graph.input} | {""}
+    waiting, ordered = list(graph.node), []
+    while waiting:
+        behind = [node for node in waiting if not ready.issuperset(node.input)]
+        runnable = [node for node in waiting if ready.issuperset(node.input)]
+        if not runnable:
+            raise SystemExit("the graph has a cycle")
+        ordered.extend(runnable)
+        ready.update(name for node in runnable for name in node.output)
+        waiting = behind
+    del graph.node[:]
+    graph.node.extend(ordered)
 
 
 def drop_unused(model):

@@ -185,7 +185,7 @@ impl Model {
 
     fn check(&self) -> Result<()> {
         for stage in [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder] {
-            if !self.stages.get(&stage).is_some_and(|files| !files.graphs.is_empty()) {
+            if self.stages.get(&stage).is_none_or(|files| files.graphs.is_empty()) {
                 return Err(Error::model(format!("no {stage} graph")));
             }
         }
@@ -203,7 +203,7 @@ impl Model {
         let PictureSize { width, height, multiple } = self.picture;
         for (side, multiple) in [(width, multiple), (height, multiple)] {
             let multiple = multiple.unwrap_or(downscale);
-            if side == 0 || multiple == 0 || multiple % downscale != 0 || side % multiple != 0 {
+            if side == 0 || multiple == 0 || !multiple.is_multiple_of(downscale) || !side.is_multiple_of(multiple) {
                 return Err(Error::model(format!(
                     "picture: {width}×{height} in multiples of {multiple}, expected multiples of downscale {downscale}"
                 )));

@@ -166,7 +166,7 @@ fn check_size(width: usize, height: usize, model: &Model) -> Result<()> {
             model.name, native.width, native.height
         )));
     };
-    if width == 0 || height == 0 || width % multiple != 0 || height % multiple != 0 {
+    if width == 0 || height == 0 || !width.is_multiple_of(multiple) || !height.is_multiple_of(multiple) {
         return Err(Error::usage(format!(
             "size is {width}×{height}, expected multiples of {multiple} such as {}×{}",
             native.width, native.height
