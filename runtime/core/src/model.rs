@@ -203,7 +203,11 @@ impl Model {
         let PictureSize { width, height, multiple } = self.picture;
         for (side, multiple) in [(width, multiple), (height, multiple)] {
             let multiple = multiple.unwrap_or(downscale);
-            if side == 0 || multiple == 0 || !multiple.is_multiple_of(downscale) || !side.is_multiple_of(multiple) {
+            if side == 0
+                || multiple == 0
+                || !multiple.is_multiple_of(downscale)
+                || !side.is_multiple_of(multiple)
+            {
                 return Err(Error::model(format!(
                     "picture: {width}×{height} in multiples of {multiple}, expected multiples of downscale {downscale}"
                 )));
