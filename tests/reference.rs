@@ -1,5 +1,7 @@
 //! The same numbers as diffusers on PyTorch's CPU. Goldens: tests/reference/make_goldens.py.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 

@@ -102,7 +102,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let plan = Plan::new(&request, &model, &target)?;
 
     cancel_on_interrupt(&request.cancel)?;
-    Library::open(arguments.library.as_deref())?;
+    if let Some(path) = &arguments.library {
+        Library::open(Some(path))?;
+    }
     let mut pipeline = Pipeline::open(&target, &model)?;
     let progress = progress(arguments, &request, &plan);
     let latents = latent_folder(arguments)?;
@@ -114,7 +116,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
     let paths = output.pictures.iter().map(|picture| destination.write(picture, request.count));
     let paths = paths.collect::<anyhow::Result<Vec<_>>>()?;
-    report(arguments, &output, &paths)
+    report(arguments, &output, &paths)?;
+    // The process ends here: giving back every buffer of every graph first would only take time.
+    std::mem::forget(pipeline);
+    Ok(())
 }
 
 fn request(arguments: &Arguments) -> Request {

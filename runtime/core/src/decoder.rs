@@ -8,7 +8,6 @@ use crate::graph::{Contract, Graph, REAL, Rule, Source};
 use crate::library::Library;
 use crate::model::{LatentGeometry, Model};
 use crate::stage::Stage;
-use crate::target::Target;
 use crate::{Error, Result};
 
 /// The decoder's graph, opened.
@@ -20,8 +19,7 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn open(library: &'static Library, model: &Model, target: &Target) -> Result<Self> {
-        let source = Source::find(Stage::Decoder, model, target)?;
+    pub(crate) fn open(library: &'static Library, source: Source, model: &Model) -> Result<Self> {
         let name = |name| model.tensor(Stage::Decoder, name);
         let contract = Contract {
             inputs: vec![

@@ -7,7 +7,6 @@ use crate::model::Model;
 use crate::sampler::{Denoise, Latent};
 use crate::schedule::{Level, Prediction};
 use crate::stage::Stage;
-use crate::target::Target;
 use crate::text::Hidden;
 use crate::{Error, Result};
 
@@ -34,8 +33,7 @@ pub(crate) enum Guidance<'a> {
 }
 
 impl Denoiser {
-    pub(crate) fn open(library: &'static Library, model: &Model, target: &Target) -> Result<Self> {
-        let source = Source::find(Stage::Denoiser, model, target)?;
+    pub(crate) fn open(library: &'static Library, source: Source, model: &Model) -> Result<Self> {
         let name = |name| model.tensor(Stage::Denoiser, name);
         let embeds = source.outline.inputs.iter().any(|input| input.name == name("timestep_cond"));
         let rows = if model.defaults.guidance > 1.0 && !embeds { 2 } else { 1 };

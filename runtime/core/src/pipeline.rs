@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::decoder::Decoder;
 use crate::denoiser::{Denoiser, Guidance};
-use crate::graph::Opened;
+use crate::graph::{Opened, Source};
 use crate::library::Library;
 use crate::model::Model;
 use crate::noise::Noise;
@@ -165,11 +165,19 @@ impl Pipeline {
     pub fn open(target: &Target, model: &Model) -> Result<Self> {
         let start = Instant::now();
         check_graph_sizes(target, model)?;
-        let library = Library::open(None)?;
+        let find = |stage| Source::find(stage, model, target);
+        // Loading the library and hashing the graphs take about as long, so they go side by side.
+        let (library, sources) = std::thread::scope(|scope| {
+            let library = scope.spawn(|| Library::open(None));
+            let sources = [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder].map(find);
+            (join(library), sources)
+        });
+        let [text, denoiser, decoder] = sources;
+        let (text, denoiser, decoder, library) = (text?, denoiser?, decoder?, library?);
         let (text, denoiser, decoder) = std::thread::scope(|scope| {
-            let text = scope.spawn(|| TextEncoder::open(library, model, target));
-            let decoder = scope.spawn(|| Decoder::open(library, model, target));
-            let denoiser = Denoiser::open(library, model, target);
+            let text = scope.spawn(|| TextEncoder::open(library, text, model));
+            let decoder = scope.spawn(|| Decoder::open(library, decoder, model));
+            let denoiser = Denoiser::open(library, denoiser, model);
             (join(text), denoiser, join(decoder))
         });
         Ok(Self {

@@ -8,7 +8,6 @@ use crate::graph::{Contract, Graph, IDS, REAL, Rule, Source};
 use crate::library::Library;
 use crate::model::{Model, TokenizerFiles, Vocabulary};
 use crate::stage::Stage;
-use crate::target::Target;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -34,8 +33,7 @@ pub(crate) struct Hidden {
 }
 
 impl TextEncoder {
-    pub(crate) fn open(library: &'static Library, model: &Model, target: &Target) -> Result<Self> {
-        let source = Source::find(Stage::TextEncoder, model, target)?;
+    pub(crate) fn open(library: &'static Library, source: Source, model: &Model) -> Result<Self> {
         let name = |name| model.tensor(Stage::TextEncoder, name);
         let length = Some(model.tokenizer.window.length);
         let contract = Contract {
