@@ -52,3 +52,7 @@ pub use pipeline::{Event, Output, Picture, Pipeline, Provenance, Timings};
 pub use request::{NoiseLayout, Plan, Request};
 pub use stage::{Precision, Stage};
 pub use target::Target;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -30,7 +30,7 @@ impl Library {
     ///
     /// With `explicit`, a file or a folder that holds one, nothing else is tried. Otherwise the first of these
     /// that works: `ORT_DYLIB_PATH` (which, if set, is the only one tried), beside the executable and in
-    /// `../lib`, the per-user data folder, `onnxruntime` in the active Python environment, the system loader.
+    /// `../lib`, what this project fetched where the executable is its own build, the per-user data folder, `onnxruntime` in the active Python environment, the system loader.
     ///
     /// ONNX Runtime's telemetry is switched off first: official builds since 1.29 otherwise write to the user's
     /// cache folder before any setting can stop them.
@@ -113,6 +113,12 @@ fn candidates(explicit: Option<&Path>, surroundings: &Surroundings) -> Vec<Candi
     if let Some(folder) = &surroundings.executable {
         add("beside the executable", folder.clone());
         add("../lib of the executable", folder.join("../lib"));
+        // target/release/safelight, run without cargo, finds what ./run has fetched.
+        if let Some(project) =
+            folder.parent().filter(|parent| parent.ends_with("target")).and_then(Path::parent)
+        {
+            add("fetched by ./run", project.join(".onnxruntime/host"));
+        }
     }
     if let Some(folder) = &surroundings.user_data {
         add("the user's data folder", folder.clone());
@@ -268,6 +274,16 @@ fn available_providers() -> ort::Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_build_of_the_project_finds_what_the_project_fetched() {
+        let built =
+            Surroundings { executable: Some("/src/safelight/target/release".into()), ..surroundings() };
+        let found = candidates(None, &built);
+        let fetched = found.iter().find(|candidate| candidate.why == "fetched by ./run").unwrap();
+        assert_eq!(fetched.path, Path::new("/src/safelight/.onnxruntime/host"));
+        assert!(!places(None, &surroundings()).contains(&"fetched by ./run"));
+    }
 
     fn surroundings() -> Surroundings {
         Surroundings {

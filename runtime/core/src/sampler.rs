@@ -52,6 +52,8 @@ pub struct Method {
     pub sample: Sampler,
     /// Which kind of levels it is defined on.
     pub grid: Grid,
+    /// Whether [`Run::eta`] changes anything.
+    pub takes_eta: bool,
     /// Its own timetable, where the model's default would be wrong for it.
     pub schedule: Option<&'static str>,
 }
@@ -62,6 +64,7 @@ pub const SAMPLERS: &[Method] = &[
         name: "ddim",
         about: "Song et al. 2021; eta adds noise",
         sample: ddim,
+        takes_eta: true,
         grid: Grid::Timesteps,
         schedule: None,
     },
@@ -69,6 +72,7 @@ pub const SAMPLERS: &[Method] = &[
         name: "euler",
         about: "first-order ODE solver",
         sample: euler,
+        takes_eta: false,
         grid: Grid::Sigmas,
         schedule: None,
     },
@@ -76,6 +80,7 @@ pub const SAMPLERS: &[Method] = &[
         name: "lcm",
         about: "latent consistency, 1 to 8 steps, distilled models",
         sample: lcm,
+        takes_eta: false,
         grid: Grid::Timesteps,
         schedule: Some("lcm"),
     },
