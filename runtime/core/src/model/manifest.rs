@@ -62,7 +62,7 @@ struct FileEntry {
 }
 
 pub(super) fn open(root: &Path) -> Result<Model> {
-    let path = root.join(FILE);
+    let path = inside(root, FILE)?;
     let manifest: Manifest = yaml::read(&path, ErrorKind::Model)?;
     let told = |e: Error| e.context(path.display());
     if manifest.schema != SCHEMA {
