@@ -33,29 +33,29 @@ pub(crate) struct Arguments {
     #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
     precision: Vec<Precision>,
     /// Number of steps [default: the model's]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
     steps: Option<usize>,
     #[arg(long, value_name = "NAME", help = sampler_help())]
     sampler: Option<String>,
     #[arg(long, value_name = "NAME", help = schedule_help())]
     schedule: Option<String>,
     /// Guidance scale; 1 or less is off [default: the model's]
-    #[arg(short, long, value_name = "SCALE")]
+    #[arg(short, long, value_name = "SCALE", allow_negative_numbers = true)]
     guidance: Option<f64>,
     /// What the picture must not show; needs guidance
     #[arg(long, value_name = "PROMPT")]
     negative: Option<String>,
     /// Share of fresh noise in ddim, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)]
     eta: f64,
     /// Seed of the first picture; the next has the next seed [default: a new one each time]
-    #[arg(short, long, value_name = "SEED")]
+    #[arg(short, long, value_name = "SEED", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// How many pictures
-    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     count: usize,
     /// How many of them go through the graphs together
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     batch: usize,
     /// Draw the noise of all pictures from one generator, as diffusers does with a single one
     #[arg(long)]
@@ -79,7 +79,7 @@ pub(crate) struct Arguments {
     #[arg(short, long)]
     quiet: bool,
     /// Threads inside a graph's nodes [default: the target's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     threads: Option<u16>,
     /// ONNX Runtime library to open, or a folder that holds it
     #[arg(long, value_name = "PATH")]
