@@ -18,6 +18,9 @@ use crate::{folders, print, print_bytes, tell};
 /// Most characters of a prompt that become part of a file name.
 const SLUG_CHARACTERS: usize = 60;
 
+/// Most bytes of it: file systems take names of 255, and seed and extension need 26 of them.
+const SLUG_BYTES: usize = 200;
+
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -281,7 +284,7 @@ fn slug(prompt: &str) -> String {
     let spaced: String = lower.map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
     let joined = spaced.split_whitespace().collect::<Vec<_>>().join("-");
     let cut: String = joined.chars().take(SLUG_CHARACTERS).collect();
-    let cut = cut.trim_end_matches('-');
+    let cut = cut[..cut.floor_char_boundary(SLUG_BYTES)].trim_end_matches('-');
     if cut.is_empty() { "picture".into() } else { cut.into() }
 }
 
@@ -380,5 +383,6 @@ mod tests {
         assert_eq!(slug(""), "picture");
         assert_eq!(slug("\u{1f600}\0\n"), "picture");
         assert!(slug(&"long ".repeat(100)).chars().count() <= SLUG_CHARACTERS);
+        assert!(slug(&"\u{20000}".repeat(100)).len() <= SLUG_BYTES);
     }
 }
