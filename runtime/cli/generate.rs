@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use safelight::sampler::{Latent, SAMPLERS};
 use safelight::schedule::SCHEDULES;
+use safelight::target::Session;
 use safelight::{
     Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Output, Picture, Pipeline, Plan,
     Precision, Request, Target,
@@ -82,7 +83,7 @@ pub(crate) struct Arguments {
     #[arg(short, long)]
     quiet: bool,
     /// Threads inside a graph's nodes [default: the target's]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads())]
     threads: Option<u16>,
     /// ONNX Runtime library to open, or a folder that holds it
     #[arg(long, value_name = "PATH")]
@@ -359,6 +360,10 @@ fn schedule_help() -> String {
 fn precision(name: &str) -> Result<Precision, String> {
     let found = Precision::ALL.into_iter().find(|precision| precision.name() == name);
     found.ok_or_else(|| "expected int8, fp16 or fp32, or several joined by commas, best first".into())
+}
+
+fn threads() -> impl clap::builder::TypedValueParser {
+    clap::value_parser!(u16).range(0..=i64::from(Session::MAX_THREADS))
 }
 
 fn format(name: &str) -> Result<Format, String> {
