@@ -2,15 +2,17 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
+use ndarray_npy::WriteNpyExt as _;
 use safelight::sampler::{Latent, SAMPLERS};
 use safelight::schedule::SCHEDULES;
 use safelight::target::Session;
 use safelight::{
     Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Output, Picture, Pipeline, Plan,
-    Precision, Request, Target,
+    Precision, Request, Target, picture,
 };
 use serde_json::json;
 
@@ -104,6 +106,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let destination = Destination::new(arguments)?;
     // Everything that can be wrong with the request is told before ONNX Runtime is even opened.
     let plan = Plan::new(&request, &model, &target)?;
+    destination.prepare()?;
+    arguments.save_latents.as_deref().map_or(Ok(()), prepare_folder)?;
 
     cancel_on_interrupt(&request.cancel)?;
     if let Some(path) = &arguments.library {
@@ -111,11 +115,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let mut pipeline = Pipeline::open(&target, &model)?;
     let progress = progress(arguments, &request, &plan);
-    let latents = latent_folder(arguments)?;
-    let bar = progress.clone();
-    pipeline.on_event(move |event| observe(event, &bar, latents.as_deref()));
+    let (bar, latents, cancel) = (progress.clone(), arguments.save_latents.clone(), request.cancel.clone());
+    let (fault, faults) = mpsc::channel();
+    pipeline.on_event(move |event| {
+        if let Err(error) = observe(event, &bar, latents.as_deref()) {
+            // An observer cannot fail a generation, but it can stop it.
+            cancel.cancel();
+            let _ = fault.send(error);
+        }
+    });
     let outcome = pipeline.generate(&request);
     progress.finish_and_clear();
+    faults.try_recv().map_or(Ok(()), Err)?;
     let output = outcome?;
 
     let paths = output.pictures.iter().map(|picture| destination.write(picture, request.count));
@@ -183,37 +194,37 @@ fn progress(arguments: &Arguments, request: &Request, plan: &Plan) -> ProgressBa
     bar
 }
 
-fn observe(event: &Event, bar: &ProgressBar, latents: Option<&Path>) {
+fn observe(event: &Event, bar: &ProgressBar, latents: Option<&Path>) -> safelight::Result<()> {
     let save = |name: String, latent: &Latent| {
-        let Some(folder) = latents else { return };
-        if let Err(error) = ndarray_npy::write_npy(folder.join(&name), latent) {
-            bar.suspend(|| tell(&format!("warning: {name} was not written: {error}")));
-        }
+        latents.map_or(Ok(()), |folder| save_latent(&folder.join(name), latent))
     };
     match event {
         Event::Warning(warning) => bar.suspend(|| tell(&format!("warning: {warning}"))),
-        Event::Noise { first, latent } => save(format!("{first:04}-noise.npy"), latent),
+        Event::Noise { first, latent } => save(format!("{first:04}-noise.npy"), latent)?,
         Event::Step { first, step, latent, .. } => {
-            save(format!("{first:04}-step-{:03}.npy", step + 1), latent);
+            save(format!("{first:04}-step-{:03}.npy", step + 1), latent)?;
             bar.inc(1);
         }
         Event::Decoded { .. } => bar.inc(1),
         _ => (),
     }
+    Ok(())
 }
 
-fn latent_folder(arguments: &Arguments) -> safelight::Result<Option<PathBuf>> {
-    arguments
-        .save_latents
-        .as_deref()
-        .map(|folder| create_folder(folder).map(|()| folder.to_path_buf()))
-        .transpose()
+fn save_latent(path: &Path, latent: &Latent) -> safelight::Result<()> {
+    let mut bytes = Vec::new();
+    latent
+        .write_npy(&mut bytes)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("{}: {e}", path.display())))?;
+    safelight::save(path, &bytes)
 }
 
-fn create_folder(folder: &Path) -> safelight::Result<()> {
+/// Creates a folder where it is not there, and checks that files can be written in it.
+fn prepare_folder(folder: &Path) -> safelight::Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| {
         Error::new(ErrorKind::Io, format!("{}: cannot be created: {e}", folder.display())).because(e)
-    })
+    })?;
+    picture::check_save(&folder.join("picture"))
 }
 
 /// Where pictures go.
@@ -240,7 +251,6 @@ impl Destination {
         }
         let path = PathBuf::from(out);
         if out.ends_with(std::path::is_separator) || path.is_dir() {
-            create_folder(&path)?;
             return Ok(Self::Folder(path, format));
         }
         let named = Format::of_path(&path);
@@ -252,6 +262,15 @@ impl Destination {
                 "{out}: its name says no format; end it with .png, .jpg or .webp, or give --format"
             )),
             (named, asked) => Ok(Self::File(path, asked.or(named).unwrap_or(format))),
+        }
+    }
+
+    /// Finds out before anything is computed whether pictures can be written.
+    fn prepare(&self) -> safelight::Result<()> {
+        match self {
+            Self::Standard(_) => Ok(()),
+            Self::File(path, _) => picture::check_save(path),
+            Self::Folder(folder, _) => prepare_folder(folder),
         }
     }
 
