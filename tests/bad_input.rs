@@ -187,6 +187,7 @@ fn a_model_that_cannot_be_is_refused_before_the_library_is_opened() {
         (|model| manifest(model, "title:", "colour: red\ntitle:"), "unknown field `colour`"),
         (|model| manifest(model, "title:", "name: again\ntitle:"), "duplicate"),
         (|model| manifest(model, "{ fp32:", "{ fp32: { file: decoder.onnx, bytes: 1, sha256: x }, fp32:"), "duplicate"),
+        (|model| manifest(model, "denoiser: {", "denoiser: { tensors: { smaple: x },"), "unknown tensor \"smaple\"; known: sample, "),
         (|model| manifest(model, "safelight-model/1", "safelight-model/2"), "schema is \"safelight-model/2\", expected"),
         (|model| manifest(model, "bytes: ", "bytes: 1"), "but the manifest says 1"),
         (|model| manifest(model, "sha256: ", "sha256: x"), "is not 64 lower-case hex digits"),
@@ -254,6 +255,15 @@ fn swap(model: &Path, one: &str, other: &str) {
     fs::copy(&other, one).unwrap();
     fs::write(other, kept).unwrap();
     describe(model);
+}
+
+#[test]
+fn a_fault_is_told_once() {
+    let place = Place::new();
+    let model = manifest_model(&place);
+    manifest(&model, "title:", "colour: red\ntitle:");
+    let told = Outcome::of(place.without_library(picture_of(&model))).stderr;
+    assert_eq!(told.matches("unknown field `colour`").count(), 1, "{told}");
 }
 
 #[test]
