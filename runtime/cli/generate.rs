@@ -2,14 +2,17 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
+use ndarray_npy::WriteNpyExt as _;
 use safelight::sampler::{Latent, SAMPLERS};
 use safelight::schedule::SCHEDULES;
+use safelight::target::Session;
 use safelight::{
     Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Output, Picture, Pipeline, Plan,
-    Precision, Request, Target,
+    Precision, Request, Target, picture,
 };
 use serde_json::json;
 
@@ -17,6 +20,9 @@ use crate::{folders, print, print_bytes, tell};
 
 /// Most characters of a prompt that become part of a file name.
 const SLUG_CHARACTERS: usize = 60;
+
+/// Most bytes of it: file systems take names of 255, and seed and extension need 26 of them.
+const SLUG_BYTES: usize = 200;
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -33,29 +39,29 @@ pub(crate) struct Arguments {
     #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
     precision: Vec<Precision>,
     /// Number of steps [default: the model's]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
     steps: Option<usize>,
     #[arg(long, value_name = "NAME", help = sampler_help())]
     sampler: Option<String>,
     #[arg(long, value_name = "NAME", help = schedule_help())]
     schedule: Option<String>,
     /// Guidance scale; 1 or less is off [default: the model's]
-    #[arg(short, long, value_name = "SCALE")]
+    #[arg(short, long, value_name = "SCALE", allow_negative_numbers = true)]
     guidance: Option<f64>,
     /// What the picture must not show; needs guidance
     #[arg(long, value_name = "PROMPT")]
     negative: Option<String>,
     /// Share of fresh noise in ddim, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)]
     eta: f64,
     /// Seed of the first picture; the next has the next seed [default: a new one each time]
-    #[arg(short, long, value_name = "SEED")]
+    #[arg(short, long, value_name = "SEED", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// How many pictures
-    #[arg(short, long, value_name = "N", default_value_t = 1)]
+    #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     count: usize,
     /// How many of them go through the graphs together
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     batch: usize,
     /// Draw the noise of all pictures from one generator, as diffusers does with a single one
     #[arg(long)]
@@ -79,7 +85,7 @@ pub(crate) struct Arguments {
     #[arg(short, long)]
     quiet: bool,
     /// Threads inside a graph's nodes [default: the target's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads())]
     threads: Option<u16>,
     /// ONNX Runtime library to open, or a folder that holds it
     #[arg(long, value_name = "PATH")]
@@ -100,6 +106,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let destination = Destination::new(arguments)?;
     // Everything that can be wrong with the request is told before ONNX Runtime is even opened.
     let plan = Plan::new(&request, &model, &target)?;
+    destination.prepare()?;
+    arguments.save_latents.as_deref().map_or(Ok(()), prepare_folder)?;
 
     cancel_on_interrupt(&request.cancel)?;
     if let Some(path) = &arguments.library {
@@ -107,11 +115,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let mut pipeline = Pipeline::open(&target, &model)?;
     let progress = progress(arguments, &request, &plan);
-    let latents = latent_folder(arguments)?;
-    let bar = progress.clone();
-    pipeline.on_event(move |event| observe(event, &bar, latents.as_deref()));
+    let (bar, latents, cancel) = (progress.clone(), arguments.save_latents.clone(), request.cancel.clone());
+    let (fault, faults) = mpsc::channel();
+    pipeline.on_event(move |event| {
+        if let Err(error) = observe(event, &bar, latents.as_deref()) {
+            // An observer cannot fail a generation, but it can stop it.
+            cancel.cancel();
+            let _ = fault.send(error);
+        }
+    });
     let outcome = pipeline.generate(&request);
     progress.finish_and_clear();
+    faults.try_recv().map_or(Ok(()), Err)?;
     let output = outcome?;
 
     let paths = output.pictures.iter().map(|picture| destination.write(picture, request.count));
@@ -179,37 +194,37 @@ fn progress(arguments: &Arguments, request: &Request, plan: &Plan) -> ProgressBa
     bar
 }
 
-fn observe(event: &Event, bar: &ProgressBar, latents: Option<&Path>) {
+fn observe(event: &Event, bar: &ProgressBar, latents: Option<&Path>) -> safelight::Result<()> {
     let save = |name: String, latent: &Latent| {
-        let Some(folder) = latents else { return };
-        if let Err(error) = ndarray_npy::write_npy(folder.join(&name), latent) {
-            bar.suspend(|| tell(&format!("warning: {name} was not written: {error}")));
-        }
+        latents.map_or(Ok(()), |folder| save_latent(&folder.join(name), latent))
     };
     match event {
         Event::Warning(warning) => bar.suspend(|| tell(&format!("warning: {warning}"))),
-        Event::Noise { first, latent } => save(format!("{first:04}-noise.npy"), latent),
+        Event::Noise { first, latent } => save(format!("{first:04}-noise.npy"), latent)?,
         Event::Step { first, step, latent, .. } => {
-            save(format!("{first:04}-step-{:03}.npy", step + 1), latent);
+            save(format!("{first:04}-step-{:03}.npy", step + 1), latent)?;
             bar.inc(1);
         }
         Event::Decoded { .. } => bar.inc(1),
         _ => (),
     }
+    Ok(())
 }
 
-fn latent_folder(arguments: &Arguments) -> safelight::Result<Option<PathBuf>> {
-    arguments
-        .save_latents
-        .as_deref()
-        .map(|folder| create_folder(folder).map(|()| folder.to_path_buf()))
-        .transpose()
+fn save_latent(path: &Path, latent: &Latent) -> safelight::Result<()> {
+    let mut bytes = Vec::new();
+    latent
+        .write_npy(&mut bytes)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("{}: {e}", path.display())))?;
+    safelight::save(path, &bytes)
 }
 
-fn create_folder(folder: &Path) -> safelight::Result<()> {
+/// Creates a folder where it is not there, and checks that files can be written in it.
+fn prepare_folder(folder: &Path) -> safelight::Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| {
         Error::new(ErrorKind::Io, format!("{}: cannot be created: {e}", folder.display())).because(e)
-    })
+    })?;
+    picture::check_save(&folder.join("picture"))
 }
 
 /// Where pictures go.
@@ -236,7 +251,6 @@ impl Destination {
         }
         let path = PathBuf::from(out);
         if out.ends_with(std::path::is_separator) || path.is_dir() {
-            create_folder(&path)?;
             return Ok(Self::Folder(path, format));
         }
         let named = Format::of_path(&path);
@@ -248,6 +262,15 @@ impl Destination {
                 "{out}: its name says no format; end it with .png, .jpg or .webp, or give --format"
             )),
             (named, asked) => Ok(Self::File(path, asked.or(named).unwrap_or(format))),
+        }
+    }
+
+    /// Finds out before anything is computed whether pictures can be written.
+    fn prepare(&self) -> safelight::Result<()> {
+        match self {
+            Self::Standard(_) => Ok(()),
+            Self::File(path, _) => picture::check_save(path),
+            Self::Folder(folder, _) => prepare_folder(folder),
         }
     }
 
@@ -281,7 +304,7 @@ fn slug(prompt: &str) -> String {
     let spaced: String = lower.map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
     let joined = spaced.split_whitespace().collect::<Vec<_>>().join("-");
     let cut: String = joined.chars().take(SLUG_CHARACTERS).collect();
-    let cut = cut.trim_end_matches('-');
+    let cut = cut[..cut.floor_char_boundary(SLUG_BYTES)].trim_end_matches('-');
     if cut.is_empty() { "picture".into() } else { cut.into() }
 }
 
@@ -358,6 +381,10 @@ fn precision(name: &str) -> Result<Precision, String> {
     found.ok_or_else(|| "expected int8, fp16 or fp32, or several joined by commas, best first".into())
 }
 
+fn threads() -> impl clap::builder::TypedValueParser {
+    clap::value_parser!(u16).range(0..=i64::from(Session::MAX_THREADS))
+}
+
 fn format(name: &str) -> Result<Format, String> {
     let found = Format::ALL.into_iter().find(|format| format.name() == name);
     found.ok_or_else(|| "expected png, jpeg or webp".into())
@@ -380,5 +407,6 @@ mod tests {
         assert_eq!(slug(""), "picture");
         assert_eq!(slug("\u{1f600}\0\n"), "picture");
         assert!(slug(&"long ".repeat(100)).chars().count() <= SLUG_CHARACTERS);
+        assert!(slug(&"\u{20000}".repeat(100)).len() <= SLUG_BYTES);
     }
 }

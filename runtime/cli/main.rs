@@ -47,10 +47,19 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&format!("error: {error:#}"));
+            tell(&format!("error: {}", message(&error)));
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// An error and its causes, each told once: safelight's own messages quote their causes already.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        _ if told.contains(&cause) => told,
+        _ => format!("{told}: {cause}"),
+    })
 }
 
 /// The stable exit code of an error; printed in `--help`.

@@ -156,6 +156,13 @@ impl Denoise for Conditioned<'_> {
             *scaled = x * input_scale;
         }
         self.predict(at.timestep)?;
+        if self.predicted.chunks_exact(self.predicted.len() / x.dim().0).any(is_constant) {
+            return Err(Error::numeric(format!(
+                "denoiser: its graph gave one number everywhere at timestep {}; another precision of the denoiser may \
+                 do better (--precision)",
+                at.timestep
+            )));
+        }
         let (of_x, of_output) = self.denoiser.prediction.denoised_coefficients(unit);
         let (of_x, of_output) = (of_x as f32, of_output as f32);
         let sources = self.scaled.iter().zip(&self.predicted);
@@ -218,6 +225,11 @@ impl Conditioned<'_> {
         take(&mut self.predicted, output);
         Ok(())
     }
+}
+
+/// Whether all numbers are one; where some are NaN, they are not.
+fn is_constant(numbers: &[f32]) -> bool {
+    numbers.iter().all(|x| Some(x) == numbers.first())
 }
 
 /// `negative + scale·(positive − negative)`, in place.

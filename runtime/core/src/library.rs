@@ -3,6 +3,8 @@
 use std::env;
 use std::ffi::{CStr, OsString};
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -218,6 +220,10 @@ fn open_file(path: &Path) -> Result<Library, Refusal> {
 /// Asks a file for its version and for the API that safelight was built for, before `ort` sees it: `ort` would
 /// panic where either is missing.
 fn probe(path: &Path) -> Result<String, Refusal> {
+    // A bare name is the system loader's to find, so a file that cannot be read here is no fault yet.
+    if is_cut_short(path).unwrap_or(false) {
+        return Err(Refusal("is cut short: its end is missing; fetch or copy it again".into()));
+    }
     // SAFETY: opening a library runs its initialisers. The path comes from the user or from the places where
     // ONNX Runtime is installed, which is the trust that loading a library means.
     let library = unsafe { libloading::Library::new(path) }.map_err(|e| Refusal(loader_message(&e)))?;
@@ -227,8 +233,13 @@ fn probe(path: &Path) -> Result<String, Refusal> {
             .map_err(|_| Refusal("is not ONNX Runtime: it has no OrtGetApiBase".into()))?;
     // SAFETY: the function takes nothing and returns a pointer to a static table, or null.
     let base = unsafe { base().as_ref() }.ok_or_else(|| Refusal("returned no API".into()))?;
-    // SAFETY: the string is static and NUL-terminated.
-    let version = unsafe { CStr::from_ptr((base.GetVersionString)()) }.to_string_lossy().into_owned();
+    // SAFETY: the function takes nothing and returns a static string, or null.
+    let version = unsafe { (base.GetVersionString)() };
+    if version.is_null() {
+        return Err(Refusal("told no version".into()));
+    }
+    // SAFETY: it is not null, and static strings of C are NUL-terminated.
+    let version = unsafe { CStr::from_ptr(version) }.to_string_lossy().into_owned();
     let oldest = Library::OLDEST_MINOR;
     if !matches!(version_number(&version), Some((1, minor)) if minor >= oldest) {
         return Err(Refusal(format!("is ONNX Runtime {version}, expected 1.{oldest} or newer")));
@@ -242,6 +253,28 @@ fn probe(path: &Path) -> Result<String, Refusal> {
     // Kept open: unloading it only for `ort` to load it again would take as long as loading it.
     std::mem::forget(library);
     Ok(version)
+}
+
+/// Whether a 64-bit ELF file ends before the segments that its header lists, as after an interrupted copy. The
+/// loader maps such a file without complaint, and the process dies of SIGBUS when it touches what is missing.
+fn is_cut_short(path: &Path) -> std::io::Result<bool> {
+    const ELF_64_LITTLE_ENDIAN: &[u8] = b"\x7fELF\x02\x01";
+    const HEADER_BYTES: usize = 64;
+    const SEGMENT_BYTES: usize = 56;
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    // Linkers write the list of segments right behind the header.
+    let mut head = Vec::new();
+    file.take(4096).read_to_end(&mut head)?;
+    if head.len() < HEADER_BYTES || !head.starts_with(ELF_64_LITTLE_ENDIAN) {
+        return Ok(false);
+    }
+    let u64_at = |bytes: &[u8], at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+    let first = usize::try_from(u64_at(&head, 32)).unwrap_or(usize::MAX);
+    let count = u16::from_le_bytes([head[56], head[57]]);
+    let mut segments = head.get(first..).unwrap_or_default().chunks_exact(SEGMENT_BYTES).take(count.into());
+    let end = |segment: &[u8]| u64_at(segment, 8).saturating_add(u64_at(segment, 32));
+    Ok(segments.any(|segment| end(segment) > length))
 }
 
 fn version_number(version: &str) -> Option<(u32, u32)> {

@@ -115,19 +115,46 @@ fn parameters(provenance: &Provenance) -> String {
     text.replace('\0', " ")
 }
 
-/// Writes a file under a temporary name beside it, and renames it once it is whole.
+/// Writes a file under a temporary name beside it, and renames it once it is whole. Devices and pipes, such as
+/// `/dev/stdout`, are written to as they are.
 ///
 /// # Errors
 /// [`ErrorKind::Io`] naming the file; nothing is left behind.
 pub fn save(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fault =
-        |e: std::io::Error| Error::io(format!("{}: cannot be written: {e}", path.display())).because(e);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".safelight-").tempfile_in(folder).map_err(fault)?;
+    let fault = |e: std::io::Error| unwritable(path, e);
+    if is_device(path) {
+        return std::fs::write(path, bytes).map_err(fault);
+    }
+    let mut file = temporary_beside(path).map_err(fault)?;
     file.write_all(bytes).map_err(fault)?;
     make_readable(&file).map_err(fault)?;
     file.persist(path).map_err(|e| fault(e.error))?;
     Ok(())
+}
+
+/// Checks that [`save`] can write beside `path`, so that a fault is told before the work and not after it.
+///
+/// # Errors
+/// As [`save`].
+pub fn check_save(path: &Path) -> Result<()> {
+    if is_device(path) {
+        return Ok(());
+    }
+    temporary_beside(path).map(drop).map_err(|e| unwritable(path, e))
+}
+
+fn unwritable(path: &Path, error: std::io::Error) -> Error {
+    Error::io(format!("{}: cannot be written: {error}", path.display())).because(error)
+}
+
+/// Renaming onto a device would replace it.
+fn is_device(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+fn temporary_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::Builder::new().prefix(".safelight-").tempfile_in(folder)
 }
 
 /// Temporary files are private to their user; a picture is as readable as any other new file.

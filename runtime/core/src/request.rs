@@ -6,6 +6,7 @@ use crate::cancel::Cancel;
 use crate::model::Model;
 use crate::sampler::{Method, find_sampler};
 use crate::schedule::{Schedule, Timetable, find_schedule};
+use crate::stage::Stage;
 use crate::target::Target;
 use crate::{Error, Result};
 
@@ -102,7 +103,8 @@ impl Plan {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for what cannot be,
-    /// [`ErrorKind::Limit`](crate::ErrorKind::Limit) for what the target does not allow.
+    /// [`ErrorKind::Limit`](crate::ErrorKind::Limit) for what the target does not allow,
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the model has none of the target's precisions.
     pub fn new(request: &Request, model: &Model, target: &Target) -> Result<Self> {
         let method = find_sampler(request.sampler.as_deref().unwrap_or(&model.defaults.sampler))?;
         let own = request.schedule.as_deref().or(method.schedule);
@@ -113,6 +115,9 @@ impl Plan {
         check_numbers(request, guidance)?;
         check_size(width, height, model)?;
         check_limits(request, steps, (width, height), target)?;
+        for stage in [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder] {
+            model.graph(stage, &target.stage(stage).precision)?;
+        }
         let batch = match request.noise {
             NoiseLayout::PerImage => request.batch.min(request.count),
             NoiseLayout::Shared => request.count,

@@ -182,6 +182,8 @@ fn check(spec: &TrainingSpec) -> Result<()> {
         format!("betas run from {} to {}, expected 0 < start ≤ end < 1", spec.beta_start, spec.beta_end)
     } else if spec.zero_terminal_snr && spec.prediction == Prediction::Epsilon {
         "epsilon prediction cannot have zero_terminal_snr: its first step divides by zero".into()
+    } else if spec.steps_offset >= spec.timesteps {
+        format!("steps_offset is {}, expected less than the {} timesteps", spec.steps_offset, spec.timesteps)
     } else if spec.original_steps == 0 || spec.original_steps > spec.timesteps {
         format!("original_steps is {}, expected 1 to {}", spec.original_steps, spec.timesteps)
     } else if !(spec.timestep_scaling.is_finite() && spec.timestep_scaling > 0.0) {

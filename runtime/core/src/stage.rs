@@ -19,6 +19,16 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// What Optimum calls its graph's inputs and outputs.
+    pub(crate) fn tensors(self) -> &'static [&'static str] {
+        match self {
+            Self::TextEncoder => &["input_ids", "last_hidden_state"],
+            Self::Denoiser => &["sample", "timestep", "encoder_hidden_states", "timestep_cond", "out_sample"],
+            Self::Decoder => &["latent_sample", "sample"],
+            Self::Encoder => &["sample", "latent_parameters"],
+        }
+    }
+
     /// Its name in manifests, target files and reports.
     pub fn name(self) -> &'static str {
         match self {

@@ -275,6 +275,9 @@ impl Target {
 }
 
 impl Session {
+    /// Most threads of one kind; each of a model's sessions starts its own.
+    pub const MAX_THREADS: u16 = 1024;
+
     fn override_with(&mut self, other: &Self) {
         let Self {
             intra_threads,
@@ -307,6 +310,14 @@ fn check_lists(providers: &[Provider], precision: &[Precision], session: &Sessio
     for provider in providers {
         provider::check_options(provider)?;
     }
+    for threads in [session.intra_threads, session.inter_threads].into_iter().flatten() {
+        if threads > Session::MAX_THREADS {
+            return Err(Error::usage(format!(
+                "session: {threads} threads, expected at most {}",
+                Session::MAX_THREADS
+            )));
+        }
+    }
     session.keys.iter().try_for_each(|(key, value)| check_session_key(key, value))
 }
 
@@ -317,6 +328,9 @@ enum Value {
     Count,
     Text,
 }
+
+/// ONNX Runtime reads these numbers as a C `int`.
+const MAX_COUNT: i64 = i32::MAX as i64;
 
 /// Session keys that a target may set, beside the fields of [`Session`]. Names and meanings: ONNX Runtime's
 /// `onnxruntime_session_options_config_keys.h`.
@@ -360,10 +374,10 @@ fn check_session_key(key: &str, value: &Scalar) -> Result<()> {
     };
     let wanted = match (expected, value) {
         (Value::Flag, Scalar::Bool(_) | Scalar::Integer(0 | 1)) => return Ok(()),
-        (Value::Count, Scalar::Integer(count)) if *count >= 0 => return Ok(()),
+        (Value::Count, Scalar::Integer(0..=MAX_COUNT)) => return Ok(()),
         (Value::Text, Scalar::Text(text)) if text.len() <= 8192 && !text.contains('\0') => return Ok(()),
         (Value::Flag, _) => "true or false",
-        (Value::Count, _) => "a whole number from 0",
+        (Value::Count, _) => "a whole number from 0 to 2147483647",
         (Value::Text, _) => "a text of at most 8,192 bytes",
     };
     Err(Error::usage(format!("session.keys: \"{key}\" is {:?}, expected {wanted}", value.to_option())))
@@ -452,11 +466,13 @@ mod tests {
             ),
             ("session: {keys: {session.disable_prepacking: banana}}\n", "expected true or false"),
             ("session: {keys: {session.dynamic_block_base: -1}}\n", "expected a whole number from 0"),
+            ("session: {keys: {session.dynamic_block_base: 2147483648}}\n", "expected a whole number from 0"),
             ("session: {intra_threads: -1}\n", "intra_threads"),
             ("session: {graph_optimization: max}\n", "unknown variant `max`"),
             ("stages: {unet: {}}\n", "unknown variant `unet`"),
             ("stages: {decoder: {precision: []}}\n", "stages.decoder: precision: the list is empty"),
             ("stages: {decoder: {providers: [{name: warp, need: required}]}}\n", "unknown provider \"warp\""),
+            ("session: {intra_threads: 1025}\n", "expected at most 1024"),
             ("limits: {max_steps: 0}\n", "a limit is 0"),
             ("name: again\n", "duplicate"),
         ];

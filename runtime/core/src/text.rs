@@ -14,6 +14,9 @@ use crate::{Error, Result};
 /// Prompts whose hidden states are kept; a product's prompt and its negative repeat.
 const CACHED_PROMPTS: usize = 16;
 
+/// Most characters of a prompt's cut end that a warning quotes.
+const QUOTED_CHARACTERS: usize = 80;
+
 /// The text encoder's graph and vocabulary, opened.
 pub(crate) struct TextEncoder {
     pub(crate) graph: Graph,
@@ -28,7 +31,7 @@ pub(crate) struct Hidden {
     pub(crate) values: Vec<f32>,
     pub(crate) tokens: usize,
     pub(crate) width: usize,
-    /// The end of the prompt, where it did not fit into the window.
+    /// The end of the prompt, where it did not fit into the window; the start of it, where it is long.
     pub(crate) cut: Option<String>,
 }
 
@@ -64,12 +67,21 @@ impl TextEncoder {
                 "text_encoder: gave {bad} for this prompt; another precision of it may do better (--precision)"
             )));
         }
-        let hidden = Arc::new(Hidden { values: values.to_vec(), tokens: count, width, cut: tokens.cut });
+        let hidden =
+            Arc::new(Hidden { values: values.to_vec(), tokens: count, width, cut: tokens.cut.map(shorten) });
         if self.cache.len() == CACHED_PROMPTS {
             self.cache.pop_front();
         }
         self.cache.push_back((prompt.to_owned(), Arc::clone(&hidden)));
         Ok(hidden)
+    }
+}
+
+/// The start of a long text, as much as a warning should quote.
+fn shorten(text: String) -> String {
+    match text.char_indices().nth(QUOTED_CHARACTERS) {
+        Some((end, _)) => format!("{}…", text[..end].trim_end()),
+        None => text,
     }
 }
 

@@ -1,26 +1,69 @@
 //! Reading the small YAML files that describe targets and models, which may come from strangers.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
 use crate::{Error, ErrorKind, Result};
 
-/// Largest description that is read; nested brackets make YAML parsers quadratic, so this stays small.
+/// Largest description that is read.
 const MAX_YAML_BYTES: u64 = 64 * 1024;
+
+/// Most brackets that are open at once: the parser's time grows with their number times the file's length.
+const MAX_YAML_DEPTH: usize = 64;
 
 /// Parses a file into `T`, refusing unknown fields where `T` does; faults are of `kind`.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path, kind: ErrorKind) -> Result<T> {
     let fault = |what: String| Error::new(kind, format!("{}: {what}", path.display()));
-    let length = std::fs::metadata(path).map_err(|e| fault(format!("cannot be read: {e}")).because(e))?.len();
-    if length > MAX_YAML_BYTES {
-        return Err(fault(format!("is {length} bytes, expected at most {MAX_YAML_BYTES}")));
+    let mut text = String::new();
+    // The limit holds while reading: a device or a pipe has no length that could be asked for.
+    let read = File::open(path).and_then(|file| file.take(MAX_YAML_BYTES + 1).read_to_string(&mut text));
+    let length = read.map_err(|e| fault(format!("cannot be read: {e}")).because(e))?;
+    if length as u64 > MAX_YAML_BYTES {
+        return Err(fault(format!("is longer than {MAX_YAML_BYTES} bytes, which no description is")));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| fault(format!("cannot be read: {e}")).because(e))?;
+    if deepest(&text) > MAX_YAML_DEPTH {
+        return Err(fault(format!("has more than {MAX_YAML_DEPTH} brackets open at once")));
+    }
     parse(&text).map_err(|e| fault(e.to_string()).because(e))
 }
 
-/// Parses YAML text into `T`.
+/// Parses YAML text into `T`. A key that is given twice is an error in maps, too, which serde lets pass.
 pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_yaml::Error> {
-    serde_yaml::from_str(text)
+    let parsed = serde_yaml::from_str(text)?;
+    serde_yaml::from_str::<serde_yaml::Value>(text)?;
+    Ok(parsed)
+}
+
+/// How many brackets are open at once; those inside of texts count, too.
+fn deepest(text: &str) -> usize {
+    let open = |open: &mut usize, byte| {
+        match byte {
+            b'[' | b'{' => *open += 1,
+            b']' | b'}' => *open = open.saturating_sub(1),
+            _ => (),
+        }
+        Some(*open)
+    };
+    text.bytes().scan(0, open).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_key_given_twice_is_refused_in_maps_too() {
+        let error = parse::<BTreeMap<String, u8>>("a: 1\nb: 2\na: 3\n").unwrap_err();
+        assert!(error.to_string().contains("duplicate"), "{error}");
+    }
+
+    #[test]
+    fn depth_counts_open_brackets_only() {
+        assert_eq!(deepest("a: [b, {c: [d]}]\ne: [f]\n]]"), 3);
+    }
 }

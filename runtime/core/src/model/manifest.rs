@@ -62,7 +62,7 @@ struct FileEntry {
 }
 
 pub(super) fn open(root: &Path) -> Result<Model> {
-    let path = root.join(FILE);
+    let path = inside(root, FILE)?;
     let manifest: Manifest = yaml::read(&path, ErrorKind::Model)?;
     let told = |e: Error| e.context(path.display());
     if manifest.schema != SCHEMA {
@@ -70,7 +70,8 @@ pub(super) fn open(root: &Path) -> Result<Model> {
     }
     let TokenizerEntry { file, length, start, end, pad } = manifest.tokenizer;
     let vocabulary = Vocabulary::TokenizerJson(inside(root, &file).map_err(told)?);
-    let stages = manifest.stages.into_iter().map(|(stage, entry)| Ok((stage, stage_files(root, entry)?)));
+    let stages =
+        manifest.stages.into_iter().map(|(stage, entry)| Ok((stage, stage_files(root, stage, entry)?)));
     Ok(Model {
         name: manifest.name,
         title: manifest.title,
@@ -87,7 +88,13 @@ pub(super) fn open(root: &Path) -> Result<Model> {
     })
 }
 
-fn stage_files(root: &Path, entry: StageEntry) -> Result<StageFiles> {
+fn stage_files(root: &Path, stage: Stage, entry: StageEntry) -> Result<StageFiles> {
+    if let Some(name) = entry.tensors.keys().find(|name| !stage.tensors().contains(&name.as_str())) {
+        let known = stage.tensors().join(", ");
+        return Err(Error::model(format!(
+            "stages.{stage}.tensors: unknown tensor \"{name}\"; known: {known}"
+        )));
+    }
     let graphs = entry.graphs.into_iter().map(|(precision, file)| {
         let data = file.data.iter().map(|data| {
             let DataFile { path, bytes, sha256 } = listed(root, data)?;

@@ -95,7 +95,7 @@ pub(super) fn open(root: &Path) -> Result<Model> {
     let unet: Unet = json(root, "unet/config.json")?;
     let vae: Vae = json(root, "vae_decoder/config.json")?;
     let latent = latent_geometry(&unet, &vae)?;
-    let side = unet.sample_size.unwrap_or(64) * latent.downscale;
+    let side = unet.sample_size.unwrap_or(64).saturating_mul(latent.downscale);
     let (defaults, warnings) = defaults(&class, &scheduler);
     let mut stages = BTreeMap::new();
     for (stage, folder) in COMPONENTS {

@@ -1,0 +1,136 @@
+//! The binary as a user runs it, in a place of its own where everything that it leaves is seen.
+#![allow(dead_code, reason = "no test file needs everything")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// The repository.
+pub(crate) fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A tiny pipeline of `tests/models`.
+pub(crate) fn tiny(name: &str) -> PathBuf {
+    repository().join("tests/models").join(name)
+}
+
+/// Folders of one test, gone when it ends.
+pub(crate) struct Place {
+    root: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let place = Self { root: tempfile::tempdir().unwrap() };
+        for folder in ["inputs", "work", "home", "temporary"] {
+            fs::create_dir(place.root.path().join(folder)).unwrap();
+        }
+        place
+    }
+
+    /// Where a test puts what it feeds to the binary.
+    pub(crate) fn inputs(&self) -> PathBuf {
+        self.root.path().join("inputs")
+    }
+
+    /// Where the binary runs, so that its pictures land here.
+    pub(crate) fn work(&self) -> PathBuf {
+        self.root.path().join("work")
+    }
+
+    /// Writes a file into the inputs.
+    pub(crate) fn input(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.inputs().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// A copy of a tiny pipeline among the inputs.
+    pub(crate) fn copy_of(&self, model: &str) -> PathBuf {
+        let copy = self.inputs().join(model);
+        copy_folder(&tiny(model), &copy);
+        copy
+    }
+
+    /// The binary, with homes and temporary folder in this place.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_safelight"));
+        command.args(arguments).current_dir(self.work()).env("SAFELIGHT_HOME", repository());
+        let home = self.root.path().join("home");
+        for variable in ["HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"] {
+            command.env(variable, &home);
+        }
+        command.env("TMPDIR", self.root.path().join("temporary")).env_remove("ORT_DISABLE_TELEMETRY");
+        command
+    }
+
+    /// The binary where opening ONNX Runtime would fail: for everything that must be told before it.
+    pub(crate) fn without_library<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = self.command(arguments);
+        command.env("ORT_DYLIB_PATH", self.root.path().join("no-library-here"));
+        command
+    }
+
+    /// Every file that the binary left, wherever it may write; as paths from the place's root.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for folder in ["work", "home", "temporary"] {
+            list_files(&self.root.path().join(folder), &mut left);
+        }
+        let relative = |path: PathBuf| path.strip_prefix(self.root.path()).unwrap().display().to_string();
+        let mut left: Vec<_> = left.into_iter().map(relative).collect();
+        left.sort();
+        left
+    }
+}
+
+/// What one run of the binary did.
+pub(crate) struct Outcome {
+    pub(crate) code: i32,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    /// Runs a command; a signal, a panic or a mistake of safelight's own is a failure in every test.
+    pub(crate) fn of(mut command: Command) -> Self {
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        let code = status.code().unwrap_or_else(|| panic!("{command:?}: {status}\n{stderr}"));
+        assert!(code != 101 && code != 70 && !stderr.contains("panicked"), "{command:?}: {status}\n{stderr}");
+        Self { code, stdout, stderr }
+    }
+
+    /// The exit code is this, and standard error tells that.
+    #[track_caller]
+    pub(crate) fn expect(&self, case: &str, code: i32, telling: &str) {
+        let Self { code: found, stderr, .. } = self;
+        assert_eq!(*found, code, "{case}: {stderr}");
+        assert!(stderr.contains(telling), "{case}: expected {telling:?} in: {stderr}");
+    }
+}
+
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (entry, to) = (entry.as_ref().unwrap(), to.join(entry.as_ref().unwrap().file_name()));
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &to),
+            false => fs::copy(entry.path(), to).map(drop).unwrap(),
+        }
+    }
+}
+
+fn list_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => list_files(&path, files),
+            false => files.push(path),
+        }
+    }
+}
