@@ -12,10 +12,26 @@ const SMALL: (usize, usize) = (64, 64);
 const LARGE: (usize, usize) = (2048, 2048);
 
 fn tiny_pipeline() -> Pipeline {
+    pipeline("tests/models/tiny-sd", "")
+}
+
+/// A model on the CPU, with more lines in its target file.
+fn pipeline(model: &str, extra: &str) -> Pipeline {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let target = Target::open(&root.join("targets/generic-cpu.yaml")).unwrap();
-    let model = Model::open(&root.join("tests/models/tiny-sd")).unwrap();
-    Pipeline::open(&target, &model).unwrap()
+    let target = format!(
+        "schema: safelight-target/1\nname: test\ntitle: test\nproviders: [{{ name: cpu, need: required }}]\n\
+         precision: [int8, fp32, fp16]\n{extra}\n"
+    );
+    let model = Model::open(&root.join(model)).unwrap();
+    Pipeline::open(&Target::parse(&target).unwrap(), &model).unwrap()
+}
+
+fn latents(pipeline: &mut Pipeline, request: &Request) -> Vec<f32> {
+    pipeline.generate(request).unwrap().pictures.iter().flat_map(|picture| picture.latent.clone()).collect()
+}
+
+fn warnings(pipeline: &mut Pipeline, request: &Request) -> String {
+    pipeline.generate(request).unwrap().warnings.join("; ")
 }
 
 fn one_step(size: (usize, usize)) -> Request {
@@ -63,4 +79,91 @@ fn a_request_that_is_cancelled_already_never_starts() {
     let error = pipeline.generate(&Request { cancel, ..one_step(LARGE) }).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_batch_larger_than_the_graph_takes_is_made_in_parts() {
+    let mut pipeline = pipeline("tests/models/tiny-static", "");
+    let one = |seed| Request { seed, ..one_step(SMALL) };
+    let alone: Vec<f32> = (7..10).flat_map(|seed| latents(&mut pipeline, &one(seed))).collect();
+    let together = latents(&mut pipeline, &Request { count: 3, batch: 3, ..one(7) });
+    assert_eq!(together, alone);
+}
+
+#[test]
+fn pictures_of_a_batch_are_those_made_alone() {
+    let mut pipeline = pipeline("tests/models/tiny-sd", "");
+    let request = Request { guidance: Some(7.5), steps: Some(3), ..one_step(SMALL) };
+    let alone: Vec<f32> =
+        (7..10).flat_map(|seed| latents(&mut pipeline, &Request { seed, ..request.clone() })).collect();
+    let together = latents(&mut pipeline, &Request { count: 3, batch: 2, ..request });
+    let worst = together.iter().zip(&alone).fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
+    assert!(worst < 1e-4, "{worst}");
+}
+
+#[test]
+fn opening_for_one_size_changes_no_number() {
+    let mut fixed = pipeline("tests/models/tiny-sd", "session: { fixed_shapes: true }");
+    let mut free = pipeline("tests/models/tiny-sd", "session: { fixed_shapes: false }");
+    for size in [SMALL, (128, 64), SMALL] {
+        let request = Request { guidance: Some(3.0), ..one_step(size) };
+        assert_eq!(latents(&mut fixed, &request), latents(&mut free, &request), "{size:?}");
+    }
+}
+
+/// Quantised graphs compute in integers once they are optimised, and in floats before: the setting shows in the
+/// numbers, for one stage alone, too.
+#[test]
+fn graph_optimization_reaches_the_session_of_each_stage() {
+    let request = Request { prompt: "a red apple".into(), ..Request::default() };
+    let run = |extra| latents(&mut pipeline("models/emoji-bootstrap", extra), &request);
+    let all = run("session: { graph_optimization: all }");
+    assert_eq!(all, run("session: { graph_optimization: all, arena: false, memory_pattern: false }"));
+    let none = run("session: { graph_optimization: disabled }");
+    assert_ne!(all, none);
+    assert_eq!(all, run("stages: { decoder: { session: { graph_optimization: disabled } } }"));
+    assert_eq!(
+        none,
+        run(
+            "stages: { denoiser: { session: { graph_optimization: disabled } }, text_encoder: { session: { graph_optimization: disabled } } }"
+        )
+    );
+}
+
+#[test]
+fn what_has_no_effect_is_told() {
+    let mut tiny = tiny_pipeline();
+    let request = |negative: &str, guidance| Request {
+        negative: Some(negative.into()),
+        guidance: Some(guidance),
+        ..one_step(SMALL)
+    };
+    assert!(warnings(&mut tiny, &request("blurry", 1.0)).contains("guidance 1 is off"));
+    assert_eq!(
+        warnings(&mut tiny, &Request { sampler: Some("ddim".into()), ..request("blurry", 2.0) })
+            .matches("negative")
+            .count(),
+        0
+    );
+    let eta = Request {
+        eta: 0.5,
+        sampler: Some("euler".into()),
+        schedule: Some("trailing".into()),
+        ..request("", 1.0)
+    };
+    assert!(warnings(&mut tiny, &eta).contains("eta has no effect with sampler euler"));
+    let mut embedding = pipeline("tests/models/tiny-lcm", "");
+    assert!(warnings(&mut embedding, &request("blurry", 2.0)).contains("as an input"));
+}
+
+#[test]
+fn asking_for_more_than_a_model_was_made_for_is_told_with_the_reason() {
+    let mut emoji = pipeline("models/emoji-bootstrap", "");
+    let request = Request { steps: Some(9), guidance: Some(7.5), ..Request::default() };
+    let told = warnings(&mut emoji, &request);
+    for expected in
+        ["made for 1 to 8 steps", "made for guidance 1 to 1", "distilled for 4 steps", "you asked for 7.5"]
+    {
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
 }

@@ -81,7 +81,7 @@ pub(crate) struct Arguments {
     /// Also write the initial noise and every step's latent as .npy files
     #[arg(long, value_name = "FOLDER")]
     save_latents: Option<PathBuf>,
-    /// Print only paths and errors
+    /// Print only paths, warnings and errors
     #[arg(short, long)]
     quiet: bool,
     /// Threads inside a graph's nodes [default: the target's]

@@ -84,13 +84,8 @@ impl Denoiser {
         let rows = if together { 2 * batch } else { batch };
         self.graph.reshape(self.sample, &[rows, channels, height, width])?;
         self.graph.reshape(self.hidden, &[rows, hidden.tokens, hidden.width])?;
-        match self.graph.rank(self.timestep) {
-            0 => self.graph.reshape(self.timestep, &[])?,
-            _ => {
-                let count = self.graph.fixed_size(self.timestep, 0).unwrap_or(rows);
-                self.graph.reshape(self.timestep, &[count])?;
-            }
-        }
+        let timesteps = self.timestep_shape(rows);
+        self.graph.reshape(self.timestep, &timesteps)?;
         self.embed_guidance(rows, guidance)?;
         let elements = batch * channels * height * width;
         let mut conditioned = Conditioned {
@@ -112,6 +107,15 @@ impl Denoiser {
             _ => conditioned.write_hidden(0, batch, hidden)?,
         }
         Ok(conditioned)
+    }
+
+    /// One timestep, or one a row where the graph's axis is that of the batch.
+    fn timestep_shape(&self, rows: usize) -> Vec<usize> {
+        if self.graph.rank(self.timestep) == 0 {
+            return Vec::new();
+        }
+        let of_batch = self.graph.share_first_axis(self.timestep, self.sample);
+        vec![self.graph.fixed_size(self.timestep, 0).unwrap_or(if of_batch { rows } else { 1 })]
     }
 
     fn embed_guidance(&mut self, rows: usize, guidance: Guidance) -> Result<()> {

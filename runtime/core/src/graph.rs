@@ -197,6 +197,15 @@ impl Graph {
         usize::try_from(*self.inputs[input].declared.get(axis)?).ok()
     }
 
+    /// Whether the first axes of two inputs have the same size, as far as their names tell.
+    pub(crate) fn share_first_axis(&self, input: usize, other: usize) -> bool {
+        let name = |input: usize| self.inputs[input].axes.first().cloned().flatten();
+        match (name(input), name(other)) {
+            (Some(name), Some(other)) => name == other,
+            _ => true,
+        }
+    }
+
     /// How many axes an input has.
     pub(crate) fn rank(&self, input: usize) -> usize {
         self.inputs[input].declared.len()

@@ -206,18 +206,26 @@ impl Pipeline {
     pub fn generate(&mut self, request: &Request) -> Result<Output> {
         let start = Instant::now();
         let plan = Plan::new(request, &self.model, &self.target)?;
-        let mut job = Job::new(request, &plan);
+        let mut job = Job::new(request, &plan, self.batch(request, &plan));
         for warning in self.warnings(&plan) {
             job.warn(&mut self.observer, warning);
         }
         let prompts = self.encode_prompts(&mut job)?;
-        for first in (0..request.count).step_by(plan.batch) {
+        for first in (0..request.count).step_by(job.batch) {
             let latents = self.denoise(&mut job, &prompts, first)?;
             self.decode(&mut job, latents, first)?;
         }
         job.output.timings.open_ms = milliseconds(self.open_time);
         job.output.timings.total_ms = milliseconds(start.elapsed());
         Ok(job.output)
+    }
+
+    /// A graph that was exported for few pictures at once takes a larger batch in parts, which makes the same pictures.
+    fn batch(&self, request: &Request, plan: &Plan) -> usize {
+        match (request.noise, self.denoiser.fixed_batch()) {
+            (NoiseLayout::PerImage, Some(fixed)) => plan.batch.min(fixed.max(1)),
+            _ => plan.batch,
+        }
     }
 
     fn encode_prompts(&mut self, job: &mut Job) -> Result<Prompts> {
@@ -230,6 +238,13 @@ impl Pipeline {
             Some(negative) => Some(self.text.encode(negative, &request.cancel)?),
             None => Some(self.text.encode("", &request.cancel)?),
         };
+        if self.denoiser.embeds_guidance()
+            && request.negative.as_ref().is_some_and(|negative| !negative.is_empty())
+        {
+            let warning =
+                "the negative prompt has no effect: this model takes the guidance scale as an input";
+            job.warn(&mut self.observer, warning.into());
+        }
         for (what, hidden) in [("prompt", Some(&positive)), ("negative prompt", negative.as_ref())] {
             if let Some(cut) = hidden.and_then(|hidden| hidden.cut.as_ref()) {
                 job.warn(
@@ -248,7 +263,7 @@ impl Pipeline {
         let start = Instant::now();
         let (request, plan) = (job.request, job.plan);
         let mut noise = job.noise(first);
-        let mut latent = Latent::zeros(self.latent_shape(job.batch(first), plan));
+        let mut latent = Latent::zeros(self.latent_shape(job.rows(first), plan));
         noise.fill(&mut latent)?;
         (self.observer)(&Event::Noise { first, latent: &latent });
         latent *= plan.schedule.initial_scale as f32;
@@ -339,6 +354,8 @@ type Observer = Box<dyn FnMut(&Event) + Send>;
 struct Job<'a> {
     request: &'a Request,
     plan: &'a Plan,
+    /// Pictures that go through the graphs together.
+    batch: usize,
     output: Output,
     evaluations: usize,
 }
@@ -350,20 +367,21 @@ struct Prompts {
 }
 
 impl<'a> Job<'a> {
-    fn new(request: &'a Request, plan: &'a Plan) -> Self {
+    fn new(request: &'a Request, plan: &'a Plan, batch: usize) -> Self {
         let output = Output { pictures: Vec::new(), timings: Timings::default(), warnings: Vec::new() };
-        Self { request, plan, output, evaluations: 0 }
+        Self { request, plan, batch, output, evaluations: 0 }
     }
 
-    fn batch(&self, first: usize) -> usize {
-        self.plan.batch.min(self.request.count - first)
+    /// Pictures of the batch that starts with picture `first`; the last may be smaller.
+    fn rows(&self, first: usize) -> usize {
+        self.batch.min(self.request.count - first)
     }
 
     fn noise(&self, first: usize) -> Noise {
         let seed = self.request.seed;
         match self.request.noise {
             NoiseLayout::PerImage => {
-                Noise::per_image((first..first + self.batch(first)).map(|i| seed + i as u64))
+                Noise::per_image((first..first + self.rows(first)).map(|i| seed + i as u64))
             }
             NoiseLayout::Shared => Noise::shared(seed),
         }

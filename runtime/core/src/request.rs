@@ -132,7 +132,7 @@ impl Plan {
             batch,
             width,
             height,
-            warnings: warnings(request, model, steps, guidance),
+            warnings: warnings(request, model, method, (steps, guidance)),
         })
     }
 }
@@ -206,7 +206,12 @@ fn within(what: &str, asked: u64, most: u64) -> Result<()> {
     Ok(())
 }
 
-fn warnings(request: &Request, model: &Model, steps: usize, guidance: f64) -> Vec<String> {
+fn warnings(
+    request: &Request,
+    model: &Model,
+    method: &Method,
+    (steps, guidance): (usize, f64),
+) -> Vec<String> {
     let mut warnings = model.warnings.clone();
     let why = model.range.why.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
     if let Some((fewest, most)) =
@@ -226,6 +231,9 @@ fn warnings(request: &Request, model: &Model, steps: usize, guidance: f64) -> Ve
     if request.negative.as_ref().is_some_and(|negative| !negative.is_empty()) && guidance <= 1.0 {
         warnings
             .push(format!("the negative prompt has no effect: guidance {guidance} is off; try --guidance 2"));
+    }
+    if request.eta > 0.0 && !method.takes_eta {
+        warnings.push(format!("eta has no effect with sampler {}; use ddim", method.name));
     }
     warnings
 }
