@@ -6,12 +6,15 @@ use safelight::model::{find_model, list_models};
 use safelight::target::{find_target, list_targets};
 use safelight::{Error, ErrorKind, Model, Result, Target};
 
-/// `NAME` in `$SAFELIGHT_HOME`, the current folder, beside the executable and in its `../share/safelight`.
+/// `NAME` in `$SAFELIGHT_HOME`, the current folder, beside the executable, in its `../share/safelight`, and in the
+/// project that the executable was built in.
 fn folders(name: &str) -> Vec<PathBuf> {
     let home = std::env::var_os("SAFELIGHT_HOME").map(PathBuf::from);
     let executable = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.to_path_buf()));
     let shared = executable.as_ref().map(|folder| folder.join("../share/safelight"));
-    let roots = home.into_iter().chain([PathBuf::new()]).chain(executable).chain(shared);
+    let built = executable.as_ref().and_then(|folder| folder.parent());
+    let project = built.filter(|folder| folder.ends_with("target")).and_then(Path::parent).map(Path::to_path_buf);
+    let roots = home.into_iter().chain([PathBuf::new()]).chain(executable).chain(shared).chain(project);
     let mut found: Vec<PathBuf> = Vec::new();
     for folder in roots.map(|root| root.join(name)) {
         let same = |other: &PathBuf| other.canonicalize().ok() == folder.canonicalize().ok();

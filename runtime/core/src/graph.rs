@@ -17,9 +17,9 @@ use crate::cancel::Cancel;
 use crate::library::Library;
 use crate::model::{GraphFile, Model};
 use crate::onnx::{self, Outline};
-use crate::provider::{self, ProviderName};
+use crate::provider::{self, Need, Provider, ProviderName};
 use crate::stage::{Precision, Stage};
-use crate::target::{GraphOptimization, Need, Provider, StageSettings, Target};
+use crate::target::{GraphOptimization, StageSettings, Target};
 use crate::{Error, ErrorKind, Result};
 
 /// Tensor types that hold real numbers and are converted from and to f32.

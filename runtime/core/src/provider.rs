@@ -1,5 +1,6 @@
 //! The one table of execution providers. No other file names TensorRT, CUDA, CoreML …
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ort::ep::{
@@ -7,8 +8,53 @@ use ort::ep::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::target::{Provider, Scalar};
 use crate::{Error, Result};
+
+/// One execution provider, and whether the target can do without it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// Which one.
+    pub name: ProviderName,
+    /// Whether its absence is an error or a line in the report.
+    pub need: Need,
+    /// Its own options, by their ONNX Runtime names.
+    #[serde(default)]
+    pub options: BTreeMap<String, Scalar>,
+}
+
+/// Whether a target can do without a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Need {
+    /// Its absence is an error.
+    Required,
+    /// Its absence is a warning, and the next provider takes over.
+    Optional,
+}
+
+/// A value in a table of options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    /// `true` or `false`; ONNX Runtime is told 1 or 0.
+    Bool(bool),
+    /// A whole number.
+    Integer(i64),
+    /// A text.
+    Text(String),
+}
+
+impl Scalar {
+    /// As ONNX Runtime reads it.
+    pub fn to_option(&self) -> String {
+        match self {
+            Self::Bool(value) => u8::from(*value).to_string(),
+            Self::Integer(value) => value.to_string(),
+            Self::Text(value) => value.clone(),
+        }
+    }
+}
 
 /// One row of the table: what users type, what ONNX Runtime calls it, which options it takes.
 struct Row {
@@ -189,7 +235,6 @@ pub(crate) fn check_options(settings: &Provider) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::Need;
 
     #[test]
     fn every_row_can_be_built_and_is_named_once() {

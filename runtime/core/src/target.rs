@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::provider::ProviderName;
+use crate::provider::{Provider, Scalar};
 use crate::stage::{Precision, Stage};
 use crate::{Error, ErrorKind, Result, provider, yaml};
 
@@ -35,52 +35,6 @@ pub struct Target {
     /// What a request may ask of this device.
     #[serde(default)]
     pub limits: Limits,
-}
-
-/// One execution provider, and whether the target can do without it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Provider {
-    /// Which one.
-    pub name: ProviderName,
-    /// Whether its absence is an error or a line in the report.
-    pub need: Need,
-    /// Its own options, by their ONNX Runtime names.
-    #[serde(default)]
-    pub options: BTreeMap<String, Scalar>,
-}
-
-/// Whether a target can do without a provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Need {
-    /// Its absence is an error.
-    Required,
-    /// Its absence is a warning, and the next provider takes over.
-    Optional,
-}
-
-/// A value in a table of options.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Scalar {
-    /// `true` or `false`; ONNX Runtime is told 1 or 0.
-    Bool(bool),
-    /// A whole number.
-    Integer(i64),
-    /// A text.
-    Text(String),
-}
-
-impl Scalar {
-    /// As ONNX Runtime reads it.
-    pub fn to_option(&self) -> String {
-        match self {
-            Self::Bool(value) => u8::from(*value).to_string(),
-            Self::Integer(value) => value.to_string(),
-            Self::Text(value) => value.clone(),
-        }
-    }
 }
 
 /// How a session is set up. Absent fields leave ONNX Runtime's default.
