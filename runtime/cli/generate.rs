@@ -113,7 +113,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(path) = &arguments.library {
         Library::open(Some(path))?;
     }
-    let mut pipeline = Pipeline::open(&target, &model)?;
+    let mut pipeline = Pipeline::open_for(&target, &model, &request)?;
     let progress = progress(arguments, &request, &plan);
     let (bar, latents, cancel) = (progress.clone(), arguments.save_latents.clone(), request.cancel.clone());
     let (fault, faults) = mpsc::channel();

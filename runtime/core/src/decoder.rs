@@ -7,6 +7,7 @@ use crate::cancel::Cancel;
 use crate::graph::{Contract, Graph, REAL, Rule, Source};
 use crate::library::Library;
 use crate::model::{LatentGeometry, Model};
+use crate::request::Plan;
 use crate::stage::Stage;
 use crate::{Error, Result};
 
@@ -19,12 +20,13 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn open(library: &'static Library, source: Source, model: &Model) -> Result<Self> {
+    pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let name = |name| model.tensor(Stage::Decoder, name);
+        let (channels, height, width) = plan.latent;
         let contract = Contract {
             inputs: vec![
-                Rule::new(name("latent_sample"), REAL, &[None, Some(model.latent.channels), None, None])
-                    .usually(&model.latent_shape(1).map(Some)),
+                Rule::new(name("latent_sample"), REAL, &[None, Some(channels), None, None])
+                    .usually(&[1, channels, height, width].map(Some)),
             ],
             output: Rule::new(name("sample"), REAL, &[None, Some(3), None, None]),
         };

@@ -4,6 +4,7 @@ use crate::cancel::Cancel;
 use crate::graph::{Contract, Graph, REAL, Rule, Source, TIME};
 use crate::library::Library;
 use crate::model::Model;
+use crate::request::Plan;
 use crate::sampler::{Denoise, Latent};
 use crate::schedule::{Level, Prediction};
 use crate::stage::Stage;
@@ -33,17 +34,18 @@ pub(crate) enum Guidance<'a> {
 }
 
 impl Denoiser {
-    pub(crate) fn open(library: &'static Library, source: Source, model: &Model) -> Result<Self> {
+    pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let name = |name| model.tensor(Stage::Denoiser, name);
         let embeds = source.outline.inputs.iter().any(|input| input.name == name("timestep_cond"));
-        let rows = if model.defaults.guidance > 1.0 && !embeds { 2 } else { 1 };
-        let usual = model.latent_shape(rows).map(Some);
-        let latent = [None, Some(model.latent.channels), None, None];
+        let halves = if plan.guidance > 1.0 && !embeds { 2 } else { 1 };
+        let rows = plan.every_batch.map(|batch| batch * halves);
+        let (channels, height, width) = plan.latent;
+        let latent = [None, Some(channels), None, None];
         let contract = Contract {
             inputs: vec![
-                Rule::new(name("sample"), REAL, &latent).usually(&usual),
+                Rule::new(name("sample"), REAL, &latent).usually(&[rows, Some(channels), Some(height), Some(width)]),
                 Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
-                Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]).usually(&[Some(rows), None, None]),
+                Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]).usually(&[rows, None, None]),
                 Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),
             ],
             output: Rule::new(name("out_sample"), REAL, &latent),

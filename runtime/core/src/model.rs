@@ -172,12 +172,6 @@ impl Model {
         })
     }
 
-    /// The latent of `rows` pictures of the default size, `[rows, channels, height, width]`.
-    pub(crate) fn latent_shape(&self, rows: usize) -> [usize; 4] {
-        let LatentGeometry { channels, downscale, .. } = self.latent;
-        [rows, channels, self.picture.height / downscale, self.picture.width / downscale]
-    }
-
     /// What a graph of `stage` calls the tensor that Optimum calls `name`.
     pub(crate) fn tensor<'a>(&'a self, stage: Stage, name: &'a str) -> &'a str {
         self.stages.get(&stage).and_then(|files| files.tensors.get(name)).map_or(name, String::as_str)

@@ -154,7 +154,7 @@ pub struct Timings {
 }
 
 impl Pipeline {
-    /// Opens a model's graphs with a target's settings, side by side.
+    /// Opens a model's graphs with a target's settings, for pictures of the model's own size, one at a time.
     ///
     /// The library is the one that [`Library::open`] found; call that first to choose another.
     ///
@@ -163,7 +163,17 @@ impl Pipeline {
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) for a graph that is damaged or not what its stage needs,
     /// [`ErrorKind::Limit`](crate::ErrorKind::Limit) for one that is larger than the target allows.
     pub fn open(target: &Target, model: &Model) -> Result<Self> {
+        Self::open_for(target, model, &Request::default())
+    }
+
+    /// The same for requests like `usual`: its size, batch and guidance. Every other request works, too, but opens
+    /// graphs again whose free axes were fixed to those.
+    ///
+    /// # Errors
+    /// As [`Pipeline::open`], and as [`Plan::new`] for the request.
+    pub fn open_for(target: &Target, model: &Model, usual: &Request) -> Result<Self> {
         let start = Instant::now();
+        let plan = Plan::new(usual, model, target)?;
         check_graph_sizes(target, model)?;
         let find = |stage| Source::find(stage, model, target);
         // Loading the library and hashing the graphs take about as long, so they go side by side.
@@ -176,8 +186,8 @@ impl Pipeline {
         let (text, denoiser, decoder, library) = (text?, denoiser?, decoder?, library?);
         let (text, denoiser, decoder) = std::thread::scope(|scope| {
             let text = scope.spawn(|| TextEncoder::open(library, text, model));
-            let decoder = scope.spawn(|| Decoder::open(library, decoder, model));
-            let denoiser = Denoiser::open(library, denoiser, model);
+            let decoder = scope.spawn(|| Decoder::open(library, decoder, model, &plan));
+            let denoiser = Denoiser::open(library, denoiser, model, &plan);
             (join(text), denoiser, join(decoder))
         });
         Ok(Self {
@@ -263,7 +273,8 @@ impl Pipeline {
         let start = Instant::now();
         let (request, plan) = (job.request, job.plan);
         let mut noise = job.noise(first);
-        let mut latent = Latent::zeros(self.latent_shape(job.rows(first), plan));
+        let (channels, height, width) = plan.latent;
+        let mut latent = Latent::zeros((job.rows(first), channels, height, width));
         noise.fill(&mut latent)?;
         (self.observer)(&Event::Noise { first, latent: &latent });
         latent *= plan.schedule.initial_scale as f32;
@@ -304,11 +315,6 @@ impl Pipeline {
         job.output.timings.graphs_ms += milliseconds(self.decoder.graph.take_run_time());
         job.output.timings.decoder_ms += milliseconds(start.elapsed());
         Ok(())
-    }
-
-    fn latent_shape(&self, batch: usize, plan: &Plan) -> (usize, usize, usize, usize) {
-        let geometry = self.model.latent;
-        (batch, geometry.channels, plan.height / geometry.downscale, plan.width / geometry.downscale)
     }
 
     fn provenance(&self, job: &Job, index: usize) -> Provenance {

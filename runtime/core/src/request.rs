@@ -87,10 +87,14 @@ pub struct Plan {
     pub guidance: f64,
     /// Pictures that go through the graphs together.
     pub batch: usize,
+    /// The same, where it is so for every batch: the last may be smaller.
+    pub every_batch: Option<usize>,
     /// Width in pixels.
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
+    /// Shape of one latent: channels, height, width.
+    pub latent: (usize, usize, usize),
     /// What the caller should know, such as steps that the model was not made for.
     pub warnings: Vec<String>,
 }
@@ -130,8 +134,10 @@ impl Plan {
             steps,
             guidance,
             batch,
+            every_batch: request.count.is_multiple_of(batch).then_some(batch),
             width,
             height,
+            latent: (model.latent.channels, height / model.latent.downscale, width / model.latent.downscale),
             warnings: warnings(request, model, method, (steps, guidance)),
         })
     }
