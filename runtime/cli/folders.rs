@@ -6,23 +6,32 @@ use safelight::model::{find_model, list_models};
 use safelight::target::{find_target, list_targets};
 use safelight::{Error, ErrorKind, Model, Result, Target};
 
-/// `NAME` in `$SAFELIGHT_HOME`, the current folder, beside the executable, in its `../share/safelight`, and in the
-/// project that the executable was built in.
+/// `NAME` in `$SAFELIGHT_HOME`, the current folder, beside the executable and in its `../share/safelight`; only where
+/// none of them has it, in the project that the executable was built in.
 fn folders(name: &str) -> Vec<PathBuf> {
     let home = std::env::var_os("SAFELIGHT_HOME").map(PathBuf::from);
     let executable = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.to_path_buf()));
     let shared = executable.as_ref().map(|folder| folder.join("../share/safelight"));
-    let built = executable.as_ref().and_then(|folder| folder.parent());
-    let project = built.filter(|folder| folder.ends_with("target")).and_then(Path::parent).map(Path::to_path_buf);
-    let roots = home.into_iter().chain([PathBuf::new()]).chain(executable).chain(shared).chain(project);
+    let built =
+        executable.as_ref().and_then(|folder| folder.parent()).filter(|folder| folder.ends_with("target"));
+    let project = built.and_then(Path::parent).map(Path::to_path_buf);
     let mut found: Vec<PathBuf> = Vec::new();
-    for folder in roots.map(|root| root.join(name)) {
+    for root in home.into_iter().chain([PathBuf::new()]).chain(executable).chain(shared) {
+        let folder = root.join(name);
         let same = |other: &PathBuf| other.canonicalize().ok() == folder.canonicalize().ok();
         if folder.is_dir() && !found.iter().any(same) {
             found.push(folder);
         }
     }
-    if found.is_empty() { vec![PathBuf::from(name)] } else { found }
+    if found.is_empty() {
+        found.push(
+            project
+                .map(|root| root.join(name))
+                .filter(|folder| folder.is_dir())
+                .unwrap_or(PathBuf::from(name)),
+        );
+    }
+    found
 }
 
 pub(crate) fn all_models() -> Vec<PathBuf> {

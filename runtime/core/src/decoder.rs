@@ -20,7 +20,12 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
+    pub(crate) fn open(
+        library: &'static Library,
+        source: Source,
+        model: &Model,
+        plan: &Plan,
+    ) -> Result<Self> {
         let name = |name| model.tensor(Stage::Decoder, name);
         let (channels, height, width) = plan.latent;
         let contract = Contract {

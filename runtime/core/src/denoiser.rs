@@ -34,7 +34,12 @@ pub(crate) enum Guidance<'a> {
 }
 
 impl Denoiser {
-    pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
+    pub(crate) fn open(
+        library: &'static Library,
+        source: Source,
+        model: &Model,
+        plan: &Plan,
+    ) -> Result<Self> {
         let name = |name| model.tensor(Stage::Denoiser, name);
         let embeds = source.outline.inputs.iter().any(|input| input.name == name("timestep_cond"));
         let halves = if plan.guidance > 1.0 && !embeds { 2 } else { 1 };
@@ -43,7 +48,12 @@ impl Denoiser {
         let latent = [None, Some(channels), None, None];
         let contract = Contract {
             inputs: vec![
-                Rule::new(name("sample"), REAL, &latent).usually(&[rows, Some(channels), Some(height), Some(width)]),
+                Rule::new(name("sample"), REAL, &latent).usually(&[
+                    rows,
+                    Some(channels),
+                    Some(height),
+                    Some(width),
+                ]),
                 Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
                 Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]).usually(&[rows, None, None]),
                 Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),
