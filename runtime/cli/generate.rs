@@ -359,7 +359,7 @@ fn summary(output: &Output) -> String {
         time.denoiser_ms,
         time.denoiser_ms / time.steps_ms.len().max(1) as f64,
         time.decoder_ms,
-        time.total_ms - time.graphs_ms,
+        time.own_ms(),
     )
 }
 

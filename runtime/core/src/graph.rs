@@ -1,15 +1,11 @@
 //! One opened graph: checked against what its stage must look like, run by tensor role.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
-use ort::AsPointer as _;
 use ort::memory::Allocator;
-use ort::ortsys;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::{DynTensor, DynValue, Outlet, TensorElementType as Type};
 
@@ -17,62 +13,16 @@ use crate::cancel::Cancel;
 use crate::library::Library;
 use crate::model::{GraphFile, Model};
 use crate::onnx::{self, Outline};
-use crate::provider::{self, Need, Provider, ProviderName};
+use crate::provider::ProviderName;
 use crate::stage::{Precision, Stage};
-use crate::target::{GraphOptimization, StageSettings, Target};
+use crate::target::{StageSettings, Target};
 use crate::{Error, ErrorKind, Result};
 
-/// Tensor types that hold real numbers and are converted from and to f32.
-pub(crate) const REAL: &[Type] = &[Type::Float32, Type::Float16];
-/// Tensor types that token ids come in.
-pub(crate) const IDS: &[Type] = &[Type::Int64, Type::Int32];
-/// Tensor types that timesteps come in.
-pub(crate) const TIME: &[Type] = &[Type::Int64, Type::Int32, Type::Float32, Type::Float16, Type::Float64];
+mod contract;
+mod session;
 
-/// What a stage's graph must look like, told before anything runs.
-pub(crate) struct Contract<'a> {
-    pub(crate) inputs: Vec<Rule<'a>>,
-    pub(crate) output: Rule<'a>,
-}
-
-/// What one tensor of a graph must look like.
-pub(crate) struct Rule<'a> {
-    /// What the graph calls it.
-    name: &'a str,
-    types: &'static [Type],
-    shapes: Vec<Vec<Size>>,
-    /// What the session is opened for, until another size is asked for.
-    usual: Vec<Size>,
-    optional: bool,
-}
-
-/// A size that an axis must have, or `None` where every size will do.
-pub(crate) type Size = Option<usize>;
-
-impl<'a> Rule<'a> {
-    /// A tensor that must be there, of one of `types`, in a shape that fits.
-    pub(crate) fn new(name: &'a str, types: &'static [Type], shape: &[Size]) -> Self {
-        Self { name, types, shapes: vec![shape.to_vec()], usual: Vec::new(), optional: false }
-    }
-
-    /// The same tensor in another shape is as good.
-    pub(crate) fn or_shape(mut self, shape: &[Size]) -> Self {
-        self.shapes.push(shape.to_vec());
-        self
-    }
-
-    /// The sizes that most requests will have.
-    pub(crate) fn usually(mut self, shape: &[Size]) -> Self {
-        self.usual = shape.to_vec();
-        self
-    }
-
-    /// The graph may do without it.
-    pub(crate) fn optional(mut self) -> Self {
-        self.optional = true;
-        self
-    }
-}
+pub(crate) use contract::{Contract, IDS, REAL, Rule, TIME};
+use session::{internal, open_session, run_failed};
 
 /// A graph on disk whose hash was verified.
 pub(crate) struct Source {
@@ -111,6 +61,7 @@ pub(crate) struct Graph {
     output_shape: Vec<usize>,
     options: Arc<RunOptions>,
     run_time: Duration,
+    reopen_time: Duration,
     opened: Opened,
 }
 
@@ -147,7 +98,7 @@ impl Graph {
         let told = |e: Error| e.context(format_args!("{stage} {}", file.path.display()));
         let fixed =
             if settings.session.fixed_shapes == Some(false) { vec![] } else { contract.fixed_axes(&outline) };
-        let (session, providers, warnings) = open_session(library, &file, &settings, &fixed).map_err(told)?;
+        let (session, providers) = open_session(library, &file, &settings, &fixed).map_err(told)?;
         let ports = |outlets: &[Outlet]| outlets.iter().map(Port::new).collect::<Result<Vec<_>>>();
         let mut inputs = ports(session.inputs()).map_err(told)?;
         inputs.iter_mut().for_each(|port| port.declare(&outline));
@@ -173,7 +124,8 @@ impl Graph {
             output_shape: Vec::new(),
             options,
             run_time: Duration::ZERO,
-            opened: Opened { precision, sha256, providers, warnings },
+            reopen_time: Duration::ZERO,
+            opened: Opened { precision, sha256, providers: providers.used, warnings: providers.warnings },
         })
     }
 
@@ -185,6 +137,11 @@ impl Graph {
     /// Time spent inside `Session::run` since this was last asked.
     pub(crate) fn take_run_time(&mut self) -> Duration {
         std::mem::take(&mut self.run_time)
+    }
+
+    /// Time spent on opening it again for another size since this was last asked.
+    pub(crate) fn take_reopen_time(&mut self) -> Duration {
+        std::mem::take(&mut self.reopen_time)
     }
 
     /// The index of an input that the contract says is optional or may be asked about.
@@ -216,33 +173,39 @@ impl Graph {
     /// # Errors
     /// [`ErrorKind::Model`] where the graph was exported for another size.
     pub(crate) fn reshape(&mut self, input: usize, shape: &[usize]) -> Result<()> {
-        let port = &mut self.inputs[input];
+        let port = &self.inputs[input];
         if port.shape.as_deref() == Some(shape) {
             return Ok(());
         }
         let differs = |(&declared, &size): (&i64, &usize)| declared >= 0 && declared != size as i64;
         if port.declared.len() != shape.len() || port.declared.iter().zip(shape).any(differs) {
             return Err(Error::model(format!(
-                "{}: its graph was exported for {} {:?}, asked for {shape:?}; use that size, or export it with dynamic axes",
+                "{}: its graph was exported for {} {:?}, asked for {shape:?}; use that size, or export \
+                 it with dynamic axes",
                 self.stage, port.name, port.declared
             )));
         }
         let fixed_otherwise = port.axes.iter().zip(shape).any(|(axis, &size)| {
             self.fixed.iter().any(|(name, fixed)| axis.as_ref() == Some(name) && *fixed != size)
         });
+        if fixed_otherwise {
+            self.reopen_for_any_size()?;
+        }
+        let port = &mut self.inputs[input];
         self.values[input] = empty_tensor(port.data_type, shape)?;
         port.shape = Some(shape.to_vec());
-        if fixed_otherwise { self.reopen_for_any_size() } else { Ok(()) }
+        Ok(())
     }
 
     fn reopen_for_any_size(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let (session, providers) = open_session(self.library, &self.file, &self.settings, &[])
+            .map_err(|e| e.context(format_args!("{} {}", self.stage, self.file.path.display())))?;
         self.fixed.clear();
-        let told = |e: Error| e.context(format_args!("{} {}", self.stage, self.file.path.display()));
-        let (session, providers, warnings) =
-            open_session(self.library, &self.file, &self.settings, &[]).map_err(told)?;
         self.session = session;
-        self.opened.providers = providers;
-        self.opened.warnings = warnings;
+        self.opened.providers = providers.used;
+        self.opened.warnings = providers.warnings;
+        self.reopen_time += start.elapsed();
         Ok(())
     }
 
@@ -347,203 +310,6 @@ impl Port {
     }
 }
 
-impl Contract<'_> {
-    /// Named axes of the inputs that have one usual size, with that size.
-    fn fixed_axes(&self, outline: &Outline) -> Vec<(String, usize)> {
-        let mut fixed: BTreeMap<&str, Option<usize>> = BTreeMap::new();
-        for rule in &self.inputs {
-            let Some(input) = outline.inputs.iter().find(|input| input.name == rule.name) else { continue };
-            for (axis, usual) in input.sizes.iter().zip(&rule.usual) {
-                let (Some(name), Some(size)) = (axis.name(), *usual) else { continue };
-                // An axis that two inputs would fix differently stays free.
-                fixed
-                    .entry(name)
-                    .and_modify(|other| *other = other.filter(|&other| other == size))
-                    .or_insert(Some(size));
-            }
-        }
-        fixed.into_iter().filter_map(|(name, size)| Some((name.to_owned(), size?))).collect()
-    }
-
-    /// Checks names, types, ranks and fixed sizes; returns the index of the output.
-    fn check(&self, inputs: &[Port], outputs: &[Port]) -> Result<usize> {
-        for rule in &self.inputs {
-            match inputs.iter().find(|port| port.name == rule.name) {
-                Some(port) => rule.check("input", port)?,
-                None if rule.optional => (),
-                None => return Err(missing("input", rule.name, inputs)),
-            }
-        }
-        if let Some(port) = inputs.iter().find(|port| self.inputs.iter().all(|rule| rule.name != port.name)) {
-            let known: Vec<_> = self.inputs.iter().map(|rule| rule.name).collect();
-            return Err(Error::model(format!(
-                "it wants an input \"{}\", but safelight gives it only: {}",
-                port.name,
-                known.join(", ")
-            )));
-        }
-        let index = outputs.iter().position(|port| port.name == self.output.name);
-        let index = index.ok_or_else(|| missing("output", self.output.name, outputs))?;
-        self.output.check("output", &outputs[index])?;
-        Ok(index)
-    }
-}
-
-impl Rule<'_> {
-    fn check(&self, kind: &str, port: &Port) -> Result<()> {
-        let fault = |what: &str, found: String, expected: String| {
-            Err(Error::model(format!("{kind} \"{}\" has {what} {found}, expected {expected}", port.name)))
-        };
-        if !self.types.contains(&port.data_type) {
-            let types: Vec<_> = self.types.iter().map(ToString::to_string).collect();
-            return fault("type", port.data_type.to_string(), types.join(" or "));
-        }
-        let size_fits = |(&declared, wanted): (&i64, &Size)| {
-            declared < 0 || wanted.is_none_or(|wanted| declared == wanted as i64)
-        };
-        let fits = |shape: &Vec<Size>| {
-            shape.len() == port.declared.len() && port.declared.iter().zip(shape).all(size_fits)
-        };
-        if !self.shapes.iter().any(fits) {
-            let expected: Vec<_> = self.shapes.iter().map(|shape| describe(shape)).collect();
-            return fault(
-                "shape",
-                format!("{:?}", port.declared),
-                format!("{} (−1 is any size)", expected.join(" or ")),
-            );
-        }
-        Ok(())
-    }
-}
-
-fn describe(shape: &[Size]) -> String {
-    let sizes: Vec<_> =
-        shape.iter().map(|size| size.map_or_else(|| "-1".into(), |size| size.to_string())).collect();
-    format!("[{}]", sizes.join(", "))
-}
-
-fn missing(kind: &str, name: &str, ports: &[Port]) -> Error {
-    let has: Vec<_> = ports.iter().map(|port| port.name.as_str()).collect();
-    Error::model(format!("it has no {kind} \"{name}\"; it has: {}", has.join(", ")))
-}
-
-/// Opens a session with every provider that can be used. An optional provider that fails is left out, and told.
-fn open_session(
-    library: &Library,
-    file: &GraphFile,
-    settings: &StageSettings,
-    fixed: &[(String, usize)],
-) -> Result<(Session, Vec<ProviderName>, Vec<String>)> {
-    let mut warnings = Vec::new();
-    let mut providers = settings.providers.clone();
-    providers.retain(|provider| {
-        let reason = (!library.providers().any(|name| name == provider.name.to_string()))
-            .then(|| format!("{} was built without it", library.path().display()));
-        keep_or_warn(provider, reason, &mut warnings)
-    });
-    require(&settings.providers, &providers, &warnings)?;
-    loop {
-        let error = match try_session(library, file, settings, &providers, fixed) {
-            Ok(session) => {
-                return Ok((session, providers.iter().map(|provider| provider.name).collect(), warnings));
-            }
-            Err(error) => error,
-        };
-        // The library does not say which provider failed: leave out the first optional one, and try again.
-        let optional =
-            |provider: &Provider| provider.need == Need::Optional && provider.name != ProviderName::CPU;
-        let Some(index) = providers.iter().position(optional) else { return Err(error) };
-        keep_or_warn(&providers.remove(index), Some(error.to_string()), &mut warnings);
-    }
-}
-
-fn keep_or_warn(provider: &Provider, reason: Option<String>, warnings: &mut Vec<String>) -> bool {
-    if let Some(reason) = &reason {
-        warnings.push(format!("provider {} is not used: {reason}", provider.name));
-    }
-    reason.is_none()
-}
-
-fn require(wanted: &[Provider], usable: &[Provider], reasons: &[String]) -> Result<()> {
-    let lost = |provider: &&Provider| provider.need == Need::Required && !usable.contains(provider);
-    match wanted.iter().find(lost) {
-        Some(provider) => Err(Error::library(format!(
-            "the target requires provider {}; {}; install an ONNX Runtime that has it and point ORT_DYLIB_PATH to it, \
-             or choose another target",
-            provider.name,
-            reasons.join("; ")
-        ))),
-        None if usable.is_empty() => {
-            Err(Error::library(format!("none of the target's providers can be used: {}", reasons.join("; "))))
-        }
-        None => Ok(()),
-    }
-}
-
-fn try_session(
-    library: &Library,
-    file: &GraphFile,
-    settings: &StageSettings,
-    providers: &[Provider],
-    fixed: &[(String, usize)],
-) -> Result<Session> {
-    let builder = Session::builder(library.environment()).map_err(|e| internal("session options", &e))?;
-    let register = |builder: SessionBuilder, provider: &Provider| {
-        builder
-            .with_execution_providers([provider::dispatch(provider)])
-            .map_err(|e| Error::library(format!("provider {} cannot be used: {e}", provider.name)))
-    };
-    let builder = providers.iter().try_fold(builder, register)?;
-    // After the providers: registering the CPU provider sets the arena, too.
-    let mut builder = configure(builder, settings, providers).map_err(|e| internal("session options", &e))?;
-    for (axis, size) in fixed {
-        let fixing = builder.with_dimension_override(axis, *size as i64);
-        builder = fixing.map_err(|e| internal("a dimension override", &e))?;
-    }
-    builder.commit_from_file(&file.path).map_err(|e| open_failed(&e))
-}
-
-fn configure(
-    builder: SessionBuilder,
-    settings: &StageSettings,
-    providers: &[Provider],
-) -> ort::Result<SessionBuilder> {
-    let session = &settings.session;
-    let mut builder = builder;
-    if let Some(threads) = session.intra_threads {
-        builder = builder.with_intra_threads(threads.into())?;
-    }
-    if let Some(threads) = session.inter_threads {
-        builder = builder.with_inter_threads(threads.into())?.with_parallel_execution(threads > 1)?;
-    }
-    if let Some(spinning) = session.spinning {
-        builder = builder.with_intra_op_spinning(spinning)?.with_inter_op_spinning(spinning)?;
-    }
-    if let Some(level) = session.graph_optimization {
-        builder = builder.with_optimization_level(match level {
-            GraphOptimization::Disabled => GraphOptimizationLevel::Disable,
-            GraphOptimization::Basic => GraphOptimizationLevel::Level1,
-            GraphOptimization::Extended => GraphOptimizationLevel::Level2,
-            GraphOptimization::All => GraphOptimizationLevel::All,
-        })?;
-    }
-    if let Some(memory_pattern) = session.memory_pattern {
-        builder = builder.with_memory_pattern(memory_pattern)?;
-    }
-    if !providers.iter().any(|provider| provider.name == ProviderName::CPU) {
-        // Without this the library would run on its CPU provider whatever the others refuse.
-        builder = builder.with_disable_cpu_fallback()?;
-    }
-    if session.arena == Some(false) {
-        // SAFETY: the pointer is the builder's own, alive for the call.
-        ortsys![unsafe DisableCpuMemArena(builder.ptr_mut())?];
-    }
-    for (key, value) in &session.keys {
-        builder = builder.with_config_entry(key, value.to_option())?;
-    }
-    Ok(builder)
-}
-
 fn empty_tensor(data_type: Type, shape: &[usize]) -> Result<SessionInputValue<'static>> {
     let shape: Vec<_> = shape.iter().map(|&size| size as i64).collect();
     let tensor =
@@ -569,31 +335,8 @@ fn read_output(value: &DynValue, output: &mut Vec<f32>, output_shape: &mut Vec<u
 }
 
 fn copy<T>(target: &mut [T], ids: &[u32], convert: impl Fn(u32) -> T) {
+    debug_assert_eq!(target.len(), ids.len());
     for (target, &id) in target.iter_mut().zip(ids) {
         *target = convert(id);
     }
-}
-
-fn open_failed(error: &ort::Error) -> Error {
-    let message = error.message().trim_end();
-    let hint = match error.code() {
-        ort::ErrorCode::InvalidProtobuf => "; the file is not an ONNX graph, or is damaged",
-        ort::ErrorCode::NotImplemented => "; this library has no kernel for one of its nodes",
-        _ => "",
-    };
-    Error::model(format!("cannot be opened: {message}{hint}"))
-}
-
-fn run_failed(stage: Stage, error: &ort::Error) -> Error {
-    let message = error.message().trim_end();
-    if message.contains("allocate memory") || message.contains("bad_alloc") {
-        return Error::limit(format!(
-            "{stage}: memory ran out: {message}; ask for a smaller picture or batch"
-        ));
-    }
-    Error::model(format!("{stage}: the graph failed while it ran: {message}"))
-}
-
-fn internal(what: &str, error: &dyn std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Internal, format!("ONNX Runtime refused {what}: {error}"))
 }

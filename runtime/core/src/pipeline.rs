@@ -139,6 +139,8 @@ pub struct Provenance {
 pub struct Timings {
     /// Finding the library, verifying hashes and opening graphs; once a pipeline.
     pub open_ms: f64,
+    /// Opening graphs once more, because the request's size or batch is not what they were opened for.
+    pub reopen_ms: f64,
     /// Prompts to hidden states.
     pub text_encoder_ms: f64,
     /// All steps of all pictures.
@@ -147,10 +149,17 @@ pub struct Timings {
     pub steps_ms: Vec<f64>,
     /// Latents to pixels.
     pub decoder_ms: f64,
-    /// The whole generation, without opening.
+    /// The whole generation, with opening graphs once more where that was needed.
     pub total_ms: f64,
-    /// The part of it inside `Session::run`; the rest is safelight's own.
+    /// The part of it inside `Session::run`.
     pub graphs_ms: f64,
+}
+
+impl Timings {
+    /// Milliseconds of a generation that went neither into graphs nor into opening them: safelight's own.
+    pub fn own_ms(&self) -> f64 {
+        self.total_ms - self.graphs_ms - self.reopen_ms
+    }
 }
 
 impl Pipeline {
@@ -226,6 +235,9 @@ impl Pipeline {
             self.decode(&mut job, latents, first)?;
         }
         job.output.timings.open_ms = milliseconds(self.open_time);
+        let graphs = [&mut self.text.graph, &mut self.denoiser.graph, &mut self.decoder.graph];
+        job.output.timings.reopen_ms =
+            graphs.into_iter().map(|graph| milliseconds(graph.take_reopen_time())).sum();
         job.output.timings.total_ms = milliseconds(start.elapsed());
         Ok(job.output)
     }

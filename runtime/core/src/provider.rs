@@ -159,6 +159,11 @@ impl ProviderName {
     /// The CPU provider, which every library has.
     pub const CPU: Self = Self("cpu");
 
+    /// As users type it.
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+
     /// As ONNX Runtime calls it, such as `CPUExecutionProvider`.
     pub fn onnxruntime_name(self) -> &'static str {
         self.row().onnxruntime_name

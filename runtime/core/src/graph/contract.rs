@@ -1,0 +1,264 @@
+//! What a stage's graph must look like, and how a graph that does not is told.
+
+use std::collections::BTreeMap;
+
+use ort::value::TensorElementType as Type;
+
+use super::Port;
+use crate::onnx::Outline;
+use crate::{Error, Result};
+
+/// Tensor types that hold real numbers and are converted from and to f32.
+pub(crate) const REAL: &[Type] = &[Type::Float32, Type::Float16];
+/// Tensor types that token ids come in.
+pub(crate) const IDS: &[Type] = &[Type::Int64, Type::Int32];
+/// Tensor types that timesteps come in.
+pub(crate) const TIME: &[Type] = &[Type::Int64, Type::Int32, Type::Float32, Type::Float16, Type::Float64];
+
+/// What a stage's graph must look like, told before anything runs.
+pub(crate) struct Contract<'a> {
+    pub(crate) inputs: Vec<Rule<'a>>,
+    pub(crate) output: Rule<'a>,
+}
+
+/// What one tensor of a graph must look like.
+pub(crate) struct Rule<'a> {
+    /// What the graph calls it.
+    name: &'a str,
+    types: &'static [Type],
+    shapes: Vec<Vec<Size>>,
+    /// What the session is opened for, until another size is asked for.
+    usual: Vec<Size>,
+    optional: bool,
+}
+
+/// A size that an axis must have, or `None` where every size will do.
+type Size = Option<usize>;
+
+impl<'a> Rule<'a> {
+    /// A tensor that must be there, of one of `types`, in a shape that fits.
+    pub(crate) fn new(name: &'a str, types: &'static [Type], shape: &[Size]) -> Self {
+        Self { name, types, shapes: vec![shape.to_vec()], usual: Vec::new(), optional: false }
+    }
+
+    /// The same tensor in another shape is as good.
+    pub(crate) fn or_shape(mut self, shape: &[Size]) -> Self {
+        self.shapes.push(shape.to_vec());
+        self
+    }
+
+    /// The sizes that most requests will have.
+    pub(crate) fn usually(mut self, shape: &[Size]) -> Self {
+        self.usual = shape.to_vec();
+        self
+    }
+
+    /// The graph may do without it.
+    pub(crate) fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+}
+
+impl Contract<'_> {
+    /// Named axes of the inputs that have one usual size, with that size.
+    pub(super) fn fixed_axes(&self, outline: &Outline) -> Vec<(String, usize)> {
+        let mut fixed: BTreeMap<&str, Option<usize>> = BTreeMap::new();
+        for rule in &self.inputs {
+            let Some(input) = outline.inputs.iter().find(|input| input.name == rule.name) else { continue };
+            for (axis, usual) in input.sizes.iter().zip(&rule.usual) {
+                let (Some(name), Some(size)) = (axis.name(), *usual) else { continue };
+                // An axis that two inputs would fix differently stays free.
+                fixed
+                    .entry(name)
+                    .and_modify(|other| *other = other.filter(|&other| other == size))
+                    .or_insert(Some(size));
+            }
+        }
+        fixed.into_iter().filter_map(|(name, size)| Some((name.to_owned(), size?))).collect()
+    }
+
+    /// Checks names, types, ranks and fixed sizes; returns the index of the output.
+    pub(super) fn check(&self, inputs: &[Port], outputs: &[Port]) -> Result<usize> {
+        for rule in &self.inputs {
+            match inputs.iter().find(|port| port.name == rule.name) {
+                Some(port) => rule.check("input", port)?,
+                None if rule.optional => (),
+                None => return Err(missing("input", rule.name, inputs)),
+            }
+        }
+        if let Some(port) = inputs.iter().find(|port| self.inputs.iter().all(|rule| rule.name != port.name)) {
+            let known: Vec<_> = self.inputs.iter().map(|rule| rule.name).collect();
+            return Err(Error::model(format!(
+                "it wants an input \"{}\", but safelight gives it only: {}",
+                port.name,
+                known.join(", ")
+            )));
+        }
+        let index = outputs.iter().position(|port| port.name == self.output.name);
+        let index = index.ok_or_else(|| missing("output", self.output.name, outputs))?;
+        self.output.check("output", &outputs[index])?;
+        Ok(index)
+    }
+}
+
+impl Rule<'_> {
+    fn check(&self, kind: &str, port: &Port) -> Result<()> {
+        let fault = |what: &str, found: String, expected: String| {
+            Err(Error::model(format!("{kind} \"{}\" has {what} {found}, expected {expected}", port.name)))
+        };
+        if !self.types.contains(&port.data_type) {
+            let types: Vec<_> = self.types.iter().map(ToString::to_string).collect();
+            return fault("type", port.data_type.to_string(), types.join(" or "));
+        }
+        let size_fits = |(&declared, wanted): (&i64, &Size)| {
+            declared < 0 || wanted.is_none_or(|wanted| declared == wanted as i64)
+        };
+        let fits = |shape: &Vec<Size>| {
+            shape.len() == port.declared.len() && port.declared.iter().zip(shape).all(size_fits)
+        };
+        if !self.shapes.iter().any(fits) {
+            let expected: Vec<_> = self.shapes.iter().map(|shape| describe(shape)).collect();
+            return fault(
+                "shape",
+                format!("{:?}", port.declared),
+                format!("{} (-1 is any size)", expected.join(" or ")),
+            );
+        }
+        Ok(())
+    }
+}
+
+fn describe(shape: &[Size]) -> String {
+    let sizes: Vec<_> =
+        shape.iter().map(|size| size.map_or_else(|| "-1".into(), |size| size.to_string())).collect();
+    format!("[{}]", sizes.join(", "))
+}
+
+fn missing(kind: &str, name: &str, ports: &[Port]) -> Error {
+    let has: Vec<_> = ports.iter().map(|port| port.name.as_str()).collect();
+    Error::model(format!("it has no {kind} \"{name}\"; it has: {}", has.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::onnx::{self, Tensor};
+
+    fn contract() -> Contract<'static> {
+        let latent = [None, Some(4), None, None];
+        Contract {
+            inputs: vec![
+                Rule::new("sample", REAL, &latent),
+                Rule::new("timestep", TIME, &[]).or_shape(&[None]),
+                Rule::new("timestep_cond", REAL, &[None; 2]).optional(),
+            ],
+            output: Rule::new("out_sample", REAL, &latent),
+        }
+    }
+
+    fn port(name: &str, data_type: Type, declared: &[i64]) -> Port {
+        Port { name: name.into(), data_type, declared: declared.to_vec(), axes: Vec::new(), shape: None }
+    }
+
+    /// Ports that fit [`contract`].
+    fn fitting() -> (Vec<Port>, Vec<Port>) {
+        let sample = port("sample", Type::Float16, &[-1, 4, 8, 8]);
+        let output = port("out_sample", Type::Float32, &[-1, -1, -1, -1]);
+        (vec![sample, port("timestep", Type::Int64, &[1])], vec![port("more", Type::Bool, &[]), output])
+    }
+
+    #[test]
+    fn a_graph_that_fits_has_its_output_found() {
+        let (mut inputs, outputs) = fitting();
+        assert_eq!(contract().check(&inputs, &outputs).unwrap(), 1);
+        inputs[1].declared.clear();
+        inputs.push(port("timestep_cond", Type::Float32, &[-1, 256]));
+        assert_eq!(contract().check(&inputs, &outputs).unwrap(), 1);
+    }
+
+    #[test]
+    fn an_input_that_does_not_fit_is_told() {
+        type Edit = fn(&mut Vec<Port>);
+        let table: [(Edit, &str); 6] = [
+            (
+                |inputs| inputs[0].name = "latents".into(),
+                r#"it has no input "sample"; it has: latents, timestep"#,
+            ),
+            (
+                |inputs| inputs.push(port("ids", Type::Int64, &[-1, 6])),
+                r#"it wants an input "ids", but safelight gives it only: sample, timestep, timestep_cond"#,
+            ),
+            (
+                |inputs| inputs[0].data_type = Type::Uint8,
+                r#"input "sample" has type u8, expected f32 or f16"#,
+            ),
+            (
+                |inputs| inputs[0].declared = vec![-1, 4, -1],
+                r#"input "sample" has shape [-1, 4, -1], expected [-1, 4, -1, -1] (-1 is any size)"#,
+            ),
+            (
+                |inputs| inputs[0].declared[1] = 16,
+                r#"input "sample" has shape [-1, 16, 8, 8], expected [-1, 4, -1, -1] (-1 is any size)"#,
+            ),
+            (
+                |inputs| inputs[1].declared = vec![1, 1],
+                r#"input "timestep" has shape [1, 1], expected [] or [-1] (-1 is any size)"#,
+            ),
+        ];
+        for (edit, message) in table {
+            let (mut inputs, outputs) = fitting();
+            edit(&mut inputs);
+            let error = contract().check(&inputs, &outputs).unwrap_err();
+            assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Model, message));
+        }
+    }
+
+    #[test]
+    fn an_optional_input_must_fit_where_it_is() {
+        let (mut inputs, outputs) = fitting();
+        inputs.push(port("timestep_cond", Type::Int64, &[-1, 256]));
+        let error = contract().check(&inputs, &outputs).unwrap_err();
+        assert!(error.to_string().contains(r#"input "timestep_cond" has type i64"#), "{error}");
+    }
+
+    #[test]
+    fn an_output_that_does_not_fit_is_told() {
+        let (inputs, mut outputs) = fitting();
+        outputs[1].declared[1] = 8;
+        let error = contract().check(&inputs, &outputs).unwrap_err();
+        assert!(error.to_string().contains(r#"output "out_sample" has shape [-1, 8, -1, -1]"#), "{error}");
+        outputs.pop();
+        let error = contract().check(&inputs, &outputs).unwrap_err();
+        assert_eq!(error.to_string(), r#"it has no output "out_sample"; it has: more"#);
+    }
+
+    /// The axes that are fixed where inputs `a`, `b`, … have one axis called "rows" and these usual sizes.
+    fn fixed_rows(usual: &[Size]) -> Vec<(String, usize)> {
+        let names = || ["a", "b", "c"].into_iter().zip(usual);
+        let tensor = |name: &str| {
+            let sizes = vec![onnx::Size::Named("rows".into()), onnx::Size::Unknown, onnx::Size::Fixed(4)];
+            Tensor { name: name.into(), sizes, ..Tensor::default() }
+        };
+        let outline =
+            Outline { inputs: names().map(|(name, _)| tensor(name)).collect(), ..Outline::default() };
+        let rule = |(name, &rows)| Rule::new(name, REAL, &[None; 3]).usually(&[rows, Some(8), Some(8)]);
+        let contract =
+            Contract { inputs: names().map(rule).collect(), output: Rule::new("out", REAL, &[None; 3]) };
+        contract.fixed_axes(&outline)
+    }
+
+    #[test]
+    fn a_named_axis_is_fixed_to_its_usual_size() {
+        assert_eq!(fixed_rows(&[Some(2)]), [("rows".into(), 2)]);
+        assert_eq!(fixed_rows(&[Some(2), None, Some(2)]), [("rows".into(), 2)]);
+        assert_eq!(fixed_rows(&[None]), []);
+    }
+
+    #[test]
+    fn an_axis_that_two_inputs_would_fix_differently_stays_free() {
+        assert_eq!(fixed_rows(&[Some(2), Some(1)]), []);
+        assert_eq!(fixed_rows(&[Some(2), Some(1), Some(2)]), []);
+    }
+}

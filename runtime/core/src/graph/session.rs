@@ -1,0 +1,168 @@
+//! Opening a session with a target's settings and those of its providers that can be used.
+
+use ort::AsPointer as _;
+use ort::ortsys;
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+
+use crate::library::Library;
+use crate::model::GraphFile;
+use crate::provider::{self, Need, Provider, ProviderName};
+use crate::stage::Stage;
+use crate::target::{GraphOptimization, StageSettings};
+use crate::{Error, ErrorKind, Result};
+
+/// What became of a target's providers.
+pub(super) struct Providers {
+    /// Those that the session was given, in order.
+    pub(super) used: Vec<ProviderName>,
+    /// Why others were left out.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Why a session could not be opened.
+enum Failure {
+    /// The provider of this index cannot be used.
+    Provider(usize, String),
+    /// The library refused the graph with these providers, and does not say whether one of them is the cause.
+    Opening(ort::ErrorCode, Error),
+}
+
+/// Opens a session with every provider that can be used: one that is required and cannot be is an error, an
+/// optional one is left out, and told.
+pub(super) fn open_session(
+    library: &Library,
+    file: &GraphFile,
+    settings: &StageSettings,
+    fixed: &[(String, usize)],
+) -> Result<(Session, Providers)> {
+    let mut providers = settings.providers.clone();
+    let mut warnings = Vec::new();
+    while !providers.is_empty() {
+        let (index, reason) = match try_session(library, file, settings, &providers, fixed) {
+            Ok(session) => {
+                let used = providers.iter().map(|provider| provider.name).collect();
+                return Ok((session, Providers { used, warnings }));
+            }
+            Err(Failure::Provider(index, reason)) => (index, reason),
+            // The first optional provider is left out on suspicion, unless the graph itself is at fault.
+            Err(Failure::Opening(code, error)) => match suspect(code, &providers) {
+                Some(index) => (index, error.to_string()),
+                None => return Err(error),
+            },
+        };
+        let lost = providers.remove(index);
+        if lost.need == Need::Required {
+            return Err(Error::library(format!(
+                "the target requires provider {}; {reason}; install an ONNX Runtime that has it and point \
+                 ORT_DYLIB_PATH to it, or choose another target",
+                lost.name
+            )));
+        }
+        warnings.push(format!("provider {} is not used: {reason}", lost.name));
+    }
+    Err(Error::library(format!("none of the target's providers can be used: {}", warnings.join("; "))))
+}
+
+fn suspect(code: ort::ErrorCode, providers: &[Provider]) -> Option<usize> {
+    use ort::ErrorCode::{InvalidGraph, InvalidProtobuf, NoModel, NoSuchFile};
+    let of_graph = matches!(code, InvalidGraph | InvalidProtobuf | NoModel | NoSuchFile);
+    let optional =
+        |provider: &Provider| provider.need == Need::Optional && provider.name != ProviderName::CPU;
+    providers.iter().position(optional).filter(|_| !of_graph)
+}
+
+fn try_session(
+    library: &Library,
+    file: &GraphFile,
+    settings: &StageSettings,
+    providers: &[Provider],
+    fixed: &[(String, usize)],
+) -> Result<Session, Failure> {
+    let refused = |what: &'static str| {
+        move |e: ort::Error<SessionBuilder>| Failure::Opening(e.code(), internal(what, &e))
+    };
+    let mut builder = Session::builder(library.environment())
+        .map_err(|e| Failure::Opening(e.code(), internal("session options", &e)))?;
+    for (index, provider) in providers.iter().enumerate() {
+        if !library.providers().any(|name| name == provider.name.as_str()) {
+            let reason = format!("{} was built without it", library.path().display());
+            return Err(Failure::Provider(index, reason));
+        }
+        let registering = builder.with_execution_providers([provider::dispatch(provider)]);
+        builder = registering.map_err(|e| Failure::Provider(index, e.to_string()))?;
+    }
+    // After the providers: registering the CPU provider sets the arena, too.
+    let mut builder = configure(builder, settings, providers)
+        .map_err(|e| Failure::Opening(e.code(), internal("session options", &e)))?;
+    for (axis, size) in fixed {
+        builder =
+            builder.with_dimension_override(axis, *size as i64).map_err(refused("a dimension override"))?;
+    }
+    builder.commit_from_file(&file.path).map_err(|e| Failure::Opening(e.code(), open_failed(&e)))
+}
+
+fn configure(
+    builder: SessionBuilder,
+    settings: &StageSettings,
+    providers: &[Provider],
+) -> ort::Result<SessionBuilder> {
+    let session = &settings.session;
+    let mut builder = builder;
+    if let Some(threads) = session.intra_threads {
+        builder = builder.with_intra_threads(threads.into())?;
+    }
+    if let Some(threads) = session.inter_threads {
+        builder = builder.with_inter_threads(threads.into())?.with_parallel_execution(threads > 1)?;
+    }
+    if let Some(spinning) = session.spinning {
+        builder = builder.with_intra_op_spinning(spinning)?.with_inter_op_spinning(spinning)?;
+    }
+    if let Some(level) = session.graph_optimization {
+        builder = builder.with_optimization_level(match level {
+            GraphOptimization::Disabled => GraphOptimizationLevel::Disable,
+            GraphOptimization::Basic => GraphOptimizationLevel::Level1,
+            GraphOptimization::Extended => GraphOptimizationLevel::Level2,
+            GraphOptimization::All => GraphOptimizationLevel::All,
+        })?;
+    }
+    if let Some(memory_pattern) = session.memory_pattern {
+        builder = builder.with_memory_pattern(memory_pattern)?;
+    }
+    if !providers.iter().any(|provider| provider.name == ProviderName::CPU) {
+        // Without this the library would run on its CPU provider whatever the others refuse.
+        builder = builder.with_disable_cpu_fallback()?;
+    }
+    if session.arena == Some(false) {
+        // SAFETY: the pointer is the builder's own, alive for the call.
+        ortsys![unsafe DisableCpuMemArena(builder.ptr_mut())?];
+    }
+    for (key, value) in &session.keys {
+        builder = builder.with_config_entry(key, value.to_option())?;
+    }
+    Ok(builder)
+}
+
+fn open_failed(error: &ort::Error) -> Error {
+    let message = error.message().trim_end();
+    let hint = match error.code() {
+        ort::ErrorCode::InvalidProtobuf => "; the file is not an ONNX graph, or is damaged",
+        ort::ErrorCode::NotImplemented => "; this library has no kernel for one of its nodes",
+        _ => "",
+    };
+    Error::model(format!("cannot be opened: {message}{hint}"))
+}
+
+pub(super) fn run_failed(stage: Stage, error: &ort::Error) -> Error {
+    let message = error.message().trim_end();
+    if message.contains("allocate memory") || message.contains("bad_alloc") {
+        return Error::limit(format!(
+            "{stage}: memory ran out: {message}; ask for a smaller picture or batch"
+        ));
+    }
+    Error::model(format!("{stage}: the graph failed while it ran: {message}"))
+}
+
+pub(super) fn internal(what: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Internal, format!("ONNX Runtime refused {what}: {error}"))
+}
