@@ -424,7 +424,7 @@ fn a_provider_that_the_library_lacks_is_an_error_or_a_warning() {
         place.command(required),
         "required",
         4,
-        "the target requires provider cuda; provider cuda is not used: ",
+        "built without it; install an ONNX Runtime that has it and point ORT_DYLIB_PATH to it",
     );
 
     let optional = with_target(&place, target("optional"));

@@ -167,3 +167,16 @@ fn asking_for_more_than_a_model_was_made_for_is_told_with_the_reason() {
         assert!(told.contains(expected), "{expected}: {told}");
     }
 }
+
+#[test]
+fn a_pipeline_opened_for_a_request_need_not_open_again() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = Target::open(&root.join("targets/generic-cpu.yaml")).unwrap();
+    let model = Model::open(&root.join("tests/models/tiny-sd")).unwrap();
+    let wide = Request { guidance: Some(7.5), count: 4, batch: 2, ..one_step((128, 64)) };
+    let mut usual = Pipeline::open(&target, &model).unwrap();
+    let mut meant = Pipeline::open_for(&target, &model, &wide).unwrap();
+    assert!(usual.generate(&wide).unwrap().timings.reopen_ms > 0.0);
+    assert_eq!(usual.generate(&wide).unwrap().timings.reopen_ms, 0.0, "open for any size by now");
+    assert_eq!(meant.generate(&wide).unwrap().timings.reopen_ms, 0.0);
+}
