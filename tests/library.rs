@@ -180,3 +180,23 @@ fn a_pipeline_opened_for_a_request_need_not_open_again() {
     assert_eq!(usual.generate(&wide).unwrap().timings.reopen_ms, 0.0, "open for any size by now");
     assert_eq!(meant.generate(&wide).unwrap().timings.reopen_ms, 0.0);
 }
+
+#[test]
+fn pictures_are_handed_over_as_they_are_made() {
+    let mut pipeline = tiny_pipeline();
+    let request = Request { count: 5, ..one_step(SMALL) };
+    let mut seeds = Vec::new();
+    let outcome = pipeline.generate_each(&request, |picture| {
+        seeds.push(picture.provenance.seed);
+        if seeds.len() == 2 {
+            request.cancel.cancel();
+        }
+        Ok(())
+    });
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(seeds, [7, 8], "what was made before the cancellation is the caller's already");
+
+    let full = |_| Err(safelight::Error::new(ErrorKind::Io, "the disk is full"));
+    let outcome = pipeline.generate_each(&Request { cancel: Cancel::new(), ..request }, full);
+    assert_eq!(outcome.unwrap_err().to_string(), "the disk is full");
+}

@@ -11,8 +11,8 @@ use safelight::sampler::{Latent, SAMPLERS};
 use safelight::schedule::SCHEDULES;
 use safelight::target::Session;
 use safelight::{
-    Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Output, Picture, Pipeline, Plan,
-    Precision, Request, Target, picture,
+    Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Picture, Pipeline, Plan, Precision,
+    Provenance, Report, Request, Target, picture,
 };
 use serde_json::json;
 
@@ -124,18 +124,31 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let _ = fault.send(error);
         }
     });
-    let outcome = pipeline.generate(&request);
+    let mut made = Vec::new();
+    let outcome = pipeline.generate_each(&request, |picture| {
+        let path = destination.write(&picture, request.count)?;
+        if let Some(path) = path.as_ref().filter(|_| !arguments.json) {
+            progress.suspend(|| print(&path.display().to_string()))?;
+        }
+        made.push((path, picture.provenance));
+        Ok(())
+    });
     progress.finish_and_clear();
     faults.try_recv().map_or(Ok(()), Err)?;
-    let output = outcome?;
+    let report = outcome?;
 
-    let paths = output.pictures.iter().map(|picture| destination.write(picture, request.count));
-    let paths = paths.collect::<anyhow::Result<Vec<_>>>()?;
-    report(arguments, &output, &paths)?;
+    if arguments.json {
+        print(&serde_json::to_string_pretty(&as_json(&report, &made))?)?;
+    } else if !arguments.quiet {
+        tell(&summary(&report, &made));
+    }
     // The process ends here: giving back every buffer of every graph first would only take time.
     std::mem::forget(pipeline);
     Ok(())
 }
+
+/// A picture that was made: where it was written, unless to standard output, and how to make it again.
+type Made = (Option<PathBuf>, Provenance);
 
 fn request(arguments: &Arguments) -> Request {
     Request {
@@ -275,7 +288,7 @@ impl Destination {
     }
 
     /// Writes a picture; returns its path, or none where it went to standard output.
-    fn write(&self, picture: &Picture, count: usize) -> anyhow::Result<Option<PathBuf>> {
+    fn write(&self, picture: &Picture, count: usize) -> safelight::Result<Option<PathBuf>> {
         let seed = picture.provenance.seed;
         let (path, format) = match self {
             Self::Standard(format) => {
@@ -308,32 +321,20 @@ fn slug(prompt: &str) -> String {
     if cut.is_empty() { "picture".into() } else { cut.into() }
 }
 
-fn report(arguments: &Arguments, output: &Output, paths: &[Option<PathBuf>]) -> anyhow::Result<()> {
-    if arguments.json {
-        return print(&serde_json::to_string_pretty(&as_json(output, paths))?);
-    }
-    if !arguments.quiet {
-        tell(&summary(output));
-    }
-    paths.iter().flatten().try_for_each(|path| print(&path.display().to_string()))
-}
-
-fn as_json(output: &Output, paths: &[Option<PathBuf>]) -> serde_json::Value {
-    let picture = |(picture, path): (&Picture, &Option<PathBuf>)| json!({ "path": path, "provenance": picture.provenance });
+fn as_json(report: &Report, made: &[Made]) -> serde_json::Value {
+    let picture = |(path, provenance): &Made| json!({ "path": path, "provenance": provenance });
     json!({
-        "pictures": output.pictures.iter().zip(paths).map(picture).collect::<Vec<_>>(),
-        "timings": output.timings,
-        "warnings": output.warnings,
+        "pictures": made.iter().map(picture).collect::<Vec<_>>(),
+        "timings": report.timings,
+        "warnings": report.warnings,
     })
 }
 
-fn summary(output: &Output) -> String {
-    let Some(about) = output.pictures.first().map(|picture| &picture.provenance) else {
-        return String::new();
-    };
-    let seeds = match output.pictures.last().map(|picture| picture.provenance.seed) {
-        Some(last) if last != about.seed => format!("seeds {} to {last}", about.seed),
-        _ => format!("seed {}", about.seed),
+fn summary(report: &Report, made: &[Made]) -> String {
+    let (Some((_, about)), Some((_, last))) = (made.first(), made.last()) else { return String::new() };
+    let seeds = match last.seed {
+        last if last != about.seed => format!("seeds {} to {last}", about.seed),
+        only => format!("seed {only}"),
     };
     let guidance =
         if about.guidance > 1.0 { format!("guidance {}", about.guidance) } else { "no guidance".into() };
@@ -341,10 +342,11 @@ fn summary(output: &Output) -> String {
         let providers: Vec<_> = opened.providers.iter().map(ToString::to_string).collect();
         format!("{stage} {} on {}", opened.precision, providers.join(", "))
     });
-    let time = &output.timings;
+    let time = &report.timings;
     format!(
         "{seeds}, {} {} steps ({}), {guidance}, {}×{}\n{} on {}: {} (ONNX Runtime {})\n\
-         opening {:.0} ms, text {:.1} ms, denoiser {:.1} ms ({:.1} ms a step), decoder {:.1} ms, outside the graphs {:.2} ms",
+         opening {:.0} ms, text {:.1} ms, denoiser {:.1} ms ({:.1} ms a step), decoder {:.1} ms, \
+         writing {:.1} ms, outside the graphs {:.2} ms",
         about.sampler,
         about.steps,
         about.schedule,
@@ -359,6 +361,7 @@ fn summary(output: &Output) -> String {
         time.denoiser_ms,
         time.denoiser_ms / time.steps_ms.len().max(1) as f64,
         time.decoder_ms,
+        time.handover_ms,
         time.own_ms(),
     )
 }

@@ -83,19 +83,17 @@ fn tell(text: &str) {
 }
 
 /// Prints a result, to standard output.
-fn print(text: &str) -> anyhow::Result<()> {
+fn print(text: &str) -> safelight::Result<()> {
     print_bytes(format!("{text}\n").as_bytes())
 }
 
 /// Writes a result to standard output.
-fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
+fn print_bytes(bytes: &[u8]) -> safelight::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         // Whoever read us has seen enough, as with `safelight models | head -1`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => {
-            Err(Error::new(ErrorKind::Io, format!("standard output cannot be written: {error}")).into())
-        }
+        Err(error) => Err(Error::new(ErrorKind::Io, format!("standard output cannot be written: {error}"))),
         Ok(()) => Ok(()),
     }
 }

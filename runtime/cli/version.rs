@@ -27,10 +27,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.json {
         let onnxruntime =
             json!({ "version": library.version(), "path": library.path(), "providers": providers });
-        return print(&serde_json::to_string_pretty(
-            &json!({ "safelight": own, "onnxruntime": onnxruntime }),
-        )?);
+        let versions = json!({ "safelight": own, "onnxruntime": onnxruntime });
+        print(&serde_json::to_string_pretty(&versions)?)?;
+    } else {
+        print(&format!("ONNX Runtime {} ({})", library.version(), library.path().display()))?;
+        print(&format!("providers: {}", providers.join(", ")))?;
     }
-    print(&format!("ONNX Runtime {} ({})", library.version(), library.path().display()))?;
-    print(&format!("providers: {}", providers.join(", ")))
+    Ok(())
 }

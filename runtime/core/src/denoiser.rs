@@ -11,6 +11,9 @@ use crate::stage::Stage;
 use crate::text::Hidden;
 use crate::{Error, Result};
 
+/// Widest guidance embedding that is made; LCM's is 256.
+const MAX_EMBEDDING_WIDTH: usize = 1 << 16;
+
 /// The denoiser's graph, opened.
 pub(crate) struct Denoiser {
     pub(crate) graph: Graph,
@@ -96,7 +99,7 @@ impl Denoiser {
         let rows = if together { 2 * batch } else { batch };
         self.graph.reshape(self.sample, &[rows, channels, height, width])?;
         self.graph.reshape(self.hidden, &[rows, hidden.tokens, hidden.width])?;
-        let timesteps = self.timestep_shape(rows);
+        let timesteps = self.timestep_shape(rows)?;
         self.graph.reshape(self.timestep, &timesteps)?;
         self.embed_guidance(rows, guidance)?;
         let elements = batch * channels * height * width;
@@ -122,21 +125,28 @@ impl Denoiser {
     }
 
     /// One timestep, or one a row where the graph's axis is that of the batch.
-    fn timestep_shape(&self, rows: usize) -> Vec<usize> {
+    fn timestep_shape(&self, rows: usize) -> Result<Vec<usize>> {
         if self.graph.rank(self.timestep) == 0 {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let of_batch = self.graph.share_first_axis(self.timestep, self.sample);
-        vec![self.graph.fixed_size(self.timestep, 0).unwrap_or(if of_batch { rows } else { 1 })]
+        match self.graph.fixed_size(self.timestep, 0) {
+            Some(fixed) if fixed != 1 && fixed != rows => Err(Error::model(format!(
+                "denoiser: its graph wants {fixed} timesteps for {rows} latents, expected one, or one each"
+            ))),
+            Some(fixed) => Ok(vec![fixed]),
+            None if self.graph.share_first_axis(self.timestep, self.sample) => Ok(vec![rows]),
+            None => Ok(vec![1]),
+        }
     }
 
     fn embed_guidance(&mut self, rows: usize, guidance: Guidance) -> Result<()> {
         let Some(input) = self.guidance_embedding else { return Ok(()) };
-        let Some(width) = self.graph.fixed_size(input, 1) else {
-            return Err(Error::model(
-                "denoiser: timestep_cond has no fixed width, so the guidance embedding cannot be made; export it with \
-                 the width of time_cond_proj_dim",
-            ));
+        let Some(width) = self.graph.fixed_size(input, 1).filter(|&width| width <= MAX_EMBEDDING_WIDTH)
+        else {
+            return Err(Error::model(format!(
+                "denoiser: timestep_cond has no fixed width of at most {MAX_EMBEDDING_WIDTH}, so the guidance \
+                 embedding cannot be made; export it with the width of time_cond_proj_dim"
+            )));
         };
         let scale = match guidance {
             Guidance::Embedded { scale } => scale,

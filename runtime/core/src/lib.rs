@@ -48,7 +48,7 @@ pub use graph::Opened;
 pub use library::Library;
 pub use model::Model;
 pub use picture::{Format, save};
-pub use pipeline::{Event, Output, Picture, Pipeline, Provenance, Timings};
+pub use pipeline::{Event, Output, Picture, Pipeline, Provenance, Report, Timings};
 pub use request::{NoiseLayout, Plan, Request};
 pub use stage::{Precision, Stage};
 pub use target::Target;

@@ -83,6 +83,15 @@ pub struct Output {
     pub warnings: Vec<String>,
 }
 
+/// What a generation tells besides its pictures.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Where the time went.
+    pub timings: Timings,
+    /// What was told as [`Event::Warning`].
+    pub warnings: Vec<String>,
+}
+
 /// One picture.
 #[derive(Debug)]
 pub struct Picture {
@@ -149,16 +158,19 @@ pub struct Timings {
     pub steps_ms: Vec<f64>,
     /// Latents to pixels.
     pub decoder_ms: f64,
-    /// The whole generation, with opening graphs once more where that was needed.
+    /// Handing pictures to the caller, such as writing them to files.
+    pub handover_ms: f64,
+    /// The whole generation, with everything above but the first opening.
     pub total_ms: f64,
     /// The part of it inside `Session::run`.
     pub graphs_ms: f64,
 }
 
 impl Timings {
-    /// Milliseconds of a generation that went neither into graphs nor into opening them: safelight's own.
+    /// Milliseconds of a generation that went neither into graphs, nor into opening them, nor to the caller:
+    /// safelight's own.
     pub fn own_ms(&self) -> f64 {
-        self.total_ms - self.graphs_ms - self.reopen_ms
+        self.total_ms - self.graphs_ms - self.reopen_ms - self.handover_ms
     }
 }
 
@@ -223,6 +235,24 @@ impl Pipeline {
     /// stage where NaN, a constant latent or a black picture appeared;
     /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
     pub fn generate(&mut self, request: &Request) -> Result<Output> {
+        let mut pictures = Vec::new();
+        let Report { timings, warnings } = self.generate_each(request, |picture| {
+            pictures.push(picture);
+            Ok(())
+        })?;
+        Ok(Output { pictures, timings, warnings })
+    }
+
+    /// The same, handing over each picture as soon as it is made: what is made is not lost when a later one fails,
+    /// and memory holds one batch.
+    ///
+    /// # Errors
+    /// As [`Pipeline::generate`], and whatever `take` returns, which ends the generation.
+    pub fn generate_each(
+        &mut self,
+        request: &Request,
+        mut take: impl FnMut(Picture) -> Result<()>,
+    ) -> Result<Report> {
         let start = Instant::now();
         let plan = Plan::new(request, &self.model, &self.target)?;
         let mut job = Job::new(request, &plan, self.batch(request, &plan));
@@ -232,14 +262,14 @@ impl Pipeline {
         let prompts = self.encode_prompts(&mut job)?;
         for first in (0..request.count).step_by(job.batch) {
             let latents = self.denoise(&mut job, &prompts, first)?;
-            self.decode(&mut job, latents, first)?;
+            self.decode(&mut job, latents, first, &mut take)?;
         }
-        job.output.timings.open_ms = milliseconds(self.open_time);
+        let timings = &mut job.report.timings;
+        timings.open_ms = milliseconds(self.open_time);
         let graphs = [&mut self.text.graph, &mut self.denoiser.graph, &mut self.decoder.graph];
-        job.output.timings.reopen_ms =
-            graphs.into_iter().map(|graph| milliseconds(graph.take_reopen_time())).sum();
-        job.output.timings.total_ms = milliseconds(start.elapsed());
-        Ok(job.output)
+        timings.reopen_ms = graphs.into_iter().map(|graph| milliseconds(graph.take_reopen_time())).sum();
+        timings.total_ms = milliseconds(start.elapsed());
+        Ok(job.report)
     }
 
     /// A graph that was exported for few pictures at once takes a larger batch in parts, which makes the same pictures.
@@ -275,8 +305,8 @@ impl Pipeline {
                 );
             }
         }
-        job.output.timings.graphs_ms += milliseconds(self.text.graph.take_run_time());
-        job.output.timings.text_encoder_ms += milliseconds(start.elapsed());
+        job.report.timings.graphs_ms += milliseconds(self.text.graph.take_run_time());
+        job.report.timings.text_encoder_ms += milliseconds(start.elapsed());
         Ok(Prompts { positive, negative })
     }
 
@@ -300,7 +330,7 @@ impl Pipeline {
             self.denoiser.condition(latent.dim(), &prompts.positive, guidance, &request.cancel)?;
         let observer = &mut self.observer;
         let mut watch =
-            StepWatch { plan, first, start: Instant::now(), observer, timings: &mut job.output.timings };
+            StepWatch { plan, first, start: Instant::now(), observer, timings: &mut job.report.timings };
         let mut run = Run {
             levels: &plan.schedule.levels,
             noise: &mut |latent| noise.fill(latent),
@@ -310,22 +340,31 @@ impl Pipeline {
         };
         let latent = (plan.method.sample)(&mut denoiser, latent, &mut run)?;
         job.evaluations = denoiser.evaluations();
-        job.output.timings.graphs_ms += milliseconds(self.denoiser.graph.take_run_time());
-        job.output.timings.denoiser_ms += milliseconds(start.elapsed());
+        job.report.timings.graphs_ms += milliseconds(self.denoiser.graph.take_run_time());
+        job.report.timings.denoiser_ms += milliseconds(start.elapsed());
         Ok(latent)
     }
 
-    fn decode(&mut self, job: &mut Job, latents: Latent, first: usize) -> Result<()> {
-        let start = Instant::now();
+    fn decode(
+        &mut self,
+        job: &mut Job,
+        latents: Latent,
+        first: usize,
+        take: &mut dyn FnMut(Picture) -> Result<()>,
+    ) -> Result<()> {
         for (offset, latent) in latents.axis_iter(Axis(0)).enumerate() {
-            let index = first + offset;
+            let (start, index) = (Instant::now(), first + offset);
             let pixels = self.decoder.decode(latent, &job.request.cancel)?;
-            let provenance = self.provenance(job, index);
-            job.output.pictures.push(Picture { pixels, latent: latent.to_owned(), provenance });
+            let picture =
+                Picture { pixels, latent: latent.to_owned(), provenance: self.provenance(job, index) };
+            let timings = &mut job.report.timings;
+            timings.graphs_ms += milliseconds(self.decoder.graph.take_run_time());
+            timings.decoder_ms += milliseconds(start.elapsed());
             (self.observer)(&Event::Decoded { index, count: job.request.count });
+            let handover = Instant::now();
+            take(picture)?;
+            timings.handover_ms += milliseconds(handover.elapsed());
         }
-        job.output.timings.graphs_ms += milliseconds(self.decoder.graph.take_run_time());
-        job.output.timings.decoder_ms += milliseconds(start.elapsed());
         Ok(())
     }
 
@@ -374,7 +413,7 @@ struct Job<'a> {
     plan: &'a Plan,
     /// Pictures that go through the graphs together.
     batch: usize,
-    output: Output,
+    report: Report,
     evaluations: usize,
 }
 
@@ -386,8 +425,7 @@ struct Prompts {
 
 impl<'a> Job<'a> {
     fn new(request: &'a Request, plan: &'a Plan, batch: usize) -> Self {
-        let output = Output { pictures: Vec::new(), timings: Timings::default(), warnings: Vec::new() };
-        Self { request, plan, batch, output, evaluations: 0 }
+        Self { request, plan, batch, report: Report::default(), evaluations: 0 }
     }
 
     /// Pictures of the batch that starts with picture `first`; the last may be smaller.
@@ -407,7 +445,7 @@ impl<'a> Job<'a> {
 
     fn warn(&mut self, observer: &mut Observer, warning: String) {
         observer(&Event::Warning(&warning));
-        self.output.warnings.push(warning);
+        self.report.warnings.push(warning);
     }
 }
 
