@@ -19,28 +19,29 @@ fn model() -> Model {
     Model::open(&root().join("models/emoji-bootstrap")).expect("the shipped model opens")
 }
 
-fn pipeline() -> Pipeline {
+fn pipeline(model: &Model, request: &Request) -> Pipeline {
     let target = Target::open(&root().join("targets/generic-cpu.yaml")).expect("the shipped target opens");
-    Pipeline::open(&target.with_threads(1), &model())
-        .expect("the shipped model opens; run ./run once for the library")
+    Pipeline::open_for(&target.with_threads(1), model, request)
+        .expect("it opens; ./run once fetches the library")
 }
 
-/// A warm picture of four steps on the shipped model, minus the time inside `Session::run`.
+/// Warm pictures of four steps, minus the time inside `Session::run`.
 fn outside_the_graphs(criterion: &mut Criterion) {
-    let mut pipeline = pipeline();
-    let request = Request { prompt: "a red apple".into(), ..Request::default() };
-    criterion.bench_function("generation/outside the graphs", |bencher| {
-        bencher.iter_custom(|iterations| {
-            let own = |_| {
-                let timings = pipeline.generate(&request).expect("the picture is made").timings;
-                Duration::from_secs_f64(timings.own_ms().max(0.0) / 1000.0)
-            };
-            (0..iterations).map(own).sum()
+    let small = Request { prompt: "a red apple".into(), ..Request::default() };
+    let large = Request { steps: Some(4), size: Some((512, 512)), ..small.clone() };
+    let tiny = Model::open(&root().join("tests/models/tiny-sd")).expect("the tiny model opens");
+    for (name, model, request) in [("64×64", model(), small), ("512×512", tiny, large)] {
+        let mut pipeline = pipeline(&model, &request);
+        criterion.bench_function(&format!("outside the graphs/{name}"), |bencher| {
+            bencher.iter_custom(|iterations| {
+                let own = |_| {
+                    let timings = pipeline.generate(&request).expect("the picture is made").timings;
+                    Duration::from_secs_f64(timings.own_ms().max(0.0) / 1000.0)
+                };
+                (0..iterations).map(own).sum()
+            });
         });
-    });
-    criterion.bench_function("generation/whole", |bencher| {
-        bencher.iter(|| pipeline.generate(&request).expect("the picture is made"));
-    });
+    }
 }
 
 /// Each sampler's own arithmetic, on SD's latent of a 512×512 picture, with a denoiser that costs almost nothing.
@@ -93,8 +94,13 @@ fn noise(criterion: &mut Criterion) {
 
 /// Encoding a picture that compresses as badly as pictures do: smooth colours with a little noise.
 fn pictures(criterion: &mut Criterion) {
-    let provenance =
-        pipeline().generate(&Request::default()).expect("the picture is made").pictures.remove(0).provenance;
+    let request = Request::default();
+    let provenance = pipeline(&model(), &request)
+        .generate(&request)
+        .expect("the picture is made")
+        .pictures
+        .remove(0)
+        .provenance;
     let mut group = criterion.benchmark_group("encode");
     for side in [256, 512] {
         let pixels = RgbImage::from_fn(side, side, |x, y| {

@@ -66,12 +66,11 @@ impl Decoder {
 fn rgb(planes: &[f32], width: usize, height: usize) -> Result<RgbImage> {
     let (red, rest) = planes.split_at(width * height);
     let (green, blue) = rest.split_at(width * height);
-    if !planes.iter().all(|x| x.is_finite()) {
+    if !all_finite(planes) {
         return Err(Error::numeric(
             "decoder: the picture has NaN or infinite pixels; a decoder in another precision may do better (--precision)",
         ));
     }
-    let byte = |x: f32| (x * 127.5 + 127.5).clamp(0.0, 255.0).round_ties_even() as u8;
     let mut bytes = vec![0; planes.len()];
     for (pixel, ((&red, &green), &blue)) in bytes.chunks_exact_mut(3).zip(red.iter().zip(green).zip(blue)) {
         pixel.copy_from_slice(&[byte(red), byte(green), byte(blue)]);
@@ -85,6 +84,19 @@ fn rgb(planes: &[f32], width: usize, height: usize) -> Result<RgbImage> {
         .ok_or_else(|| Error::new(crate::ErrorKind::Internal, "a picture's bytes do not match its size"))
 }
 
+/// −1 … 1 → 0 … 255, to the nearest, ties to even. Adding 2²³ leaves that number in the lowest bits, which is several
+/// times faster than a rounding function where the processor is assumed to have none.
+fn byte(x: f32) -> u8 {
+    const TWO_TO_23: f32 = 8_388_608.0;
+    ((x * 127.5 + 127.5).clamp(0.0, 255.0) + TWO_TO_23).to_bits() as u8
+}
+
+/// Whether no number is NaN or infinite; without an early end, so that it compiles to vector instructions.
+fn all_finite(numbers: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    !numbers.iter().fold(false, |found, x| found | (x.to_bits() & EXPONENT == EXPONENT))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +106,23 @@ mod tests {
     fn planes_become_pixels() {
         let picture = rgb(&[-1.0, 1.0, 0.0, 9.0, -9.0, 0.5], 2, 1).unwrap();
         assert_eq!(picture.as_raw(), &[0, 128, 0, 255, 255, 191]);
+    }
+
+    #[test]
+    fn bytes_are_rounded_as_numpy_rounds() {
+        for i in -3000..=3000 {
+            let x = i as f32 / 2000.0;
+            let expected = (x * 127.5 + 127.5).clamp(0.0, 255.0).round_ties_even() as u8;
+            assert_eq!(byte(x), expected, "{x}");
+        }
+    }
+
+    #[test]
+    fn finite_numbers_are_told_from_others() {
+        assert!(all_finite(&[0.0, -1.0, f32::MAX, f32::MIN_POSITIVE]));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(!all_finite(&[0.0, bad, 1.0]));
+        }
     }
 
     #[test]
