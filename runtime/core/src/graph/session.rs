@@ -54,8 +54,7 @@ pub(super) fn open_session(
         let lost = providers.remove(index);
         if lost.need == Need::Required {
             return Err(Error::library(format!(
-                "the target requires provider {}; {reason}; install an ONNX Runtime that has it and point \
-                 ORT_DYLIB_PATH to it, or choose another target",
+                "the target requires provider {}: {reason}; or choose another target",
                 lost.name
             )));
         }
@@ -86,11 +85,18 @@ fn try_session(
         .map_err(|e| Failure::Opening(e.code(), internal("session options", &e)))?;
     for (index, provider) in providers.iter().enumerate() {
         if !library.providers().any(|name| name == provider.name.as_str()) {
-            let reason = format!("{} was built without it", library.path().display());
+            let reason = format!(
+                "{} was built without it; install an ONNX Runtime that has it and point ORT_DYLIB_PATH to it",
+                library.path().display()
+            );
             return Err(Failure::Provider(index, reason));
         }
         let registering = builder.with_execution_providers([provider::dispatch(provider)]);
-        builder = registering.map_err(|e| Failure::Provider(index, e.to_string()))?;
+        builder = registering.map_err(|e| {
+            let reason =
+                format!("{e}; check its options in the target, and that its device and driver are there");
+            Failure::Provider(index, reason)
+        })?;
     }
     // After the providers: registering the CPU provider sets the arena, too.
     let mut builder = configure(builder, settings, providers)
