@@ -21,8 +21,7 @@ fn model() -> Model {
 
 fn pipeline(model: &Model, request: &Request) -> Pipeline {
     let target = Target::open(&root().join("targets/generic-cpu.yaml")).expect("the shipped target opens");
-    Pipeline::open_for(&target.with_threads(1), model, request)
-        .expect("it opens; ./run once fetches the library")
+    Pipeline::open_for(&target.with_threads(1), model, request).expect("it opens; ./run once fetches the library")
 }
 
 /// Warm pictures of four steps, minus the time inside `Session::run`.
@@ -46,8 +45,7 @@ fn outside_the_graphs(criterion: &mut Criterion) {
 
 /// Each sampler's own arithmetic, on SD's latent of a 512×512 picture, with a denoiser that costs almost nothing.
 fn samplers(criterion: &mut Criterion) {
-    let levels: Vec<_> =
-        (0..=4).map(|i| Level::from_ratio(250.0 * (4 - i) as f64, 2.5 * (4 - i) as f64)).collect();
+    let levels: Vec<_> = (0..=4).map(|i| Level::from_ratio(250.0 * (4 - i) as f64, 2.5 * (4 - i) as f64)).collect();
     let mut group = criterion.benchmark_group("sampler, 4 steps");
     for method in SAMPLERS {
         group.bench_function(method.name, |bencher| {
@@ -95,12 +93,8 @@ fn noise(criterion: &mut Criterion) {
 /// Encoding a picture that compresses as badly as pictures do: smooth colours with a little noise.
 fn pictures(criterion: &mut Criterion) {
     let request = Request::default();
-    let provenance = pipeline(&model(), &request)
-        .generate(&request)
-        .expect("the picture is made")
-        .pictures
-        .remove(0)
-        .provenance;
+    let provenance =
+        pipeline(&model(), &request).generate(&request).expect("the picture is made").pictures.remove(0).provenance;
     let mut group = criterion.benchmark_group("encode");
     for side in [256, 512] {
         let pixels = RgbImage::from_fn(side, side, |x, y| {

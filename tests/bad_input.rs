@@ -88,12 +88,9 @@ fn a_library_that_cannot_be_used_is_refused() {
 #[test]
 fn a_missing_library_says_what_was_tried_and_what_to_do() {
     let place = Place::new();
-    for telling in [
-        "tried:",
-        "no-library-here (ORT_DYLIB_PATH): cannot be read",
-        "./run fetches it",
-        "point ORT_DYLIB_PATH to",
-    ] {
+    for telling in
+        ["tried:", "no-library-here (ORT_DYLIB_PATH): cannot be read", "./run fetches it", "point ORT_DYLIB_PATH to"]
+    {
         refused(&place, place.without_library(["version"]), "version", 4, telling);
         refused(&place, place.without_library(picture_of(&tiny("tiny-sd"))), "generate", 4, telling);
     }
@@ -101,19 +98,16 @@ fn a_missing_library_says_what_was_tried_and_what_to_do() {
 
 // ── The model: exit code 3 ──────────────────────────────────────────────────────────────────────────────────────────
 
-const STAGES: [(&str, &str); 3] =
-    [("text_encoder", "text_encoder"), ("denoiser", "unet"), ("decoder", "vae_decoder")];
+const STAGES: [(&str, &str); 3] = [("text_encoder", "text_encoder"), ("denoiser", "unet"), ("decoder", "vae_decoder")];
 
 /// A model folder with a manifest: the graphs of tiny-sd and a tokenizer.json.
 fn manifest_model(place: &Place) -> PathBuf {
     let model = place.inputs().join("model");
     fs::create_dir(&model).unwrap();
     for (stage, folder) in STAGES {
-        fs::copy(tiny("tiny-sd").join(folder).join("model.onnx"), model.join(format!("{stage}.onnx")))
-            .unwrap();
+        fs::copy(tiny("tiny-sd").join(folder).join("model.onnx"), model.join(format!("{stage}.onnx"))).unwrap();
     }
-    fs::copy(repository().join("models").join(EMOJI).join("tokenizer.json"), model.join("tokenizer.json"))
-        .unwrap();
+    fs::copy(repository().join("models").join(EMOJI).join("tokenizer.json"), model.join("tokenizer.json")).unwrap();
     describe(&model);
     model
 }
@@ -158,11 +152,7 @@ fn replace(model: &Path, stage: &str, content: &[u8]) {
 type Damage = (fn(&Path), &'static str);
 
 /// Runs every damage on a fresh copy, with the library or where none could be opened.
-fn refused_models(
-    make: fn(&Place) -> PathBuf,
-    cases: &[Damage],
-    command: fn(&Place, Vec<String>) -> Command,
-) {
+fn refused_models(make: fn(&Place) -> PathBuf, cases: &[Damage], command: fn(&Place, Vec<String>) -> Command) {
     for (damage, telling) in cases {
         let place = Place::new();
         let model = make(&place);
@@ -272,11 +262,7 @@ fn a_wrong_graph_is_told_with_what_it_has_and_what_was_expected() {
     let model = manifest_model(&place);
     swap(&model, "denoiser", "decoder");
     let outcome = Outcome::of(place.command(picture_of(&model)));
-    outcome.expect(
-        "swapped",
-        3,
-        "is not what a denoiser looks like, or its manifest names its tensors wrongly",
-    );
+    outcome.expect("swapped", 3, "is not what a denoiser looks like, or its manifest names its tensors wrongly");
     outcome.expect("swapped", 3, "it has no input \"sample\"; it has: latent_sample");
 }
 
@@ -343,10 +329,7 @@ const TARGET: &str = "schema: safelight-target/1\nname: board\ntitle: A board\np
 
 fn with_target(place: &Place, text: impl AsRef<[u8]>) -> Vec<String> {
     let target = place.input("board.yaml", text);
-    picture_of(&tiny("tiny-sd"))
-        .into_iter()
-        .chain(["--target".into(), target.display().to_string()])
-        .collect()
+    picture_of(&tiny("tiny-sd")).into_iter().chain(["--target".into(), target.display().to_string()]).collect()
 }
 
 #[test]
@@ -386,13 +369,7 @@ fn a_target_that_cannot_be_is_refused_before_the_library_is_opened() {
         refused(&place, place.without_library(["generate", "x", "--target", target]), target, 2, telling);
     }
     let broken = place.input("broken.yaml", "schema: 1").display().to_string();
-    refused(
-        &place,
-        place.without_library(["targets", &broken]),
-        "targets",
-        2,
-        "1 of 1 targets cannot be used",
-    );
+    refused(&place, place.without_library(["targets", &broken]), "targets", 2, "1 of 1 targets cannot be used");
 }
 
 #[test]
@@ -415,8 +392,7 @@ fn a_description_full_of_brackets_takes_no_time() {
 fn a_provider_that_the_library_lacks_is_an_error_or_a_warning() {
     let place = Place::new();
     let providers = "providers: [{ name: cuda, need: NEED }, { name: cpu, need: required }]";
-    let target =
-        |need| TARGET.replace("providers: [{ name: cpu, need: required }]", &providers.replace("NEED", need));
+    let target = |need| TARGET.replace("providers: [{ name: cpu, need: required }]", &providers.replace("NEED", need));
 
     let required = with_target(&place, target("required"));
     refused(
@@ -523,8 +499,7 @@ fn any_text_is_a_prompt() {
     let model = tiny("tiny-sd").display().to_string();
     for (prompt, file) in cases {
         let place = Place::new();
-        let command =
-            place.command(["generate", "--model", &model, "--steps", "1", "--seed", "7", "--", prompt]);
+        let command = place.command(["generate", "--model", &model, "--steps", "1", "--seed", "7", "--", prompt]);
         Outcome::of(command).expect(prompt, 0, "");
         assert_eq!(place.left(), [format!("work/{file}")], "{prompt:?}");
     }
@@ -559,14 +534,10 @@ fn a_graph_that_gives_no_picture_is_told_with_stage_and_step() {
     for (fault, folder, telling) in cases {
         let place = Place::new();
         let model = place.copy_of("tiny-sd");
-        fs::copy(tiny("faulty").join(format!("{fault}.onnx")), model.join(folder).join("model.onnx"))
-            .unwrap();
-        for extra in [
-            &[][..],
-            &["--out", "x.png"],
-            &["--out", "-"],
-            &["--guidance", "1", "--count", "3", "--batch", "2"],
-        ] {
+        fs::copy(tiny("faulty").join(format!("{fault}.onnx")), model.join(folder).join("model.onnx")).unwrap();
+        for extra in
+            [&[][..], &["--out", "x.png"], &["--out", "-"], &["--guidance", "1", "--count", "3", "--batch", "2"]]
+        {
             let mut command = place.command(picture_of(&model));
             command.args(extra);
             refused(&place, command, fault, 6, telling);
@@ -642,11 +613,7 @@ fn a_latent_that_cannot_be_written_ends_the_generation() {
         fs::create_dir_all(place.work().join("latents").join(blocked)).unwrap();
         let mut command = place.command(picture_of(&tiny("tiny-sd")));
         command.args(["--save-latents", "latents"]);
-        Outcome::of(command).expect(
-            blocked,
-            7,
-            &format!("latents/{blocked}: cannot be written: Is a directory"),
-        );
+        Outcome::of(command).expect(blocked, 7, &format!("latents/{blocked}: cannot be written: Is a directory"));
         let left = place.left();
         assert!(left.len() == kept && left.iter().all(|file| file.ends_with(".npy")), "{left:?}");
     }
@@ -657,8 +624,8 @@ fn a_latent_that_cannot_be_written_ends_the_generation() {
 #[test]
 fn an_interrupt_stops_a_long_generation_soon_and_leaves_nothing() {
     let place = Place::new();
-    let mut command = place
-        .command(["generate", "a cat", "--steps", "900", "--count", "1000", "--out", "cats/", "--model"]);
+    let mut command =
+        place.command(["generate", "a cat", "--steps", "900", "--count", "1000", "--out", "cats/", "--model"]);
     command.arg(tiny("tiny-sd")).args(["--save-latents", "latents"]).stderr(Stdio::piped());
     let running = command.spawn().unwrap();
     let begun = place.work().join("latents/0000-step-001.npy");
@@ -675,10 +642,7 @@ fn an_interrupt_stops_a_long_generation_soon_and_leaves_nothing() {
     let told = String::from_utf8_lossy(&outcome.stderr).into_owned();
     assert_eq!((outcome.status.code(), told.contains("error: cancelled")), (Some(8), true), "{told}");
     let left = place.left();
-    assert!(
-        left.iter().all(|file| file.starts_with("work/latents/0000-") && file.ends_with(".npy")),
-        "{left:?}"
-    );
+    assert!(left.iter().all(|file| file.starts_with("work/latents/0000-") && file.ends_with(".npy")), "{left:?}");
 }
 
 // ── What never touches the library, and what never leaves the machine ───────────────────────────────────────────────

@@ -145,12 +145,8 @@ fn what_has_no_effect_is_told() {
             .count(),
         0
     );
-    let eta = Request {
-        eta: 0.5,
-        sampler: Some("euler".into()),
-        schedule: Some("trailing".into()),
-        ..request("", 1.0)
-    };
+    let eta =
+        Request { eta: 0.5, sampler: Some("euler".into()), schedule: Some("trailing".into()), ..request("", 1.0) };
     assert!(warnings(&mut tiny, &eta).contains("eta has no effect with sampler euler"));
     let mut embedding = pipeline("tests/models/tiny-lcm", "");
     assert!(warnings(&mut embedding, &request("blurry", 2.0)).contains("as an input"));
@@ -161,8 +157,7 @@ fn asking_for_more_than_a_model_was_made_for_is_told_with_the_reason() {
     let mut emoji = pipeline("models/emoji-bootstrap", "");
     let request = Request { steps: Some(9), guidance: Some(7.5), ..Request::default() };
     let told = warnings(&mut emoji, &request);
-    for expected in
-        ["made for 1 to 8 steps", "made for guidance 1 to 1", "distilled for 4 steps", "you asked for 7.5"]
+    for expected in ["made for 1 to 8 steps", "made for guidance 1 to 1", "distilled for 4 steps", "you asked for 7.5"]
     {
         assert!(told.contains(expected), "{expected}: {told}");
     }

@@ -35,10 +35,7 @@ fn allowed_licences() -> Vec<String> {
     let (list, _) = list.split_once(']').unwrap();
     // Between two quotes is every second piece.
     let allowed: Vec<String> = list.split('"').skip(1).step_by(2).map(str::to_owned).collect();
-    assert!(
-        allowed.iter().any(|licence| licence == "Apache-2.0"),
-        "the list was not understood: {allowed:?}"
-    );
+    assert!(allowed.iter().any(|licence| licence == "Apache-2.0"), "the list was not understood: {allowed:?}");
     allowed
 }
 

@@ -90,9 +90,7 @@ impl Case {
         match self.prompts.as_slice() {
             [prompt] => vec![request(self.seed, self.batch, prompt)],
             // A picture for each prompt, made alone: with a generator a picture, its neighbours do not matter.
-            prompts => {
-                prompts.iter().zip(self.seed..).map(|(prompt, seed)| request(seed, 1, prompt)).collect()
-            }
+            prompts => prompts.iter().zip(self.seed..).map(|(prompt, seed)| request(seed, 1, prompt)).collect(),
         }
     }
 }
@@ -226,8 +224,7 @@ fn lcm() -> String {
 }
 
 fn schedules() -> Schedules {
-    serde_json::from_str(&std::fs::read_to_string(root().join("tests/golden/schedules.json")).unwrap())
-        .unwrap()
+    serde_json::from_str(&std::fs::read_to_string(root().join("tests/golden/schedules.json")).unwrap()).unwrap()
 }
 
 fn training(zero_terminal_snr: bool, steps_offset: usize) -> Training {
@@ -278,8 +275,7 @@ fn timesteps_equal_diffusers() {
         }
         let timetable = find_schedule(&case.spacing).unwrap();
         let schedule =
-            Schedule::new(&training(false, case.steps_offset), timetable, Grid::Timesteps, case.steps)
-                .unwrap();
+            Schedule::new(&training(false, case.steps_offset), timetable, Grid::Timesteps, case.steps).unwrap();
         let got: Vec<_> = schedule.levels.iter().take(case.steps).map(|level| level.timestep).collect();
         let rounded: Vec<_> = got.iter().map(|t| t.round_ties_even()).collect();
         assert_eq!(rounded, case.timesteps, "{} {}", case.spacing, case.steps);

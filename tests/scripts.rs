@@ -52,9 +52,7 @@ fn a_failed_download_leaves_nothing_behind() {
 
 #[test]
 fn says_how_to_install_python() {
-    Project::new()
-        .fetch(&["--platform", "macos-arm64"])
-        .expect_failure(4, "apt-get install python3 python3-pip");
+    Project::new().fetch(&["--platform", "macos-arm64"]).expect_failure(4, "apt-get install python3 python3-pip");
 }
 
 #[test]
@@ -102,8 +100,7 @@ impl Project {
             fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(file), root.join(file)).unwrap();
         }
         for tool in [
-            "cat", "cp", "dirname", "getconf", "ln", "mkdir", "mktemp", "mv", "readlink", "rm", "rmdir",
-            "sed", "uname",
+            "cat", "cp", "dirname", "getconf", "ln", "mkdir", "mktemp", "mv", "readlink", "rm", "rmdir", "sed", "uname",
         ] {
             symlink(find_on_path(tool), bin.join(tool)).unwrap();
         }
@@ -123,8 +120,7 @@ import sys, zipfile
 with zipfile.ZipFile(sys.argv[1], 'w') as wheel:
     for name in ('LICENSE', 'ThirdPartyNotices.txt', 'capi/libonnxruntime.so.1', 'capi/libonnxruntime_providers_shared.so'):
         wheel.writestr('onnxruntime/' + name, sys.argv[2])";
-        let made =
-            Command::new("python3").args(["-c", SCRIPT]).arg(self.bin.join("wheel")).arg(content).status();
+        let made = Command::new("python3").args(["-c", SCRIPT]).arg(self.bin.join("wheel")).arg(content).status();
         assert!(made.unwrap().success());
     }
 
@@ -145,8 +141,7 @@ with zipfile.ZipFile(sys.argv[1], 'w') as wheel:
 
     fn stored(&self) -> Vec<String> {
         let folder = fs::read_dir(self.root.join(".onnxruntime/linux-aarch64")).unwrap();
-        let mut names: Vec<String> =
-            folder.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = folder.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }

@@ -12,8 +12,7 @@ fn folders(name: &str) -> Vec<PathBuf> {
     let home = std::env::var_os("SAFELIGHT_HOME").map(PathBuf::from);
     let executable = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.to_path_buf()));
     let shared = executable.as_ref().map(|folder| folder.join("../share/safelight"));
-    let built =
-        executable.as_ref().and_then(|folder| folder.parent()).filter(|folder| folder.ends_with("target"));
+    let built = executable.as_ref().and_then(|folder| folder.parent()).filter(|folder| folder.ends_with("target"));
     let project = built.and_then(Path::parent).map(Path::to_path_buf);
     let mut found: Vec<PathBuf> = Vec::new();
     for root in home.into_iter().chain([PathBuf::new()]).chain(executable).chain(shared) {
@@ -24,12 +23,7 @@ fn folders(name: &str) -> Vec<PathBuf> {
         }
     }
     if found.is_empty() {
-        found.push(
-            project
-                .map(|root| root.join(name))
-                .filter(|folder| folder.is_dir())
-                .unwrap_or(PathBuf::from(name)),
-        );
+        found.push(project.map(|root| root.join(name)).filter(|folder| folder.is_dir()).unwrap_or(PathBuf::from(name)));
     }
     found
 }

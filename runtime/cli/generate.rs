@@ -11,8 +11,8 @@ use safelight::sampler::{Latent, SAMPLERS};
 use safelight::schedule::SCHEDULES;
 use safelight::target::Session;
 use safelight::{
-    Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Picture, Pipeline, Plan, Precision,
-    Provenance, Report, Request, Target, picture,
+    Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Picture, Pipeline, Plan, Precision, Provenance,
+    Report, Request, Target, picture,
 };
 use serde_json::json;
 
@@ -29,7 +29,8 @@ const SLUG_BYTES: usize = 200;
 pub(crate) struct Arguments {
     /// What the picture shows
     prompt: String,
-    /// Model: a name in models/, or a folder with a model.yaml or an exported diffusers pipeline [default: the only one]
+    /// Model: a name in models/, or a folder with a model.yaml or an exported diffusers pipeline
+    /// [default: the only one]
     #[arg(short, long, value_name = "NAME|FOLDER")]
     model: Option<String>,
     /// Target: a name in targets/, or a YAML file [default: this processor's]
@@ -201,16 +202,13 @@ fn progress(arguments: &Arguments, request: &Request, plan: &Plan) -> ProgressBa
     }
     let steps = plan.steps * request.count.div_ceil(plan.batch);
     let bar = ProgressBar::new((steps + request.count) as u64);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}")
-        .expect("the template is well-formed");
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}").expect("the template is well-formed");
     bar.set_style(style);
     bar
 }
 
 fn observe(event: &Event, bar: &ProgressBar, latents: Option<&Path>) -> safelight::Result<()> {
-    let save = |name: String, latent: &Latent| {
-        latents.map_or(Ok(()), |folder| save_latent(&folder.join(name), latent))
-    };
+    let save = |name: String, latent: &Latent| latents.map_or(Ok(()), |folder| save_latent(&folder.join(name), latent));
     match event {
         Event::Warning(warning) => bar.suspend(|| tell(&format!("warning: {warning}"))),
         Event::Noise { first, latent } => save(format!("{first:04}-noise.npy"), latent)?,
@@ -226,17 +224,14 @@ fn observe(event: &Event, bar: &ProgressBar, latents: Option<&Path>) -> safeligh
 
 fn save_latent(path: &Path, latent: &Latent) -> safelight::Result<()> {
     let mut bytes = Vec::new();
-    latent
-        .write_npy(&mut bytes)
-        .map_err(|e| Error::new(ErrorKind::Internal, format!("{}: {e}", path.display())))?;
+    latent.write_npy(&mut bytes).map_err(|e| Error::new(ErrorKind::Internal, format!("{}: {e}", path.display())))?;
     safelight::save(path, &bytes)
 }
 
 /// Creates a folder where it is not there, and checks that files can be written in it.
 fn prepare_folder(folder: &Path) -> safelight::Result<()> {
-    std::fs::create_dir_all(folder).map_err(|e| {
-        Error::new(ErrorKind::Io, format!("{}: cannot be created: {e}", folder.display())).because(e)
-    })?;
+    std::fs::create_dir_all(folder)
+        .map_err(|e| Error::new(ErrorKind::Io, format!("{}: cannot be created: {e}", folder.display())).because(e))?;
     picture::check_save(&folder.join("picture"))
 }
 
@@ -256,9 +251,7 @@ impl Destination {
         if out == "-" {
             return match (arguments.count, arguments.json) {
                 (1, false) => Ok(Self::Standard(format)),
-                (1, true) => {
-                    usage("--out - and --json both want standard output; write the picture to a file".into())
-                }
+                (1, true) => usage("--out - and --json both want standard output; write the picture to a file".into()),
                 _ => usage("--out - takes one picture; give a folder for several".into()),
             };
         }
@@ -271,9 +264,9 @@ impl Destination {
             (Some(named), Some(asked)) if named != asked => {
                 usage(format!("{out} is named as {}, but --format is {}", named.name(), asked.name()))
             }
-            (None, None) => usage(format!(
-                "{out}: its name says no format; end it with .png, .jpg or .webp, or give --format"
-            )),
+            (None, None) => {
+                usage(format!("{out}: its name says no format; end it with .png, .jpg or .webp, or give --format"))
+            }
             (named, asked) => Ok(Self::File(path, asked.or(named).unwrap_or(format))),
         }
     }
@@ -336,8 +329,7 @@ fn summary(report: &Report, made: &[Made]) -> String {
         last if last != about.seed => format!("seeds {} to {last}", about.seed),
         only => format!("seed {only}"),
     };
-    let guidance =
-        if about.guidance > 1.0 { format!("guidance {}", about.guidance) } else { "no guidance".into() };
+    let guidance = if about.guidance > 1.0 { format!("guidance {}", about.guidance) } else { "no guidance".into() };
     let graphs = about.graphs.iter().map(|(stage, opened)| {
         let providers: Vec<_> = opened.providers.iter().map(ToString::to_string).collect();
         format!("{stage} {} on {}", opened.precision, providers.join(", "))

@@ -30,8 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let broken = models.iter().filter(|(_, model)| model.is_err()).count();
     match broken {
         0 => Ok(()),
-        _ => Err(Error::new(ErrorKind::Model, format!("{broken} of {} models cannot be used", models.len()))
-            .into()),
+        _ => Err(Error::new(ErrorKind::Model, format!("{broken} of {} models cannot be used", models.len())).into()),
     }
 }
 
@@ -52,11 +51,7 @@ fn as_text(models: &[(&Path, safelight::Result<Model>)]) -> String {
             Err(error) => writeln!(text, "{}\n  broken: {error}", path.display()),
         };
     }
-    if models.is_empty() {
-        "no model is here: expected folders with a model.yaml in models/".into()
-    } else {
-        text
-    }
+    if models.is_empty() { "no model is here: expected folders with a model.yaml in models/".into() } else { text }
 }
 
 fn describe(model: &Model) -> String {
@@ -88,8 +83,7 @@ fn as_json(path: &Path, model: &safelight::Result<Model>) -> Value {
             let mut stages = serde_json::Map::new();
             for (stage, files) in &model.stages {
                 let graph = |(precision, file): (&safelight::Precision, &safelight::model::GraphFile)| {
-                    let about =
-                        json!({ "file": file.path, "bytes": file.total_bytes(), "sha256": file.sha256 });
+                    let about = json!({ "file": file.path, "bytes": file.total_bytes(), "sha256": file.sha256 });
                     (precision.name().to_owned(), about)
                 };
                 stages.insert(stage.name().into(), Value::Object(files.graphs.iter().map(graph).collect()));

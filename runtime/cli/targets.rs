@@ -29,10 +29,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let broken = targets.iter().filter(|(_, target)| target.is_err()).count();
     match broken {
         0 => Ok(()),
-        _ => {
-            Err(Error::new(ErrorKind::Usage, format!("{broken} of {} targets cannot be used", targets.len()))
-                .into())
-        }
+        _ => Err(Error::new(ErrorKind::Usage, format!("{broken} of {} targets cannot be used", targets.len())).into()),
     }
 }
 
@@ -42,8 +39,7 @@ fn as_text(targets: &[(&Path, safelight::Result<Target>)]) -> String {
         let _ = match target {
             Ok(target) => {
                 let settings = target.stage(Stage::Denoiser);
-                let providers: Vec<_> =
-                    settings.providers.iter().map(|provider| provider.name.to_string()).collect();
+                let providers: Vec<_> = settings.providers.iter().map(|provider| provider.name.to_string()).collect();
                 let precision: Vec<_> = settings.precision.iter().map(|precision| precision.name()).collect();
                 writeln!(
                     text,

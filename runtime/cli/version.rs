@@ -25,8 +25,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let library = Library::open(arguments.library.as_deref())?;
     let providers: Vec<_> = library.providers().collect();
     if arguments.json {
-        let onnxruntime =
-            json!({ "version": library.version(), "path": library.path(), "providers": providers });
+        let onnxruntime = json!({ "version": library.version(), "path": library.path(), "providers": providers });
         let versions = json!({ "safelight": own, "onnxruntime": onnxruntime });
         print(&serde_json::to_string_pretty(&versions)?)?;
     } else {

@@ -20,12 +20,7 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn open(
-        library: &'static Library,
-        source: Source,
-        model: &Model,
-        plan: &Plan,
-    ) -> Result<Self> {
+    pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let name = |name| model.tensor(Stage::Decoder, name);
         let (channels, height, width) = plan.latent;
         let contract = Contract {
@@ -36,8 +31,7 @@ impl Decoder {
             output: Rule::new(name("sample"), REAL, &[None, Some(3), None, None]),
         };
         let graph = Graph::open(library, source, &contract)?;
-        let input =
-            graph.find_input(name("latent_sample")).expect("the contract has checked that it is there");
+        let input = graph.find_input(name("latent_sample")).expect("the contract has checked that it is there");
         Ok(Self { graph, input, latent: model.latent, scaled: Vec::new() })
     }
 
@@ -54,9 +48,7 @@ impl Decoder {
         let (planes, shape) = self.graph.run(cancel)?;
         let (height, width) = (height * downscale, width * downscale);
         if shape != [1, 3, height, width] {
-            return Err(Error::model(format!(
-                "decoder: returned {shape:?}, expected [1, 3, {height}, {width}]"
-            )));
+            return Err(Error::model(format!("decoder: returned {shape:?}, expected [1, 3, {height}, {width}]")));
         }
         rgb(planes, width, height)
     }
@@ -68,7 +60,8 @@ fn rgb(planes: &[f32], width: usize, height: usize) -> Result<RgbImage> {
     let (green, blue) = rest.split_at(width * height);
     if !all_finite(planes) {
         return Err(Error::numeric(
-            "decoder: the picture has NaN or infinite pixels; a decoder in another precision may do better (--precision)",
+            "decoder: the picture has NaN or infinite pixels; a decoder in another precision may do better \
+             (--precision)",
         ));
     }
     let mut bytes = vec![0; planes.len()];

@@ -37,12 +37,7 @@ pub(crate) enum Guidance<'a> {
 }
 
 impl Denoiser {
-    pub(crate) fn open(
-        library: &'static Library,
-        source: Source,
-        model: &Model,
-        plan: &Plan,
-    ) -> Result<Self> {
+    pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let name = |name| model.tensor(Stage::Denoiser, name);
         let embeds = source.outline.inputs.iter().any(|input| input.name == name("timestep_cond"));
         let halves = if plan.guidance > 1.0 && !embeds { 2 } else { 1 };
@@ -51,12 +46,7 @@ impl Denoiser {
         let latent = [None, Some(channels), None, None];
         let contract = Contract {
             inputs: vec![
-                Rule::new(name("sample"), REAL, &latent).usually(&[
-                    rows,
-                    Some(channels),
-                    Some(height),
-                    Some(width),
-                ]),
+                Rule::new(name("sample"), REAL, &latent).usually(&[rows, Some(channels), Some(height), Some(width)]),
                 Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
                 Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]).usually(&[rows, None, None]),
                 Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),
@@ -141,8 +131,7 @@ impl Denoiser {
 
     fn embed_guidance(&mut self, rows: usize, guidance: Guidance) -> Result<()> {
         let Some(input) = self.guidance_embedding else { return Ok(()) };
-        let Some(width) = self.graph.fixed_size(input, 1).filter(|&width| width <= MAX_EMBEDDING_WIDTH)
-        else {
+        let Some(width) = self.graph.fixed_size(input, 1).filter(|&width| width <= MAX_EMBEDDING_WIDTH) else {
             return Err(Error::model(format!(
                 "denoiser: timestep_cond has no fixed width of at most {MAX_EMBEDDING_WIDTH}, so the guidance \
                  embedding cannot be made; export it with the width of time_cond_proj_dim"
@@ -174,7 +163,7 @@ pub(crate) struct Conditioned<'a> {
 
 impl Denoise for Conditioned<'_> {
     fn denoise(&mut self, x: &Latent, at: Level, denoised: &mut Latent) -> Result<()> {
-        // Graphs want unit variance: the input is divided by √(alpha² + sigma²), which is 1 where variance is preserved.
+        // Graphs want unit variance: the input is divided by √(alpha² + sigma²), which is 1 for most models.
         let norm = at.alpha.hypot(at.sigma);
         let unit = Level { alpha: at.alpha / norm, sigma: at.sigma / norm, ..at };
         let input_scale = (1.0 / norm) as f32;
@@ -207,8 +196,7 @@ impl Conditioned<'_> {
 
     fn write_hidden(&mut self, first_row: usize, rows: usize, hidden: &Hidden) -> Result<()> {
         let Denoiser { graph, hidden: input, .. } = &mut *self.denoiser;
-        (first_row..first_row + rows)
-            .try_for_each(|row| graph.write(*input, row * hidden.values.len(), &hidden.values))
+        (first_row..first_row + rows).try_for_each(|row| graph.write(*input, row * hidden.values.len(), &hidden.values))
     }
 
     /// Fills `predicted` with the graph's guided output for the latent in `scaled`.
@@ -243,10 +231,7 @@ impl Conditioned<'_> {
         self.evaluations += 1;
         let (output, shape) = graph.run(self.cancel)?;
         if shape != self.shape {
-            return Err(Error::model(format!(
-                "denoiser: returned {shape:?} for a latent of {:?}",
-                self.shape
-            )));
+            return Err(Error::model(format!("denoiser: returned {shape:?} for a latent of {:?}", self.shape)));
         }
         take(&mut self.predicted, output);
         Ok(())

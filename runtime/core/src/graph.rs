@@ -96,17 +96,14 @@ impl Graph {
     pub(crate) fn open(library: &'static Library, source: Source, contract: &Contract) -> Result<Self> {
         let Source { outline, stage, precision, file, sha256, settings } = source;
         let told = |e: Error| e.context(format_args!("{stage} {}", file.path.display()));
-        let fixed =
-            if settings.session.fixed_shapes == Some(false) { vec![] } else { contract.fixed_axes(&outline) };
+        let fixed = if settings.session.fixed_shapes == Some(false) { vec![] } else { contract.fixed_axes(&outline) };
         let (session, providers) = open_session(library, &file, &settings, &fixed).map_err(told)?;
         let ports = |outlets: &[Outlet]| outlets.iter().map(Port::new).collect::<Result<Vec<_>>>();
         let mut inputs = ports(session.inputs()).map_err(told)?;
         inputs.iter_mut().for_each(|port| port.declare(&outline));
         let outputs = ports(session.outputs()).map_err(told)?;
         let output_index = contract.check(&inputs, &outputs).map_err(|e| {
-            told(e.context(format_args!(
-                "is not what a {stage} looks like, or its manifest names its tensors wrongly"
-            )))
+            told(e.context(format_args!("is not what a {stage} looks like, or its manifest names its tensors wrongly")))
         })?;
         let values = inputs.iter().map(|port| empty_tensor(port.data_type, &[0])).collect::<Result<_>>()?;
         let options = Arc::new(RunOptions::new().map_err(|e| internal("run options", &e))?);
@@ -185,9 +182,10 @@ impl Graph {
                 self.stage, port.name, port.declared
             )));
         }
-        let fixed_otherwise = port.axes.iter().zip(shape).any(|(axis, &size)| {
-            self.fixed.iter().any(|(name, fixed)| axis.as_ref() == Some(name) && *fixed != size)
-        });
+        let fixed_otherwise =
+            port.axes.iter().zip(shape).any(|(axis, &size)| {
+                self.fixed.iter().any(|(name, fixed)| axis.as_ref() == Some(name) && *fixed != size)
+            });
         if fixed_otherwise {
             self.reopen_for_any_size()?;
         }
@@ -282,17 +280,10 @@ impl Graph {
 
 impl Port {
     fn new(outlet: &Outlet) -> Result<Self> {
-        let (Some(data_type), Some(shape)) = (outlet.dtype().tensor_type(), outlet.dtype().tensor_shape())
-        else {
+        let (Some(data_type), Some(shape)) = (outlet.dtype().tensor_type(), outlet.dtype().tensor_shape()) else {
             return Err(Error::model(format!("{} is not a tensor", outlet.name())));
         };
-        Ok(Self {
-            name: outlet.name().to_owned(),
-            data_type,
-            declared: shape.to_vec(),
-            axes: Vec::new(),
-            shape: None,
-        })
+        Ok(Self { name: outlet.name().to_owned(), data_type, declared: shape.to_vec(), axes: Vec::new(), shape: None })
     }
 
     /// Takes sizes and names from the file: the session knows only what it was opened for.
@@ -312,8 +303,7 @@ impl Port {
 
 fn empty_tensor(data_type: Type, shape: &[usize]) -> Result<SessionInputValue<'static>> {
     let shape: Vec<_> = shape.iter().map(|&size| size as i64).collect();
-    let tensor =
-        DynTensor::new(&Allocator::default(), data_type, shape).map_err(|e| internal("input tensor", &e))?;
+    let tensor = DynTensor::new(&Allocator::default(), data_type, shape).map_err(|e| internal("input tensor", &e))?;
     Ok(tensor.into())
 }
 

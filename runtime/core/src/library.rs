@@ -32,7 +32,8 @@ impl Library {
     ///
     /// With `explicit`, a file or a folder that holds one, nothing else is tried. Otherwise the first of these
     /// that works: `ORT_DYLIB_PATH` (which, if set, is the only one tried), beside the executable and in
-    /// `../lib`, what this project fetched where the executable is its own build, the per-user data folder, `onnxruntime` in the active Python environment, the system loader.
+    /// `../lib`, what this project fetched where the executable is its own build, the per-user data folder,
+    /// `onnxruntime` in the active Python environment, the system loader.
     ///
     /// ONNX Runtime's telemetry is switched off first: official builds since 1.29 otherwise write to the user's
     /// cache folder before any setting can stop them.
@@ -44,8 +45,7 @@ impl Library {
         if let Some(library) = *opened {
             return Ok(library);
         }
-        let library =
-            Box::leak(Box::new(open_first(&candidates(explicit, &Surroundings::of_this_process()))?));
+        let library = Box::leak(Box::new(open_first(&candidates(explicit, &Surroundings::of_this_process()))?));
         *opened = Some(library);
         Ok(library)
     }
@@ -116,9 +116,7 @@ fn candidates(explicit: Option<&Path>, surroundings: &Surroundings) -> Vec<Candi
         add("beside the executable", folder.clone());
         add("../lib of the executable", folder.join("../lib"));
         // target/release/safelight, run without cargo, finds what ./run has fetched.
-        if let Some(project) =
-            folder.parent().filter(|parent| parent.ends_with("target")).and_then(Path::parent)
-        {
+        if let Some(project) = folder.parent().filter(|parent| parent.ends_with("target")).and_then(Path::parent) {
             add("fetched by ./run", project.join(".onnxruntime/host"));
         }
     }
@@ -192,14 +190,11 @@ fn resolve(path: &Path) -> Result<PathBuf, Refusal> {
     let entries = std::fs::read_dir(path).map_err(|e| Refusal(format!("cannot be listed: {e}")))?;
     let is_library = |name: &str| match env::consts::OS {
         "windows" => name == "onnxruntime.dll",
-        "macos" => {
-            name.starts_with("libonnxruntime") && name.ends_with(".dylib") && !name.contains("_providers")
-        }
+        "macos" => name.starts_with("libonnxruntime") && name.ends_with(".dylib") && !name.contains("_providers"),
         _ => name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so."),
     };
     let files = entries.flatten().map(|entry| entry.path());
-    let libraries =
-        files.filter(|file| file.file_name().is_some_and(|name| is_library(&name.to_string_lossy())));
+    let libraries = files.filter(|file| file.file_name().is_some_and(|name| is_library(&name.to_string_lossy())));
     let newest = libraries.max().ok_or_else(|| Refusal(format!("holds no {}", file_name())))?;
     std::path::absolute(newest).map_err(|e| Refusal(e.to_string()))
 }
@@ -228,9 +223,8 @@ fn probe(path: &Path) -> Result<String, Refusal> {
     // ONNX Runtime is installed, which is the trust that loading a library means.
     let library = unsafe { libloading::Library::new(path) }.map_err(|e| Refusal(loader_message(&e)))?;
     // SAFETY: `OrtGetApiBase` has had this signature since the first release of ONNX Runtime.
-    let base =
-        unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
-            .map_err(|_| Refusal("is not ONNX Runtime: it has no OrtGetApiBase".into()))?;
+    let base = unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
+        .map_err(|_| Refusal("is not ONNX Runtime: it has no OrtGetApiBase".into()))?;
     // SAFETY: the function takes nothing and returns a pointer to a static table, or null.
     let base = unsafe { base().as_ref() }.ok_or_else(|| Refusal("returned no API".into()))?;
     // SAFETY: the function takes nothing and returns a static string, or null.
@@ -246,9 +240,7 @@ fn probe(path: &Path) -> Result<String, Refusal> {
     }
     // SAFETY: asking for a version of the API returns a static table, or null where it is not offered.
     if unsafe { (base.GetApi)(oldest) }.is_null() {
-        return Err(Refusal(format!(
-            "is ONNX Runtime {version}, which does not offer API {oldest} any more"
-        )));
+        return Err(Refusal(format!("is ONNX Runtime {version}, which does not offer API {oldest} any more")));
     }
     // Kept open: unloading it only for `ort` to load it again would take as long as loading it.
     std::mem::forget(library);
@@ -310,8 +302,7 @@ mod tests {
 
     #[test]
     fn a_build_of_the_project_finds_what_the_project_fetched() {
-        let built =
-            Surroundings { executable: Some("/src/safelight/target/release".into()), ..surroundings() };
+        let built = Surroundings { executable: Some("/src/safelight/target/release".into()), ..surroundings() };
         let found = candidates(None, &built);
         let fetched = found.iter().find(|candidate| candidate.why == "fetched by ./run").unwrap();
         assert_eq!(fetched.path, Path::new("/src/safelight/.onnxruntime/host"));
@@ -362,8 +353,7 @@ mod tests {
         std::fs::write(&text, "not a library").unwrap();
         let empty = folder.path().join("empty");
         std::fs::create_dir(&empty).unwrap();
-        let candidates =
-            [text, empty, folder.path().join("absent")].map(|path| Candidate { why: "test", path });
+        let candidates = [text, empty, folder.path().join("absent")].map(|path| Candidate { why: "test", path });
         let error = open_first(&candidates).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Library);
         let message = error.to_string();

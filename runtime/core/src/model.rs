@@ -131,9 +131,9 @@ impl Model {
     /// neither `model.yaml` nor `model_index.json`, a field is unknown or impossible, a graph is missing, leaves
     /// the folder, or is a Git LFS pointer or a web page instead of a graph.
     pub fn open(folder: &Path) -> Result<Self> {
-        let root = folder.canonicalize().map_err(|e| {
-            Error::model(format!("model folder {}: cannot be read: {e}", folder.display())).because(e)
-        })?;
+        let root = folder
+            .canonicalize()
+            .map_err(|e| Error::model(format!("model folder {}: cannot be read: {e}", folder.display())).because(e))?;
         let model = if root.join(manifest::FILE).is_file() {
             manifest::open(&root)?
         } else if root.join(optimum::FILE).is_file() {
@@ -190,18 +190,12 @@ impl Model {
             )));
         }
         if !scale.is_finite() || scale == 0.0 || !shift.is_finite() {
-            return Err(Error::model(format!(
-                "latent: scale {scale} and shift {shift}, expected finite, scale not 0"
-            )));
+            return Err(Error::model(format!("latent: scale {scale} and shift {shift}, expected finite, scale not 0")));
         }
         let PictureSize { width, height, multiple } = self.picture;
         for (side, multiple) in [(width, multiple), (height, multiple)] {
             let multiple = multiple.unwrap_or(downscale);
-            if side == 0
-                || multiple == 0
-                || !multiple.is_multiple_of(downscale)
-                || !side.is_multiple_of(multiple)
-            {
+            if side == 0 || multiple == 0 || !multiple.is_multiple_of(downscale) || !side.is_multiple_of(multiple) {
                 return Err(Error::model(format!(
                     "picture: {width}×{height} in multiples of {multiple}, expected multiples of downscale {downscale}"
                 )));
@@ -240,10 +234,8 @@ pub fn find_model(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
         return Ok(found);
     }
     let looked: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-    let known: Vec<_> = list_models(folders)
-        .iter()
-        .filter_map(|path| Some(path.file_name()?.display().to_string()))
-        .collect();
+    let known: Vec<_> =
+        list_models(folders).iter().filter_map(|path| Some(path.file_name()?.display().to_string())).collect();
     Err(Error::model(format!(
         "unknown model \"{name}\"; known: {} (looked in {}); a path such as ./{name} works too",
         if known.is_empty() { "none".into() } else { known.join(", ") },

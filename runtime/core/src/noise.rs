@@ -162,8 +162,8 @@ mod tests {
     #[test]
     fn seed_0_starts_as_printed_by_torch() {
         let expected = [
-            -1.1258, -1.1524, -0.2506, -0.4339, 0.8487, 0.6920, -0.3160, -2.1152, 0.3223, -1.2633, 0.3500,
-            0.3081, 0.1198, 1.2377, 1.1168, -0.2473,
+            -1.1258, -1.1524, -0.2506, -0.4339, 0.8487, 0.6920, -0.3160, -2.1152, 0.3223, -1.2633, 0.3500, 0.3081,
+            0.1198, 1.2377, 1.1168, -0.2473,
         ];
         assert_close(&draw(&mut TorchCpu::new(0), 16), &expected, 1e-4);
         assert_close(&draw(&mut TorchCpu::new(0), 3), &[1.5410, -0.2934, -2.1788], 1e-4);
@@ -182,9 +182,8 @@ mod tests {
             seed: u64,
             sizes: Vec<usize>,
         }
-        let open = |name: &str| {
-            File::open(format!("{}/../../tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
-        };
+        let open =
+            |name: &str| File::open(format!("{}/../../tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let golden: Golden = serde_json::from_reader(open("noise.json")).unwrap();
         let mut arrays = NpzReader::new(open("noise.npz")).unwrap();
         for case in golden.cases {
@@ -222,8 +221,7 @@ mod tests {
     #[test]
     fn numbers_are_standard_normal() {
         let values = draw(&mut TorchCpu::new(3), 1 << 20);
-        let moment =
-            |power: i32| values.iter().map(|&v| f64::from(v).powi(power)).sum::<f64>() / values.len() as f64;
+        let moment = |power: i32| values.iter().map(|&v| f64::from(v).powi(power)).sum::<f64>() / values.len() as f64;
         // Five standard errors each.
         assert!(moment(1).abs() < 0.005);
         assert!((moment(2) - 1.0).abs() < 0.007);
@@ -254,8 +252,7 @@ mod tests {
 
     #[test]
     fn layout_of_the_array_does_not_matter() {
-        let (mut plain, mut permuted) =
-            (Array4::zeros((1, 2, 3, 4)), Array4::zeros((4, 3, 2, 1)).reversed_axes());
+        let (mut plain, mut permuted) = (Array4::zeros((1, 2, 3, 4)), Array4::zeros((4, 3, 2, 1)).reversed_axes());
         Noise::shared(6).fill(&mut plain).unwrap();
         Noise::shared(6).fill(&mut permuted).unwrap();
         assert_eq!(plain, permuted);

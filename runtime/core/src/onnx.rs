@@ -52,10 +52,7 @@ pub(crate) const FLOAT16: u64 = 10;
 /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the bytes are not an ONNX graph.
 pub(crate) fn outline(bytes: &[u8], path: &Path) -> Result<Outline> {
     parse_model(bytes).filter(|outline| !outline.inputs.is_empty()).ok_or_else(|| {
-        Error::model(format!(
-            "{}: is not an ONNX graph, or is damaged; export or fetch it again",
-            path.display()
-        ))
+        Error::model(format!("{}: is not an ONNX graph, or is damaged; export or fetch it again", path.display()))
     })
 }
 
@@ -66,9 +63,7 @@ fn parse_model(bytes: &[u8]) -> Option<Outline> {
         let (7, Value::Bytes(graph)) = field? else { continue };
         for field in fields(graph) {
             match field? {
-                (5, Value::Bytes(tensor)) => {
-                    initializers.push(parse_tensor(tensor, &mut outline.data_files)?)
-                }
+                (5, Value::Bytes(tensor)) => initializers.push(parse_tensor(tensor, &mut outline.data_files)?),
                 (11, Value::Bytes(input)) => outline.inputs.push(parse_value(input)?),
                 (12, Value::Bytes(output)) => outline.outputs.push(parse_value(output)?),
                 _ => (),
@@ -233,7 +228,7 @@ mod tests {
 
     #[test]
     fn files_outside_are_named() {
-        // ModelProto { graph: { initializer: { name: "w", external_data: { location: "../secret" } }, input: { name: "x" } } }
+        // graph: { initializer: { name: "w", external_data: { location: "../secret" } }, input: { name: "x" } }
         let entry = [&[10, 8][..], b"location", &[18, 9], b"../secret"].concat();
         let tensor = [&[66, 1][..], b"w", &[106, entry.len() as u8], &entry].concat();
         let graph = [&[42, tensor.len() as u8][..], &tensor, &[90, 3, 10, 1], b"x"].concat();

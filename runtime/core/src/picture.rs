@@ -59,23 +59,14 @@ impl Picture {
     }
 }
 
-fn encode(
-    pixels: &RgbImage,
-    provenance: &Provenance,
-    format: Format,
-) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+fn encode(pixels: &RgbImage, provenance: &Provenance, format: Format) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     let mut bytes = Cursor::new(Vec::with_capacity(pixels.as_raw().len() / 2));
     let (width, height) = pixels.dimensions();
     match format {
         Format::Png => encode_png(pixels, provenance, &mut bytes)?,
         Format::Jpeg => JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY).encode_image(pixels)?,
         Format::WebP => {
-            WebPEncoder::new_lossless(&mut bytes).write_image(
-                pixels,
-                width,
-                height,
-                ExtendedColorType::Rgb8,
-            )?;
+            WebPEncoder::new_lossless(&mut bytes).write_image(pixels, width, height, ExtendedColorType::Rgb8)?;
         }
     }
     Ok(bytes.into_inner())
@@ -102,11 +93,9 @@ fn encode_png(
 
 /// The one-paragraph form that began with the Stable Diffusion web UI.
 fn parameters(provenance: &Provenance) -> String {
-    let Provenance {
-        prompt, negative, steps, sampler, schedule, guidance, seed, width, height, model, ..
-    } = provenance;
-    let negative =
-        negative.as_ref().map(|negative| format!("\nNegative prompt: {negative}")).unwrap_or_default();
+    let Provenance { prompt, negative, steps, sampler, schedule, guidance, seed, width, height, model, .. } =
+        provenance;
+    let negative = negative.as_ref().map(|negative| format!("\nNegative prompt: {negative}")).unwrap_or_default();
     let text = format!(
         "{prompt}{negative}\nSteps: {steps}, Sampler: {sampler}, Schedule type: {schedule}, CFG scale: {guidance}, \
          Seed: {seed}, Size: {width}x{height}, Model: {model}, Version: safelight {}",

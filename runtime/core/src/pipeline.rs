@@ -248,11 +248,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// As [`Pipeline::generate`], and whatever `take` returns, which ends the generation.
-    pub fn generate_each(
-        &mut self,
-        request: &Request,
-        mut take: impl FnMut(Picture) -> Result<()>,
-    ) -> Result<Report> {
+    pub fn generate_each(&mut self, request: &Request, mut take: impl FnMut(Picture) -> Result<()>) -> Result<Report> {
         let start = Instant::now();
         let plan = Plan::new(request, &self.model, &self.target)?;
         let mut job = Job::new(request, &plan, self.batch(request, &plan));
@@ -290,19 +286,13 @@ impl Pipeline {
             Some(negative) => Some(self.text.encode(negative, &request.cancel)?),
             None => Some(self.text.encode("", &request.cancel)?),
         };
-        if self.denoiser.embeds_guidance()
-            && request.negative.as_ref().is_some_and(|negative| !negative.is_empty())
-        {
-            let warning =
-                "the negative prompt has no effect: this model takes the guidance scale as an input";
+        if self.denoiser.embeds_guidance() && request.negative.as_ref().is_some_and(|negative| !negative.is_empty()) {
+            let warning = "the negative prompt has no effect: this model takes the guidance scale as an input";
             job.warn(&mut self.observer, warning.into());
         }
         for (what, hidden) in [("prompt", Some(&positive)), ("negative prompt", negative.as_ref())] {
             if let Some(cut) = hidden.and_then(|hidden| hidden.cut.as_ref()) {
-                job.warn(
-                    &mut self.observer,
-                    format!("the {what} is longer than the model reads; cut off: \"{cut}\""),
-                );
+                job.warn(&mut self.observer, format!("the {what} is longer than the model reads; cut off: \"{cut}\""));
             }
         }
         job.report.timings.graphs_ms += milliseconds(self.text.graph.take_run_time());
@@ -326,11 +316,9 @@ impl Pipeline {
             None if self.denoiser.embeds_guidance() => Guidance::Embedded { scale: plan.guidance },
             None => Guidance::Off,
         };
-        let mut denoiser =
-            self.denoiser.condition(latent.dim(), &prompts.positive, guidance, &request.cancel)?;
+        let mut denoiser = self.denoiser.condition(latent.dim(), &prompts.positive, guidance, &request.cancel)?;
         let observer = &mut self.observer;
-        let mut watch =
-            StepWatch { plan, first, start: Instant::now(), observer, timings: &mut job.report.timings };
+        let mut watch = StepWatch { plan, first, start: Instant::now(), observer, timings: &mut job.report.timings };
         let mut run = Run {
             levels: &plan.schedule.levels,
             noise: &mut |latent| noise.fill(latent),
@@ -355,8 +343,7 @@ impl Pipeline {
         for (offset, latent) in latents.axis_iter(Axis(0)).enumerate() {
             let (start, index) = (Instant::now(), first + offset);
             let pixels = self.decoder.decode(latent, &job.request.cancel)?;
-            let picture =
-                Picture { pixels, latent: latent.to_owned(), provenance: self.provenance(job, index) };
+            let picture = Picture { pixels, latent: latent.to_owned(), provenance: self.provenance(job, index) };
             let timings = &mut job.report.timings;
             timings.graphs_ms += milliseconds(self.decoder.graph.take_run_time());
             timings.decoder_ms += milliseconds(start.elapsed());
@@ -436,9 +423,7 @@ impl<'a> Job<'a> {
     fn noise(&self, first: usize) -> Noise {
         let seed = self.request.seed;
         match self.request.noise {
-            NoiseLayout::PerImage => {
-                Noise::per_image((first..first + self.rows(first)).map(|i| seed + i as u64))
-            }
+            NoiseLayout::PerImage => Noise::per_image((first..first + self.rows(first)).map(|i| seed + i as u64)),
             NoiseLayout::Shared => Noise::shared(seed),
         }
     }

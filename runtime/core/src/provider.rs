@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use ort::ep::{
-    self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch,
-};
+use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -68,10 +66,9 @@ struct Row {
 macro_rules! with_options {
     ($provider:ident) => {
         |settings| {
-            let provider =
-                settings.options.iter().fold(ep::$provider::default(), |provider, (key, value)| {
-                    provider.with_arbitrary_config(key, value.to_option())
-                });
+            let provider = settings.options.iter().fold(ep::$provider::default(), |provider, (key, value)| {
+                provider.with_arbitrary_config(key, value.to_option())
+            });
             provider.build()
         }
     };
@@ -148,7 +145,12 @@ const PROVIDERS: &[Row] = &[
         options: &[],
         build: |_| ep::DirectML::default().build(),
     },
-    Row { name: "cpu", onnxruntime_name: ep::CPU::NAME, options: &[], build: |_| ep::CPU::default().with_arena_allocator(true).build() },
+    Row {
+        name: "cpu",
+        onnxruntime_name: ep::CPU::NAME,
+        options: &[],
+        build: |_| ep::CPU::default().with_arena_allocator(true).build(),
+    },
 ];
 
 /// The name of a provider in [the table](provider_names).
@@ -205,10 +207,7 @@ pub fn provider_names() -> impl Iterator<Item = &'static str> {
 
 /// Turns ONNX Runtime's own name into the table's, where the table has it.
 pub(crate) fn short_name(onnxruntime_name: &str) -> &str {
-    PROVIDERS
-        .iter()
-        .find(|row| row.onnxruntime_name == onnxruntime_name)
-        .map_or(onnxruntime_name, |row| row.name)
+    PROVIDERS.iter().find(|row| row.onnxruntime_name == onnxruntime_name).map_or(onnxruntime_name, |row| row.name)
 }
 
 /// A provider ready for registration: a failure is an error, never a silent fall back to the CPU.
@@ -222,16 +221,10 @@ pub(crate) fn check_options(settings: &Provider) -> Result<()> {
     for (key, value) in &settings.options {
         if !known.contains(&key.as_str()) {
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            return Err(Error::usage(format!(
-                "providers: {} has no option \"{key}\"; known: {known}",
-                settings.name
-            )));
+            return Err(Error::usage(format!("providers: {} has no option \"{key}\"; known: {known}", settings.name)));
         }
         if matches!(value, Scalar::Text(text) if text.contains('\0')) {
-            return Err(Error::usage(format!(
-                "providers: {} option \"{key}\" holds a NUL byte",
-                settings.name
-            )));
+            return Err(Error::usage(format!("providers: {} option \"{key}\" holds a NUL byte", settings.name)));
         }
     }
     Ok(())

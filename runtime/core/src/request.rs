@@ -145,9 +145,7 @@ impl Plan {
 
 fn check_numbers(request: &Request, guidance: f64) -> Result<()> {
     if !(0.0..=MAX_GUIDANCE).contains(&guidance) {
-        return Err(Error::usage(format!(
-            "guidance is {guidance}, expected 0 to {MAX_GUIDANCE} (1 or less is off)"
-        )));
+        return Err(Error::usage(format!("guidance is {guidance}, expected 0 to {MAX_GUIDANCE} (1 or less is off)")));
     }
     if !(0.0..=1.0).contains(&request.eta) {
         return Err(Error::usage(format!("eta is {}, expected 0 to 1", request.eta)));
@@ -158,10 +156,7 @@ fn check_numbers(request: &Request, guidance: f64) -> Result<()> {
         }
     }
     if request.seed.checked_add(request.count as u64 - 1).is_none() {
-        return Err(Error::usage(format!(
-            "seed {} leaves no room for {} pictures",
-            request.seed, request.count
-        )));
+        return Err(Error::usage(format!("seed {} leaves no room for {} pictures", request.seed, request.count)));
     }
     Ok(())
 }
@@ -186,12 +181,7 @@ fn check_size(width: usize, height: usize, model: &Model) -> Result<()> {
     Ok(())
 }
 
-fn check_limits(
-    request: &Request,
-    steps: usize,
-    (width, height): (usize, usize),
-    target: &Target,
-) -> Result<()> {
+fn check_limits(request: &Request, steps: usize, (width, height): (usize, usize), target: &Target) -> Result<()> {
     let limits = target.limits;
     let pixels = (width as u64).saturating_mul(height as u64);
     within("pixels", pixels, limits.max_pixels)?;
@@ -212,21 +202,12 @@ fn within(what: &str, asked: u64, most: u64) -> Result<()> {
     Ok(())
 }
 
-fn warnings(
-    request: &Request,
-    model: &Model,
-    method: &Method,
-    (steps, guidance): (usize, f64),
-) -> Vec<String> {
+fn warnings(request: &Request, model: &Model, method: &Method, (steps, guidance): (usize, f64)) -> Vec<String> {
     let mut warnings = model.warnings.clone();
     let why = model.range.why.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
-    if let Some((fewest, most)) =
-        model.range.steps.filter(|(fewest, most)| !(fewest..=most).contains(&&steps))
-    {
-        warnings.push(format!(
-            "model \"{}\" is made for {fewest} to {most} steps{why}, you asked for {steps}",
-            model.name
-        ));
+    if let Some((fewest, most)) = model.range.steps.filter(|(fewest, most)| !(fewest..=most).contains(&&steps)) {
+        warnings
+            .push(format!("model \"{}\" is made for {fewest} to {most} steps{why}, you asked for {steps}", model.name));
     }
     if let Some((low, high)) = model.range.guidance.filter(|(low, high)| !(low..=high).contains(&&guidance)) {
         warnings.push(format!(
@@ -235,8 +216,7 @@ fn warnings(
         ));
     }
     if request.negative.as_ref().is_some_and(|negative| !negative.is_empty()) && guidance <= 1.0 {
-        warnings
-            .push(format!("the negative prompt has no effect: guidance {guidance} is off; try --guidance 2"));
+        warnings.push(format!("the negative prompt has no effect: guidance {guidance} is off; try --guidance 2"));
     }
     if request.eta > 0.0 && !method.takes_eta {
         warnings.push(format!("eta has no effect with sampler {}; use ddim", method.name));

@@ -118,13 +118,7 @@ pub fn ddim(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> Result<
         let (from, to) = (run.levels[step], run.levels[step + 1]);
         denoiser.denoise(&x, from, &mut denoised)?;
         let fresh_sigma = run.eta * ancestral_sigma(from, to);
-        move_along_noise(
-            &mut x,
-            &denoised,
-            from,
-            to.alpha,
-            (to.sigma.powi(2) - fresh_sigma.powi(2)).max(0.0).sqrt(),
-        );
+        move_along_noise(&mut x, &denoised, from, to.alpha, (to.sigma.powi(2) - fresh_sigma.powi(2)).max(0.0).sqrt());
         if fresh_sigma > 0.0 {
             (run.noise)(&mut fresh)?;
             x.scaled_add(fresh_sigma as f32, &fresh);

@@ -236,11 +236,7 @@ pub struct Timetable {
 
 /// Every schedule that a request or a manifest can name.
 pub const SCHEDULES: &[Timetable] = &[
-    Timetable {
-        name: "leading",
-        about: "every T/n-th timestep from the clean end (SD 1.x)",
-        timesteps: leading,
-    },
+    Timetable { name: "leading", about: "every T/n-th timestep from the clean end (SD 1.x)", timesteps: leading },
     Timetable { name: "linspace", about: "evenly spread, both ends included", timesteps: linspace },
     Timetable { name: "trailing", about: "every T/n-th timestep from the noisy end", timesteps: trailing },
     Timetable { name: "lcm", about: "the timetable of latent consistency distillation", timesteps: lcm },
@@ -288,7 +284,8 @@ impl Schedule {
         let timesteps = (timetable.timesteps)(&training.spec, steps)?;
         if let Some(beyond) = timesteps.iter().find(|&&t| t > (most - 1) as f64) {
             return Err(Error::usage(format!(
-                "{steps} steps with schedule \"{}\" reach timestep {beyond}, but training ended at {}; use fewer steps or another schedule",
+                "{steps} steps with schedule \"{}\" reach timestep {beyond}, but training ended at {}; use fewer \
+                 steps or another schedule",
                 timetable.name,
                 most - 1
             )));
@@ -342,7 +339,8 @@ fn lcm(spec: &TrainingSpec, steps: usize) -> Result<Vec<f64>> {
     let grid = spec.original_steps;
     if steps > grid {
         return Err(Error::usage(format!(
-            "{steps} steps, but schedule \"lcm\" has {grid} (original_steps of this model); use fewer steps or another schedule"
+            "{steps} steps, but schedule \"lcm\" has {grid} (original_steps of this model); use fewer steps or another \
+             schedule"
         )));
     }
     let stride = spec.timesteps / grid;
@@ -387,8 +385,7 @@ mod tests {
     #[test]
     fn lcm_timetable_is_the_one_of_distillation() {
         let training = Training::new(spec()).unwrap();
-        let levels =
-            Schedule::new(&training, find_schedule("lcm").unwrap(), Grid::Timesteps, 4).unwrap().levels;
+        let levels = Schedule::new(&training, find_schedule("lcm").unwrap(), Grid::Timesteps, 4).unwrap().levels;
         let timesteps: Vec<_> = levels.iter().map(|level| level.timestep).collect();
         assert_eq!(timesteps, [999.0, 759.0, 499.0, 259.0, 0.0]);
     }

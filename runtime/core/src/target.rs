@@ -197,21 +197,15 @@ impl Target {
 
     fn check(&self) -> Result<()> {
         if self.schema != Self::SCHEMA {
-            return Err(Error::usage(format!(
-                "schema is \"{}\", expected \"{}\"",
-                self.schema,
-                Self::SCHEMA
-            )));
+            return Err(Error::usage(format!("schema is \"{}\", expected \"{}\"", self.schema, Self::SCHEMA)));
         }
         check_lists(&self.providers, &self.precision, &self.session)?;
         for (stage, overrides) in &self.stages {
             let providers = overrides.providers.as_ref().unwrap_or(&self.providers);
             let precision = overrides.precision.as_ref().unwrap_or(&self.precision);
-            check_lists(providers, precision, &overrides.session)
-                .map_err(|e| e.context(format!("stages.{stage}")))?;
+            check_lists(providers, precision, &overrides.session).map_err(|e| e.context(format!("stages.{stage}")))?;
         }
-        let Limits { max_pixels, max_steps, max_count, max_batch, max_prompt_bytes, max_graph_bytes } =
-            self.limits;
+        let Limits { max_pixels, max_steps, max_count, max_batch, max_prompt_bytes, max_graph_bytes } = self.limits;
         let zero = [
             max_pixels,
             max_steps as u64,
@@ -266,10 +260,7 @@ fn check_lists(providers: &[Provider], precision: &[Precision], session: &Sessio
     }
     for threads in [session.intra_threads, session.inter_threads].into_iter().flatten() {
         if threads > Session::MAX_THREADS {
-            return Err(Error::usage(format!(
-                "session: {threads} threads, expected at most {}",
-                Session::MAX_THREADS
-            )));
+            return Err(Error::usage(format!("session: {threads} threads, expected at most {}", Session::MAX_THREADS)));
         }
     }
     session.keys.iter().try_for_each(|(key, value)| check_session_key(key, value))
@@ -321,10 +312,7 @@ const SESSION_KEYS: &[(&str, Value)] = &[
 fn check_session_key(key: &str, value: &Scalar) -> Result<()> {
     let Some((_, expected)) = SESSION_KEYS.iter().find(|(name, _)| *name == key) else {
         let known: Vec<_> = SESSION_KEYS.iter().map(|(name, _)| *name).collect();
-        return Err(Error::usage(format!(
-            "session.keys: unknown key \"{key}\"; known: {}",
-            known.join(", ")
-        )));
+        return Err(Error::usage(format!("session.keys: unknown key \"{key}\"; known: {}", known.join(", "))));
     };
     let wanted = match (expected, value) {
         (Value::Flag, Scalar::Bool(_) | Scalar::Integer(0 | 1)) => return Ok(()),
@@ -362,10 +350,8 @@ pub fn find_target(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
 /// Every `*.yaml` in the given folders, sorted; folders that are not there count as empty.
 pub fn list_targets(folders: &[PathBuf]) -> Vec<PathBuf> {
     let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
-    let mut files: Vec<_> = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
-        .collect();
+    let mut files: Vec<_> =
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
     files.sort();
     files
 }
@@ -403,10 +389,7 @@ mod tests {
         assert_eq!(decoder.session.keys.len(), 2);
         assert_eq!(target.stage(Stage::Denoiser).session.intra_threads, Some(4));
         assert_eq!(target.clone().with_threads(2).stage(Stage::Decoder).session.intra_threads, Some(2));
-        assert_eq!(
-            target.with_precision(vec![Precision::Fp32]).stage(Stage::Decoder).precision,
-            [Precision::Fp32]
-        );
+        assert_eq!(target.with_precision(vec![Precision::Fp32]).stage(Stage::Decoder).precision, [Precision::Fp32]);
     }
 
     #[test]

@@ -67,8 +67,7 @@ impl TextEncoder {
                 "text_encoder: gave {bad} for this prompt; another precision of it may do better (--precision)"
             )));
         }
-        let hidden =
-            Arc::new(Hidden { values: values.to_vec(), tokens: count, width, cut: tokens.cut.map(shorten) });
+        let hidden = Arc::new(Hidden { values: values.to_vec(), tokens: count, width, cut: tokens.cut.map(shorten) });
         if self.cache.len() == CACHED_PROMPTS {
             self.cache.pop_front();
         }
@@ -88,8 +87,6 @@ fn shorten(text: String) -> String {
 fn open_tokenizer(files: &TokenizerFiles) -> Result<Tokenizer> {
     match &files.vocabulary {
         Vocabulary::TokenizerJson(path) => Tokenizer::from_tokenizer_json(path, files.window),
-        Vocabulary::VocabAndMerges(vocab, merges) => {
-            Tokenizer::from_vocab_and_merges(vocab, merges, files.window)
-        }
+        Vocabulary::VocabAndMerges(vocab, merges) => Tokenizer::from_vocab_and_merges(vocab, merges, files.window),
     }
 }

@@ -111,8 +111,7 @@ impl Tokenizer {
         for segment in split_added(prompt, &self.verbatim) {
             match segment.token {
                 Some(_) => segments.push(segment),
-                None => segments
-                    .extend(split_added(&normalize(&segment.text, &self.normalizers), &self.normalized)),
+                None => segments.extend(split_added(&normalize(&segment.text, &self.normalizers), &self.normalized)),
             }
         }
         segments
@@ -189,9 +188,7 @@ impl Alphabet {
             for (ids, ending) in [(&mut alphabet.inner, ""), (&mut alphabet.last, WORD_END)] {
                 let text = format!("{character}{ending}");
                 ids[byte] = vocab.get(text.as_str()).copied().or(unknown).ok_or_else(|| {
-                    Error::model(format!(
-                        "model.vocab lacks {text:?} and model.unk_token is null; add one of them"
-                    ))
+                    Error::model(format!("model.vocab lacks {text:?} and model.unk_token is null; add one of them"))
                 })?;
             }
         }
@@ -241,8 +238,7 @@ mod tests {
     fn tiny(model: &str, pad: u32) -> Tokenizer {
         let folder = repository(&format!("tests/models/{model}/tokenizer"));
         let window = Window { length: 77, start: 672, end: 673, pad };
-        Tokenizer::from_vocab_and_merges(folder.join("vocab.json"), folder.join("merges.txt"), window)
-            .unwrap()
+        Tokenizer::from_vocab_and_merges(folder.join("vocab.json"), folder.join("merges.txt"), window).unwrap()
     }
 
     #[test]
@@ -314,9 +310,7 @@ mod tests {
     fn random_character(random: &mut rand_mt::Mt) -> char {
         const COMMON: [char; 12] = ['a', 'R', ' ', '\'', 's', '\0', '\u{301}', '\u{ad}', '<', '|', '😀', '9'];
         let number = random.next_u32();
-        char::from_u32(number % 0x11_0000)
-            .filter(|_| number.is_multiple_of(3))
-            .unwrap_or(COMMON[number as usize % 12])
+        char::from_u32(number % 0x11_0000).filter(|_| number.is_multiple_of(3)).unwrap_or(COMMON[number as usize % 12])
     }
 
     #[test]

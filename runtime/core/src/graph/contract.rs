@@ -111,12 +111,10 @@ impl Rule<'_> {
             let types: Vec<_> = self.types.iter().map(ToString::to_string).collect();
             return fault("type", port.data_type.to_string(), types.join(" or "));
         }
-        let size_fits = |(&declared, wanted): (&i64, &Size)| {
-            declared < 0 || wanted.is_none_or(|wanted| declared == wanted as i64)
-        };
-        let fits = |shape: &Vec<Size>| {
-            shape.len() == port.declared.len() && port.declared.iter().zip(shape).all(size_fits)
-        };
+        let size_fits =
+            |(&declared, wanted): (&i64, &Size)| declared < 0 || wanted.is_none_or(|wanted| declared == wanted as i64);
+        let fits =
+            |shape: &Vec<Size>| shape.len() == port.declared.len() && port.declared.iter().zip(shape).all(size_fits);
         if !self.shapes.iter().any(fits) {
             let expected: Vec<_> = self.shapes.iter().map(|shape| describe(shape)).collect();
             return fault(
@@ -130,8 +128,7 @@ impl Rule<'_> {
 }
 
 fn describe(shape: &[Size]) -> String {
-    let sizes: Vec<_> =
-        shape.iter().map(|size| size.map_or_else(|| "-1".into(), |size| size.to_string())).collect();
+    let sizes: Vec<_> = shape.iter().map(|size| size.map_or_else(|| "-1".into(), |size| size.to_string())).collect();
     format!("[{}]", sizes.join(", "))
 }
 
@@ -182,18 +179,12 @@ mod tests {
     fn an_input_that_does_not_fit_is_told() {
         type Edit = fn(&mut Vec<Port>);
         let table: [(Edit, &str); 6] = [
-            (
-                |inputs| inputs[0].name = "latents".into(),
-                r#"it has no input "sample"; it has: latents, timestep"#,
-            ),
+            (|inputs| inputs[0].name = "latents".into(), r#"it has no input "sample"; it has: latents, timestep"#),
             (
                 |inputs| inputs.push(port("ids", Type::Int64, &[-1, 6])),
                 r#"it wants an input "ids", but safelight gives it only: sample, timestep, timestep_cond"#,
             ),
-            (
-                |inputs| inputs[0].data_type = Type::Uint8,
-                r#"input "sample" has type u8, expected f32 or f16"#,
-            ),
+            (|inputs| inputs[0].data_type = Type::Uint8, r#"input "sample" has type u8, expected f32 or f16"#),
             (
                 |inputs| inputs[0].declared = vec![-1, 4, -1],
                 r#"input "sample" has shape [-1, 4, -1], expected [-1, 4, -1, -1] (-1 is any size)"#,
@@ -241,11 +232,9 @@ mod tests {
             let sizes = vec![onnx::Size::Named("rows".into()), onnx::Size::Unknown, onnx::Size::Fixed(4)];
             Tensor { name: name.into(), sizes, ..Tensor::default() }
         };
-        let outline =
-            Outline { inputs: names().map(|(name, _)| tensor(name)).collect(), ..Outline::default() };
+        let outline = Outline { inputs: names().map(|(name, _)| tensor(name)).collect(), ..Outline::default() };
         let rule = |(name, &rows)| Rule::new(name, REAL, &[None; 3]).usually(&[rows, Some(8), Some(8)]);
-        let contract =
-            Contract { inputs: names().map(rule).collect(), output: Rule::new("out", REAL, &[None; 3]) };
+        let contract = Contract { inputs: names().map(rule).collect(), output: Rule::new("out", REAL, &[None; 3]) };
         contract.fixed_axes(&outline)
     }
 

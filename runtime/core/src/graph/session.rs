@@ -66,8 +66,7 @@ pub(super) fn open_session(
 fn suspect(code: ort::ErrorCode, providers: &[Provider]) -> Option<usize> {
     use ort::ErrorCode::{InvalidGraph, InvalidProtobuf, NoModel, NoSuchFile};
     let of_graph = matches!(code, InvalidGraph | InvalidProtobuf | NoModel | NoSuchFile);
-    let optional =
-        |provider: &Provider| provider.need == Need::Optional && provider.name != ProviderName::CPU;
+    let optional = |provider: &Provider| provider.need == Need::Optional && provider.name != ProviderName::CPU;
     providers.iter().position(optional).filter(|_| !of_graph)
 }
 
@@ -78,9 +77,8 @@ fn try_session(
     providers: &[Provider],
     fixed: &[(String, usize)],
 ) -> Result<Session, Failure> {
-    let refused = |what: &'static str| {
-        move |e: ort::Error<SessionBuilder>| Failure::Opening(e.code(), internal(what, &e))
-    };
+    let refused =
+        |what: &'static str| move |e: ort::Error<SessionBuilder>| Failure::Opening(e.code(), internal(what, &e));
     let mut builder = Session::builder(library.environment())
         .map_err(|e| Failure::Opening(e.code(), internal("session options", &e)))?;
     for (index, provider) in providers.iter().enumerate() {
@@ -93,8 +91,7 @@ fn try_session(
         }
         let registering = builder.with_execution_providers([provider::dispatch(provider)]);
         builder = registering.map_err(|e| {
-            let reason =
-                format!("{e}; check its options in the target, and that its device and driver are there");
+            let reason = format!("{e}; check its options in the target, and that its device and driver are there");
             Failure::Provider(index, reason)
         })?;
     }
@@ -102,17 +99,12 @@ fn try_session(
     let mut builder = configure(builder, settings, providers)
         .map_err(|e| Failure::Opening(e.code(), internal("session options", &e)))?;
     for (axis, size) in fixed {
-        builder =
-            builder.with_dimension_override(axis, *size as i64).map_err(refused("a dimension override"))?;
+        builder = builder.with_dimension_override(axis, *size as i64).map_err(refused("a dimension override"))?;
     }
     builder.commit_from_file(&file.path).map_err(|e| Failure::Opening(e.code(), open_failed(&e)))
 }
 
-fn configure(
-    builder: SessionBuilder,
-    settings: &StageSettings,
-    providers: &[Provider],
-) -> ort::Result<SessionBuilder> {
+fn configure(builder: SessionBuilder, settings: &StageSettings, providers: &[Provider]) -> ort::Result<SessionBuilder> {
     let session = &settings.session;
     let mut builder = builder;
     if let Some(threads) = session.intra_threads {
@@ -162,9 +154,7 @@ fn open_failed(error: &ort::Error) -> Error {
 pub(super) fn run_failed(stage: Stage, error: &ort::Error) -> Error {
     let message = error.message().trim_end();
     if message.contains("allocate memory") || message.contains("bad_alloc") {
-        return Error::limit(format!(
-            "{stage}: memory ran out: {message}; ask for a smaller picture or batch"
-        ));
+        return Error::limit(format!("{stage}: memory ran out: {message}; ask for a smaller picture or batch"));
     }
     Error::model(format!("{stage}: the graph failed while it ran: {message}"))
 }

@@ -66,8 +66,8 @@ impl GraphFile {
     fn check_data_files(&self, outline: &Outline) -> Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         for name in &outline.data_files {
-            let path = inside(folder, name)
-                .map_err(|e| e.context(format_args!("{}: its weights", self.path.display())))?;
+            let path =
+                inside(folder, name).map_err(|e| e.context(format_args!("{}: its weights", self.path.display())))?;
             let listed = self.data.iter().any(|file| file.path == path);
             if !listed && self.sha256.is_some() {
                 return Err(Error::model(format!(
@@ -248,8 +248,7 @@ mod tests {
         let graph = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/models/tiny-sd/unet/model.onnx");
         let mut bytes = std::fs::read(graph).unwrap();
         std::fs::write(&path, &bytes).unwrap();
-        let mut file =
-            GraphFile { path: path.clone(), bytes: bytes.len() as u64, sha256: None, data: vec![] };
+        let mut file = GraphFile { path: path.clone(), bytes: bytes.len() as u64, sha256: None, data: vec![] };
         let promised = file.verify().unwrap();
         file.sha256 = Some(promised.clone());
         assert_eq!(file.verify().unwrap(), promised);

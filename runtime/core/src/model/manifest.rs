@@ -70,8 +70,7 @@ pub(super) fn open(root: &Path) -> Result<Model> {
     }
     let TokenizerEntry { file, length, start, end, pad } = manifest.tokenizer;
     let vocabulary = Vocabulary::TokenizerJson(inside(root, &file).map_err(told)?);
-    let stages =
-        manifest.stages.into_iter().map(|(stage, entry)| Ok((stage, stage_files(root, stage, entry)?)));
+    let stages = manifest.stages.into_iter().map(|(stage, entry)| Ok((stage, stage_files(root, stage, entry)?)));
     Ok(Model {
         name: manifest.name,
         title: manifest.title,
@@ -91,9 +90,7 @@ pub(super) fn open(root: &Path) -> Result<Model> {
 fn stage_files(root: &Path, stage: Stage, entry: StageEntry) -> Result<StageFiles> {
     if let Some(name) = entry.tensors.keys().find(|name| !stage.tensors().contains(&name.as_str())) {
         let known = stage.tensors().join(", ");
-        return Err(Error::model(format!(
-            "stages.{stage}.tensors: unknown tensor \"{name}\"; known: {known}"
-        )));
+        return Err(Error::model(format!("stages.{stage}.tensors: unknown tensor \"{name}\"; known: {known}")));
     }
     let graphs = entry.graphs.into_iter().map(|(precision, file)| {
         let data = file.data.iter().map(|data| {
@@ -120,10 +117,7 @@ fn listed(root: &Path, entry: &FileEntry) -> Result<DataFile> {
     }
     let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     if entry.sha256.len() != 64 || !entry.sha256.chars().all(hex) {
-        return Err(Error::model(format!(
-            "{}: sha256 {:?} is not 64 lower-case hex digits",
-            entry.file, entry.sha256
-        )));
+        return Err(Error::model(format!("{}: sha256 {:?} is not 64 lower-case hex digits", entry.file, entry.sha256)));
     }
     Ok(DataFile { path, bytes, sha256: Some(entry.sha256.clone()) })
 }

@@ -143,19 +143,12 @@ fn latent_geometry(unet: &Unet, vae: &Vae) -> Result<LatentGeometry> {
         )
     })?;
     let downscale = 1_usize.checked_shl(vae.block_out_channels.len().saturating_sub(1) as u32).unwrap_or(0);
-    Ok(LatentGeometry {
-        channels: unet.in_channels,
-        downscale,
-        scale,
-        shift: vae.shift_factor.unwrap_or(0.0),
-    })
+    Ok(LatentGeometry { channels: unet.in_channels, downscale, scale, shift: vae.shift_factor.unwrap_or(0.0) })
 }
 
 fn training_spec(scheduler: &Scheduler) -> Result<TrainingSpec> {
     if scheduler.trained_betas.as_ref().is_some_and(|betas| !betas.is_null()) {
-        return Err(Error::model(
-            "scheduler/scheduler_config.json: trained_betas is not supported; expected null",
-        ));
+        return Err(Error::model("scheduler/scheduler_config.json: trained_betas is not supported; expected null"));
     }
     Ok(TrainingSpec {
         timesteps: scheduler.num_train_timesteps,
@@ -179,8 +172,7 @@ fn defaults(class: &str, scheduler: &Scheduler) -> (Defaults, Vec<String>) {
         "EulerDiscreteScheduler" => ("euler", "linspace"),
         "LCMScheduler" => ("lcm", "lcm"),
         other => {
-            warnings
-                .push(format!("the pipeline's own {other} is not offered yet; ddim is the default instead"));
+            warnings.push(format!("the pipeline's own {other} is not offered yet; ddim is the default instead"));
             ("ddim", "leading")
         }
     };
@@ -230,22 +222,14 @@ fn tokenizer(root: &Path) -> Result<TokenizerFiles> {
     let id = |role: &str| {
         let entry = special.get(role).or_else(|| config.get(role));
         let text = entry.and_then(|entry| entry.as_str().or_else(|| entry.get("content")?.as_str()));
-        let text =
-            text.ok_or_else(|| Error::model(format!("tokenizer/special_tokens_map.json: has no {role}")))?;
+        let text = text.ok_or_else(|| Error::model(format!("tokenizer/special_tokens_map.json: has no {role}")))?;
         let found = vocabulary.get(text).copied();
-        found.ok_or_else(|| {
-            Error::model(format!("tokenizer/vocab.json: has no entry for the {role} {text:?}"))
-        })
+        found.ok_or_else(|| Error::model(format!("tokenizer/vocab.json: has no entry for the {role} {text:?}")))
     };
     // transformers writes 10³⁰ where it knows no length; CLIP's window is 77.
-    let length =
-        config.get("model_max_length").and_then(Value::as_u64).filter(|&length| length <= 4096).unwrap_or(77);
-    let window = Window {
-        length: length as usize,
-        start: id("bos_token")?,
-        end: id("eos_token")?,
-        pad: id("pad_token")?,
-    };
+    let length = config.get("model_max_length").and_then(Value::as_u64).filter(|&length| length <= 4096).unwrap_or(77);
+    let window =
+        Window { length: length as usize, start: id("bos_token")?, end: id("eos_token")?, pad: id("pad_token")? };
     Ok(TokenizerFiles { vocabulary: Vocabulary::VocabAndMerges(pair.0, pair.1), window })
 }
 

@@ -49,9 +49,7 @@ impl Tokenizer {
         let (vocab_json, merges_txt) = (vocab_json.as_ref(), merges_txt.as_ref());
         let (vocab_text, merges_text) = (read_text(vocab_json)?, read_text(merges_txt)?);
         let vocab: Vocab = parse_json(&vocab_text).map_err(|e| opening(e, vocab_json))?;
-        check_ids(&vocab, &[])
-            .and_then(|len| check_window(&window, len))
-            .map_err(|e| opening(e, vocab_json))?;
+        check_ids(&vocab, &[]).and_then(|len| check_window(&window, len)).map_err(|e| opening(e, vocab_json))?;
         let lines = merges_text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
         Ok(Self {
             window,
@@ -62,9 +60,7 @@ impl Tokenizer {
             // As the special_tokens_map.json of these pipelines has it: the padding is found as it stands,
             // even where it is as common as `!`; start and end are found in any case of their letters.
             verbatim: vocab_tokens(&vocab, |id| id == window.pad),
-            normalized: vocab_tokens(&vocab, |id| {
-                [window.start, window.end].contains(&id) && id != window.pad
-            }),
+            normalized: vocab_tokens(&vocab, |id| [window.start, window.end].contains(&id) && id != window.pad),
         })
     }
 }
@@ -243,22 +239,15 @@ fn read_pattern(declared: &Value) -> Result<Pattern> {
 
 fn check_byte_level(declared: &Value, pattern: Pattern) -> Result<()> {
     expect_field("pre_tokenizer: the second type", &declared["type"], &[json!("ByteLevel")])?;
-    expect_field(
-        "pre_tokenizer: ByteLevel.add_prefix_space",
-        &declared["add_prefix_space"],
-        &[json!(false)],
-    )?;
+    expect_field("pre_tokenizer: ByteLevel.add_prefix_space", &declared["add_prefix_space"], &[json!(false)])?;
     let known = ["type", "add_prefix_space", "trim_offsets", "use_regex"];
     if let Some(field) = fields(declared).find(|field| !known.contains(field)) {
         return Err(unsupported("pre_tokenizer: ByteLevel", &json!(field), known.join(", ")));
     }
     // Files from before the field existed mean true.
     let use_regex = declared["use_regex"].as_bool().unwrap_or(true);
-    let supported: Vec<_> = [false, true]
-        .into_iter()
-        .filter(|&on| pattern.allows_byte_level_regex(on))
-        .map(Value::from)
-        .collect();
+    let supported: Vec<_> =
+        [false, true].into_iter().filter(|&on| pattern.allows_byte_level_regex(on)).map(Value::from).collect();
     expect_field("pre_tokenizer: ByteLevel.use_regex", &json!(use_regex), &supported)
 }
 
@@ -324,9 +313,7 @@ fn check_ids(vocab: &Vocab, added: &[AddedText]) -> Result<usize> {
     let added = added.iter().map(|token| (&*token.content, token.id));
     match entries.chain(added).find(|&(_, id)| id as usize >= len) {
         None => Ok(len),
-        Some((text, id)) => {
-            Err(Error::model(format!("token {text:?} has id {id}; {len} tokens have ids below {len}")))
-        }
+        Some((text, id)) => Err(Error::model(format!("token {text:?} has id {id}; {len} tokens have ids below {len}"))),
     }
 }
 
@@ -371,9 +358,8 @@ fn merge_table<'a>(
     let mut table = HashMap::with_capacity(merges.size_hint().0);
     let mut merged = String::new();
     for (rank, symbols) in (0..).zip(merges) {
-        let (left, right) = symbols.ok_or_else(|| {
-            Error::model(format!("merge {rank} is not two symbols with a space between them"))
-        })?;
+        let (left, right) = symbols
+            .ok_or_else(|| Error::model(format!("merge {rank} is not two symbols with a space between them")))?;
         merged.clear();
         merged.extend([left, right]);
         let id = |symbol: &str| {
@@ -458,11 +444,7 @@ mod tests {
             ("/model/type", json!("Unigram"), r#"model.type is "Unigram"; supported: "BPE""#),
             ("/model/dropout", json!(0.1), "model.dropout is 0.1"),
             ("/model/continuing_subword_prefix", json!("##"), "model.continuing_subword_prefix"),
-            (
-                "/model/end_of_word_suffix",
-                json!(null),
-                r#"model.end_of_word_suffix is null; supported: "</w>""#,
-            ),
+            ("/model/end_of_word_suffix", json!(null), r#"model.end_of_word_suffix is null; supported: "</w>""#),
             ("/model/fuse_unk", json!(true), "model.fuse_unk"),
             ("/model/byte_fallback", json!(true), "model.byte_fallback is true; supported: false"),
             ("/model/ignore_merges", json!(true), "model.ignore_merges"),
@@ -481,11 +463,7 @@ mod tests {
             ("/pre_tokenizer/pretokenizers/1/add_prefix_space", json!(true), "add_prefix_space is true"),
             ("/pre_tokenizer/pretokenizers/1/use_regex", json!(true), "use_regex is true; supported: false"),
             ("/post_processor", json!({ "type": "BertProcessing" }), "post_processor.type"),
-            (
-                "/post_processor",
-                json!({ "type": "RobertaProcessing", "cls": ["x", 5] }),
-                "post_processor.cls is 5",
-            ),
+            ("/post_processor", json!({ "type": "RobertaProcessing", "cls": ["x", 5] }), "post_processor.cls is 5"),
             ("/added_tokens/0/lstrip", json!(true), "added_tokens.lstrip"),
             ("/added_tokens/0/id", json!(9), "<|startoftext|>"),
             ("/added_tokens/0/content", json!("<new>"), r#"the id of "<new>" is 0"#),
@@ -522,8 +500,7 @@ mod tests {
     fn added_tokens_may_extend_the_vocabulary() {
         let tokenizer = edited(|file| {
             let mut token = file["added_tokens"][0].clone();
-            (token["id"], token["content"], token["normalized"]) =
-                (json!(4096), json!("<My Style>"), json!(true));
+            (token["id"], token["content"], token["normalized"]) = (json!(4096), json!("<My Style>"), json!(true));
             file["added_tokens"].as_array_mut().unwrap().push(token);
         });
         assert_eq!(tokenizer.unwrap().encode("red <MY style>").ids[..4], [0, 338, 4096, 1]);

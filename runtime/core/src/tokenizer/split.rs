@@ -231,10 +231,8 @@ mod tests {
         let added = |text: &str, id| Added { text: text.to_owned(), id };
         let mut tokens = vec![added("<a>", 1), added("", 2), added("<a><b>", 3)];
         sort_added(&mut tokens);
-        let found: Vec<_> = split_added("é<a><a><b>x", &tokens)
-            .into_iter()
-            .map(|segment| (segment.text, segment.token))
-            .collect();
+        let found: Vec<_> =
+            split_added("é<a><a><b>x", &tokens).into_iter().map(|segment| (segment.text, segment.token)).collect();
         let expected = [("é", None), ("<a>", Some(1)), ("<a><b>", Some(3)), ("x", None)];
         assert_eq!(found, expected.map(|(text, token)| (text.to_owned(), token)));
     }
