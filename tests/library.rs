@@ -195,3 +195,29 @@ fn pictures_are_handed_over_as_they_are_made() {
     let outcome = pipeline.generate_each(&Request { cancel: Cancel::new(), ..request }, full);
     assert_eq!(outcome.unwrap_err().to_string(), "the disk is full");
 }
+
+#[test]
+fn a_target_bounds_what_is_asked_of_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let model = Model::open(&root.join("tests/models/tiny-sd")).unwrap();
+    let target = std::fs::read_to_string(root.join("targets/generic-cpu.yaml")).unwrap();
+    let opened = |limit: &str, request: &Request| {
+        let target = Target::parse(&format!("{target}limits: {{ {limit} }}\n")).unwrap();
+        Pipeline::open_for(&target, &model, request).map(drop)
+    };
+    let request = Request { count: 3, batch: 2, ..one_step(SMALL) };
+    opened("max_pixels: 4096, max_steps: 1, max_count: 3, max_batch: 2, max_prompt_bytes: 11", &request).unwrap();
+    for limit in ["max_pixels: 4095", "max_count: 2", "max_batch: 1", "max_prompt_bytes: 10", "max_graph_bytes: 8000"] {
+        let error = opened(limit, &request).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{limit}: {error}");
+    }
+    let two_steps = Request { steps: Some(2), ..request };
+    assert_eq!(opened("max_steps: 1", &two_steps).unwrap_err().kind(), ErrorKind::Limit);
+}
+
+#[test]
+fn a_pipeline_can_be_given_to_a_worker() {
+    let mut pipeline = tiny_pipeline();
+    let worker = std::thread::spawn(move || pipeline.generate(&one_step(SMALL)).map(|output| output.pictures.len()));
+    assert_eq!(worker.join().unwrap().unwrap(), 1);
+}
