@@ -525,9 +525,9 @@ fn a_graph_that_gives_no_picture_is_told_with_stage_and_step() {
     #[rustfmt::skip]
     let cases = [
         ("text_encoder_nan", "text_encoder", "text_encoder: gave NaN for this prompt"),
-        ("denoiser_nan", "unet", "denoiser: step 1 of 2 (timestep 501) gave NaN or infinite numbers"),
-        ("denoiser_nan_later", "unet", "denoiser: step 2 of 2 (timestep 1) gave NaN or infinite numbers"),
-        ("denoiser_constant", "unet", "denoiser: its graph gave one number everywhere at timestep 501"),
+        ("denoiser_nan", "unet", "denoiser: step 1 of 2 (timestep 501): gave NaN or infinite numbers"),
+        ("denoiser_nan_later", "unet", "denoiser: step 2 of 2 (timestep 1): gave NaN or infinite numbers"),
+        ("denoiser_constant", "unet", "denoiser: step 1 of 2 (timestep 501): gave one number everywhere"),
         ("decoder_nan", "vae_decoder", "decoder: the picture has NaN or infinite pixels"),
         ("decoder_black", "vae_decoder", "decoder: the picture is all black"),
     ];

@@ -5,6 +5,7 @@ use ndarray::ArrayView3;
 
 use crate::cancel::Cancel;
 use crate::graph::{Contract, Graph, REAL, Rule, Source};
+use crate::guard::all_finite;
 use crate::library::Library;
 use crate::model::{LatentGeometry, Model};
 use crate::request::Plan;
@@ -84,12 +85,6 @@ fn byte(x: f32) -> u8 {
     ((x * 127.5 + 127.5).clamp(0.0, 255.0) + TWO_TO_23).to_bits() as u8
 }
 
-/// Whether no number is NaN or infinite; without an early end, so that it compiles to vector instructions.
-fn all_finite(numbers: &[f32]) -> bool {
-    const EXPONENT: u32 = 0x7f80_0000;
-    !numbers.iter().fold(false, |found, x| found | (x.to_bits() & EXPONENT == EXPONENT))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,14 +102,6 @@ mod tests {
             let x = i as f32 / 2000.0;
             let expected = (x * 127.5 + 127.5).clamp(0.0, 255.0).round_ties_even() as u8;
             assert_eq!(byte(x), expected, "{x}");
-        }
-    }
-
-    #[test]
-    fn finite_numbers_are_told_from_others() {
-        assert!(all_finite(&[0.0, -1.0, f32::MAX, f32::MIN_POSITIVE]));
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert!(!all_finite(&[0.0, bad, 1.0]));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::cancel::Cancel;
 use crate::graph::{Contract, Graph, REAL, Rule, Source, TIME};
+use crate::guard::{all_finite, is_constant};
 use crate::library::Library;
 use crate::model::Model;
 use crate::request::Plan;
@@ -171,20 +172,13 @@ impl Denoise for Conditioned<'_> {
             *scaled = x * input_scale;
         }
         self.predict(at.timestep)?;
-        if self.predicted.chunks_exact(self.predicted.len() / x.dim().0).any(is_constant) {
-            return Err(Error::numeric(format!(
-                "denoiser: its graph gave one number everywhere at timestep {}; another precision of the denoiser may \
-                 do better (--precision)",
-                at.timestep
-            )));
-        }
         let (of_x, of_output) = self.denoiser.prediction.denoised_coefficients(unit);
         let (of_x, of_output) = (of_x as f32, of_output as f32);
         let sources = self.scaled.iter().zip(&self.predicted);
         for (denoised, (x, output)) in denoised.iter_mut().zip(sources) {
             *denoised = x * of_x + output * of_output;
         }
-        Ok(())
+        self.check_numbers(denoised)
     }
 }
 
@@ -192,6 +186,23 @@ impl Conditioned<'_> {
     /// Runs of the graph so far, counting each half of unbatched guidance.
     pub(crate) fn evaluations(&self) -> usize {
         self.evaluations
+    }
+
+    /// Refuses what cannot become a picture: the graph's output and the estimate made of it, picture by picture.
+    fn check_numbers(&self, denoised: &Latent) -> Result<()> {
+        let one = denoised.len() / denoised.dim().0;
+        let denoised = denoised.as_slice().expect("samplers allocate in standard layout");
+        let constant = |numbers: &[f32]| numbers.chunks_exact(one).any(is_constant);
+        let fault = if !all_finite(denoised) {
+            "NaN or infinite numbers"
+        } else if constant(&self.predicted) || constant(denoised) {
+            "one number everywhere"
+        } else {
+            return Ok(());
+        };
+        Err(Error::numeric(format!(
+            "gave {fault}; another precision of the denoiser may do better (--precision), or less guidance"
+        )))
     }
 
     fn write_hidden(&mut self, first_row: usize, rows: usize, hidden: &Hidden) -> Result<()> {
@@ -236,11 +247,6 @@ impl Conditioned<'_> {
         take(&mut self.predicted, output);
         Ok(())
     }
-}
-
-/// Whether all numbers are one; where some are NaN, they are not.
-fn is_constant(numbers: &[f32]) -> bool {
-    numbers.iter().all(|x| Some(x) == numbers.first())
 }
 
 /// `negative + scale·(positive − negative)`, in place.

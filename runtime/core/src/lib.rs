@@ -28,6 +28,7 @@ pub mod library;
 pub mod provider;
 mod onnx;
 mod graph;
+mod guard;
 pub mod tokenizer;
 mod text;
 pub mod noise;

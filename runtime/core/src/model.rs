@@ -178,7 +178,7 @@ impl Model {
     }
 
     fn check(&self) -> Result<()> {
-        for stage in [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder] {
+        for stage in Stage::TEXT_TO_IMAGE {
             if self.stages.get(&stage).is_none_or(|files| files.graphs.is_empty()) {
                 return Err(Error::model(format!("no {stage} graph")));
             }

@@ -19,7 +19,7 @@ use crate::sampler::{Latent, Run};
 use crate::stage::Stage;
 use crate::target::Target;
 use crate::text::{Hidden, TextEncoder};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A model opened on a target, ready to make pictures.
 ///
@@ -200,7 +200,7 @@ impl Pipeline {
         // Loading the library and hashing the graphs take about as long, so they go side by side.
         let (library, sources) = std::thread::scope(|scope| {
             let library = scope.spawn(|| Library::open(None));
-            let sources = [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder].map(find);
+            let sources = Stage::TEXT_TO_IMAGE.map(find);
             (join(library), sources)
         });
         let [text, denoiser, decoder] = sources;
@@ -318,7 +318,8 @@ impl Pipeline {
         };
         let mut denoiser = self.denoiser.condition(latent.dim(), &prompts.positive, guidance, &request.cancel)?;
         let observer = &mut self.observer;
-        let mut watch = StepWatch { plan, first, start: Instant::now(), observer, timings: &mut job.report.timings };
+        let mut watch =
+            StepWatch { plan, first, start: Instant::now(), done: 0, observer, timings: &mut job.report.timings };
         let mut run = Run {
             levels: &plan.schedule.levels,
             noise: &mut |latent| noise.fill(latent),
@@ -326,7 +327,8 @@ impl Pipeline {
             eta: request.eta,
             timestep_scaling: self.model.training.spec().timestep_scaling,
         };
-        let latent = (plan.method.sample)(&mut denoiser, latent, &mut run)?;
+        let sampled = (plan.method.sample)(&mut denoiser, latent, &mut run);
+        let latent = sampled.map_err(|e| watch.locate(e))?;
         job.evaluations = denoiser.evaluations();
         job.report.timings.graphs_ms += milliseconds(self.denoiser.graph.take_run_time());
         job.report.timings.denoiser_ms += milliseconds(start.elapsed());
@@ -386,8 +388,12 @@ impl Pipeline {
     fn warnings(&self, plan: &Plan) -> Vec<String> {
         let graphs = [&self.text.graph, &self.denoiser.graph, &self.decoder.graph];
         let of_graphs = graphs.into_iter().flat_map(|graph| &graph.opened().warnings);
-        let mut warnings: Vec<_> = plan.warnings.iter().chain(of_graphs).cloned().collect();
-        warnings.dedup();
+        let mut warnings = Vec::new();
+        for warning in plan.warnings.iter().chain(of_graphs) {
+            if !warnings.contains(warning) {
+                warnings.push(warning.clone());
+            }
+        }
         warnings
     }
 }
@@ -434,11 +440,12 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Times each step, tells the observer, and stops at the first step that cannot become a picture.
+/// Times each step and tells the observer.
 struct StepWatch<'a> {
     plan: &'a Plan,
     first: usize,
     start: Instant,
+    done: usize,
     observer: &'a mut Observer,
     timings: &'a mut Timings,
 }
@@ -448,29 +455,23 @@ impl StepWatch<'_> {
         let (steps, timestep) = (self.plan.steps, self.plan.schedule.levels[step].timestep);
         self.timings.steps_ms.push(milliseconds(self.start.elapsed()));
         self.start = Instant::now();
-        if let Some(fault) = fault(denoised) {
-            return Err(Error::numeric(format!(
-                "denoiser: step {} of {steps} (timestep {timestep}) gave {fault}; another precision of the denoiser \
-                 may do better (--precision), or less guidance",
-                step + 1
-            )));
-        }
+        self.done = step + 1;
         (self.observer)(&Event::Step { first: self.first, step, steps, timestep, latent, denoised });
         Ok(())
     }
-}
 
-/// What is wrong with a latent that cannot become a picture.
-fn fault(denoised: &Latent) -> Option<&'static str> {
-    if !denoised.iter().all(|x| x.is_finite()) {
-        return Some("NaN or infinite numbers");
+    /// Says in which step the numbers went wrong.
+    fn locate(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::Numeric {
+            return error;
+        }
+        let timestep = self.plan.schedule.levels[self.done].timestep;
+        error.context(format_args!("denoiser: step {} of {} (timestep {timestep})", self.done + 1, self.plan.steps))
     }
-    let constant = |latent: ndarray::ArrayView3<f32>| latent.iter().all(|x| Some(x) == latent.first());
-    denoised.outer_iter().any(constant).then_some("a constant latent")
 }
 
 fn check_graph_sizes(target: &Target, model: &Model) -> Result<()> {
-    for stage in [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder] {
+    for stage in Stage::TEXT_TO_IMAGE {
         let (_, file) = model.graph(stage, &target.stage(stage).precision)?;
         let (bytes, most) = (file.total_bytes(), target.limits.max_graph_bytes);
         if bytes > most {

@@ -119,7 +119,7 @@ impl Plan {
         check_numbers(request, guidance)?;
         check_size(width, height, model)?;
         check_limits(request, steps, (width, height), target)?;
-        for stage in [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder] {
+        for stage in Stage::TEXT_TO_IMAGE {
             model.graph(stage, &target.stage(stage).precision)?;
         }
         let batch = match request.noise {

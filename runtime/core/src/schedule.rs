@@ -232,14 +232,44 @@ pub struct Timetable {
     /// One line for help texts.
     pub about: &'static str,
     timesteps: fn(&TrainingSpec, usize) -> Result<Vec<f64>>,
+    start: Start,
+}
+
+/// What the first latent of an ODE solver is, given unit Gaussian noise.
+#[derive(Debug, Clone, Copy)]
+enum Start {
+    /// The noise at the first level's own strength.
+    Sigma,
+    /// The noise as it is: the variance of a noised latent.
+    UnitVariance,
 }
 
 /// Every schedule that a request or a manifest can name.
 pub const SCHEDULES: &[Timetable] = &[
-    Timetable { name: "leading", about: "every T/n-th timestep from the clean end (SD 1.x)", timesteps: leading },
-    Timetable { name: "linspace", about: "evenly spread, both ends included", timesteps: linspace },
-    Timetable { name: "trailing", about: "every T/n-th timestep from the noisy end", timesteps: trailing },
-    Timetable { name: "lcm", about: "the timetable of latent consistency distillation", timesteps: lcm },
+    Timetable {
+        name: "leading",
+        about: "every T/n-th timestep from the clean end (SD 1.x)",
+        timesteps: leading,
+        start: Start::UnitVariance,
+    },
+    Timetable {
+        name: "linspace",
+        about: "evenly spread, both ends included",
+        timesteps: linspace,
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "trailing",
+        about: "every T/n-th timestep from the noisy end",
+        timesteps: trailing,
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "lcm",
+        about: "the timetable of latent consistency distillation",
+        timesteps: lcm,
+        start: Start::UnitVariance,
+    },
 ];
 
 /// Looks a schedule up by name.
@@ -292,7 +322,7 @@ impl Schedule {
         }
         Ok(match grid {
             Grid::Timesteps => Self::of_timesteps(training, &timesteps),
-            Grid::Sigmas => Self::of_sigmas(training, &timesteps, timetable.name),
+            Grid::Sigmas => Self::of_sigmas(training, &timesteps, timetable.start),
         })
     }
 
@@ -303,13 +333,12 @@ impl Schedule {
         Self { levels, initial_scale: 1.0 }
     }
 
-    fn of_sigmas(training: &Training, timesteps: &[f64], timetable: &str) -> Self {
+    fn of_sigmas(training: &Training, timesteps: &[f64], start: Start) -> Self {
         let level = |&t: &f64| Level::from_ratio(t, training.ratio(t));
         let mut levels: Vec<_> = timesteps.iter().map(level).collect();
-        // These two spacings start with noise of the level's own strength; the others with unit variance.
-        let initial_scale = match timetable {
-            "linspace" | "trailing" => levels[0].sigma,
-            _ => 1.0,
+        let initial_scale = match start {
+            Start::Sigma => levels[0].sigma,
+            Start::UnitVariance => 1.0,
         };
         levels.push(Level::CLEAN);
         Self { levels, initial_scale }
