@@ -83,6 +83,13 @@ impl Error {
     }
 }
 
+/// What to say of a name that is not in a table: the names that are.
+pub(crate) fn unknown(what: &str, name: &str, known: impl IntoIterator<Item = impl fmt::Display>) -> String {
+    let known: Vec<_> = known.into_iter().map(|name| name.to_string()).collect();
+    let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+    format!("unknown {what} \"{name}\"; known: {known}")
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

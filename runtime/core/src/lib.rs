@@ -41,6 +41,8 @@ pub mod pipeline;
 pub mod picture;
 pub mod cancel;
 pub mod error;
+mod catalogue;
+mod bounded;
 mod yaml;
 
 pub use cancel::Cancel;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::schedule::{Training, TrainingSpec, find_schedule};
 use crate::stage::{Precision, Stage};
-use crate::{Error, Result, sampler};
+use crate::{Error, Result, catalogue, sampler};
 
 mod files;
 mod manifest;
@@ -233,21 +233,14 @@ pub fn find_model(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
     if let Some(found) = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_dir()) {
         return Ok(found);
     }
-    let looked: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-    let known: Vec<_> =
-        list_models(folders).iter().filter_map(|path| Some(path.file_name()?.display().to_string())).collect();
-    Err(Error::model(format!(
-        "unknown model \"{name}\"; known: {} (looked in {}); a path such as ./{name} works too",
-        if known.is_empty() { "none".into() } else { known.join(", ") },
-        looked.join(", ")
-    )))
+    let models = list_models(folders);
+    let known = models.iter().filter_map(|path| Some(path.file_name()?.display().to_string()));
+    let told = catalogue::missing("model", name, known, folders);
+    Err(Error::model(format!("{told}; a path such as ./{name} works too")))
 }
 
 /// Every folder in the given folders that holds a model, sorted; folders that are not there count as empty.
 pub fn list_models(folders: &[PathBuf]) -> Vec<PathBuf> {
-    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
-    let is_model = |path: &PathBuf| path.join(manifest::FILE).is_file() || path.join(optimum::FILE).is_file();
-    let mut found: Vec<_> = entries.map(|entry| entry.path()).filter(is_model).collect();
-    found.sort();
-    found
+    let is_model = |path: &Path| path.join(manifest::FILE).is_file() || path.join(optimum::FILE).is_file();
+    catalogue::list(folders, is_model)
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch};
 use serde::{Deserialize, Serialize};
 
+use crate::error::unknown;
 use crate::{Error, Result};
 
 /// One execution provider, and whether the target can do without it.
@@ -181,10 +182,7 @@ impl TryFrom<String> for ProviderName {
 
     fn try_from(name: String) -> Result<Self, String> {
         let found = PROVIDERS.iter().find(|row| row.name == name).map(|row| Self(row.name));
-        found.ok_or_else(|| {
-            let known: Vec<_> = provider_names().collect();
-            format!("unknown provider \"{name}\"; known: {}", known.join(", "))
-        })
+        found.ok_or_else(|| unknown("provider", &name, provider_names()))
     }
 }
 

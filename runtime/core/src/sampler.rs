@@ -2,6 +2,7 @@
 
 use ndarray::{Array4, Zip};
 
+use crate::error::unknown;
 use crate::schedule::{Grid, Level};
 use crate::{Error, Result};
 
@@ -91,10 +92,8 @@ pub const SAMPLERS: &[Method] = &[
 /// # Errors
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), listing the known names.
 pub fn find_sampler(name: &str) -> Result<&'static Method> {
-    SAMPLERS.iter().find(|method| method.name == name).ok_or_else(|| {
-        let known: Vec<_> = SAMPLERS.iter().map(|method| method.name).collect();
-        Error::usage(format!("unknown sampler \"{name}\"; known: {}", known.join(", ")))
-    })
+    let found = SAMPLERS.iter().find(|method| method.name == name);
+    found.ok_or_else(|| Error::usage(unknown("sampler", name, SAMPLERS.iter().map(|method| method.name))))
 }
 
 /// Euler's method for the probability-flow ODE in `x/alpha` over `sigma/alpha` (Karras et al. 2022,

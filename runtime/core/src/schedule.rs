@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::unknown;
 use crate::{Error, Result};
 
 /// One noise level of the forward process, `x = alpha·x₀ + sigma·noise`.
@@ -277,10 +278,8 @@ pub const SCHEDULES: &[Timetable] = &[
 /// # Errors
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), listing the known names.
 pub fn find_schedule(name: &str) -> Result<&'static Timetable> {
-    SCHEDULES.iter().find(|timetable| timetable.name == name).ok_or_else(|| {
-        let known: Vec<_> = SCHEDULES.iter().map(|timetable| timetable.name).collect();
-        Error::usage(format!("unknown schedule \"{name}\"; known: {}", known.join(", ")))
-    })
+    let found = SCHEDULES.iter().find(|timetable| timetable.name == name);
+    found.ok_or_else(|| Error::usage(unknown("schedule", name, SCHEDULES.iter().map(|timetable| timetable.name))))
 }
 
 /// How a sampler turns timesteps into levels.

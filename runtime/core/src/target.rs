@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::unknown;
 use crate::provider::{Provider, Scalar};
 use crate::stage::{Precision, Stage};
-use crate::{Error, ErrorKind, Result, provider, yaml};
+use crate::{Error, ErrorKind, Result, catalogue, provider, yaml};
 
 /// What a device has, and how graphs are to be run on it: a checked target file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -311,8 +312,8 @@ const SESSION_KEYS: &[(&str, Value)] = &[
 
 fn check_session_key(key: &str, value: &Scalar) -> Result<()> {
     let Some((_, expected)) = SESSION_KEYS.iter().find(|(name, _)| *name == key) else {
-        let known: Vec<_> = SESSION_KEYS.iter().map(|(name, _)| *name).collect();
-        return Err(Error::usage(format!("session.keys: unknown key \"{key}\"; known: {}", known.join(", "))));
+        let told = unknown("key", key, SESSION_KEYS.iter().map(|(name, _)| name));
+        return Err(Error::usage(format!("session.keys: {told}")));
     };
     let wanted = match (expected, value) {
         (Value::Flag, Scalar::Bool(_) | Scalar::Integer(0 | 1)) => return Ok(()),
@@ -337,23 +338,15 @@ pub fn find_target(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
     if let Some(path) = folders.iter().map(|folder| folder.join(&file)).find(|path| path.is_file()) {
         return Ok(path);
     }
-    let looked: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-    let known: Vec<_> =
-        list_targets(folders).iter().filter_map(|p| Some(p.file_stem()?.display().to_string())).collect();
-    Err(Error::usage(format!(
-        "unknown target \"{name}\"; known: {} (looked in {}); a path to a .yaml file works too",
-        if known.is_empty() { "none".into() } else { known.join(", ") },
-        looked.join(", ")
-    )))
+    let targets = list_targets(folders);
+    let known = targets.iter().filter_map(|path| Some(path.file_stem()?.display().to_string()));
+    let told = catalogue::missing("target", name, known, folders);
+    Err(Error::usage(format!("{told}; a path to a .yaml file works too")))
 }
 
 /// Every `*.yaml` in the given folders, sorted; folders that are not there count as empty.
 pub fn list_targets(folders: &[PathBuf]) -> Vec<PathBuf> {
-    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
-    let mut files: Vec<_> =
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
-    files.sort();
-    files
+    catalogue::list(folders, |path| path.extension().is_some_and(|extension| extension == "yaml"))
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
 //! Reading the small YAML files that describe targets and models, which may come from strangers.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, bounded};
 
 /// Largest description that is read.
 const MAX_YAML_BYTES: u64 = 64 * 1024;
@@ -17,13 +15,7 @@ const MAX_YAML_DEPTH: usize = 64;
 /// Parses a file into `T`, refusing unknown fields where `T` does; faults are of `kind`.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path, kind: ErrorKind) -> Result<T> {
     let fault = |what: String| Error::new(kind, format!("{}: {what}", path.display()));
-    let mut text = String::new();
-    // The limit holds while reading: a device or a pipe has no length that could be asked for.
-    let read = File::open(path).and_then(|file| file.take(MAX_YAML_BYTES + 1).read_to_string(&mut text));
-    let length = read.map_err(|e| fault(format!("cannot be read: {e}")).because(e))?;
-    if length as u64 > MAX_YAML_BYTES {
-        return Err(fault(format!("is longer than {MAX_YAML_BYTES} bytes, which no description is")));
-    }
+    let text = bounded::read(path, MAX_YAML_BYTES).map_err(|e| fault(e.to_string()).because(e))?;
     if deepest(&text) > MAX_YAML_DEPTH {
         return Err(fault(format!("has more than {MAX_YAML_DEPTH} brackets open at once")));
     }

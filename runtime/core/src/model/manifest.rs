@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::files::{DataFile, GraphFile, graph_bytes, inside};
 use super::{Defaults, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary};
+use crate::error::unknown;
 use crate::schedule::TrainingSpec;
 use crate::stage::{Precision, Stage};
 use crate::tokenizer::Window;
@@ -89,8 +90,8 @@ pub(super) fn open(root: &Path) -> Result<Model> {
 
 fn stage_files(root: &Path, stage: Stage, entry: StageEntry) -> Result<StageFiles> {
     if let Some(name) = entry.tensors.keys().find(|name| !stage.tensors().contains(&name.as_str())) {
-        let known = stage.tensors().join(", ");
-        return Err(Error::model(format!("stages.{stage}.tensors: unknown tensor \"{name}\"; known: {known}")));
+        let told = unknown("tensor", name, stage.tensors());
+        return Err(Error::model(format!("stages.{stage}.tensors: {told}")));
     }
     let graphs = entry.graphs.into_iter().map(|(precision, file)| {
         let data = file.data.iter().map(|data| {

@@ -1,18 +1,18 @@
 //! A diffusers pipeline as Optimum exports it: `model_index.json` and one folder a component.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::files::{DataFile, GraphFile, graph_bytes, inside, is_half, unreadable};
+use super::files::{DataFile, GraphFile, graph_bytes, inside, is_half};
 use super::{Defaults, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary};
 use crate::schedule::{Betas, Prediction, TrainingSpec};
 use crate::stage::{Precision, Stage};
 use crate::tokenizer::Window;
-use crate::{Error, Result};
+use crate::{Error, Result, bounded};
 
 pub(super) const FILE: &str = "model_index.json";
 
@@ -216,7 +216,7 @@ fn data_file(root: &Path, name: &str) -> Result<DataFile> {
 
 fn tokenizer(root: &Path) -> Result<TokenizerFiles> {
     let pair = (inside(root, "tokenizer/vocab.json")?, inside(root, "tokenizer/merges.txt")?);
-    let vocabulary: BTreeMap<String, u32> = json(root, "tokenizer/vocab.json")?;
+    let vocabulary: HashMap<String, u32> = json(root, "tokenizer/vocab.json")?;
     let special: BTreeMap<String, Value> = json(root, "tokenizer/special_tokens_map.json")?;
     let config: BTreeMap<String, Value> = json(root, "tokenizer/tokenizer_config.json")?;
     let id = |role: &str| {
@@ -236,10 +236,6 @@ fn tokenizer(root: &Path) -> Result<TokenizerFiles> {
 fn json<T: DeserializeOwned>(root: &Path, name: &str) -> Result<T> {
     let path: PathBuf = inside(root, name)?;
     let fault = |what: String| Error::model(format!("{}: {what}", path.display()));
-    let bytes = path.metadata().map_err(|e| unreadable(&path, &e).because(e))?.len();
-    if bytes > MAX_JSON_BYTES {
-        return Err(fault(format!("is {bytes} bytes, expected at most {MAX_JSON_BYTES}")));
-    }
-    let text = std::fs::read(&path).map_err(|e| unreadable(&path, &e).because(e))?;
-    serde_json::from_slice(&text).map_err(|e| fault(e.to_string()).because(e))
+    let text = bounded::read(&path, MAX_JSON_BYTES).map_err(|e| fault(e.to_string()).because(e))?;
+    serde_json::from_str(&text).map_err(|e| fault(e.to_string()).because(e))
 }

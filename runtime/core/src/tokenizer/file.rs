@@ -3,8 +3,6 @@
 use std::borrow::{Borrow, Cow};
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -12,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::split::{Added, Normalizer, Pattern, normalize, sort_added};
 use super::{Alphabet, Merge, Tokenizer, WORD_END, Window};
+use crate::bounded::{self, Unread};
 use crate::{Error, Result};
 
 /// The largest tokenizer file that is read; CLIP's are below 4 MB.
@@ -402,14 +401,14 @@ fn parse_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T> {
 
 /// Reads a whole file, if it is one and not too large.
 fn read_text(path: &Path) -> Result<String> {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut text));
-    read.map_err(|e| opening(Error::io(e.to_string()), path))?;
-    if text.len() as u64 > FILE_LIMIT_BYTES {
-        let message = format!("it has more than {FILE_LIMIT_BYTES} bytes; a tokenizer is smaller");
-        return Err(opening(Error::limit(message), path));
-    }
-    String::from_utf8(text).map_err(|e| opening(Error::model(e.to_string()), path))
+    bounded::read(path, FILE_LIMIT_BYTES).map_err(|e| {
+        let error = match &e {
+            Unread::TooLong(_) => Error::limit(format!("it {e}; a tokenizer is smaller")),
+            Unread::NotText(error) => Error::model(error.to_string()),
+            Unread::Failed(error) => Error::io(error.to_string()),
+        };
+        opening(error, path)
+    })
 }
 
 #[cfg(test)]
