@@ -560,7 +560,7 @@ fn a_constant_latent_is_told_with_its_step() {
 fn a_place_that_cannot_be_written_is_told_before_anything_is_computed() {
     #[rustfmt::skip]
     let cases: &[(&[&str], &str)] = &[
-        (&["--out", "missing/x.png"], "missing/x.png: cannot be written: No such file"),
+        (&["--out", "missing/x.png"], "missing/x.png: cannot be written: its folder does not exist; create it first"),
         (&["--out", "FILE/x.png"], "x.png: cannot be written: Not a directory"),
         (&["--out", "FILE/"], "cannot be created: "),
         (&["--out", "FILE/below/"], "cannot be created: Not a directory"),

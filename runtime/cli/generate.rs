@@ -11,18 +11,13 @@ use safelight::sampler::{Latent, SAMPLERS};
 use safelight::schedule::SCHEDULES;
 use safelight::target::Session;
 use safelight::{
-    Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Picture, Pipeline, Plan, Precision, Provenance,
-    Report, Request, Target, picture,
+    Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Pipeline, Plan, Precision, Provenance, Report,
+    Request, Target,
 };
 use serde_json::json;
 
-use crate::{folders, print, print_bytes, tell};
-
-/// Most characters of a prompt that become part of a file name.
-const SLUG_CHARACTERS: usize = 60;
-
-/// Most bytes of it: file systems take names of 255, and seed and extension need 26 of them.
-const SLUG_BYTES: usize = 200;
+use crate::destination::{Destination, prepare_folder};
+use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -104,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let model = folders::model(arguments.model.as_deref())?;
     let target = target(arguments)?;
     let request = request(arguments);
-    let destination = Destination::new(arguments)?;
+    let destination = destination(arguments)?;
     // Everything that can be wrong with the request is told before ONNX Runtime is even opened.
     let plan = Plan::new(&request, &model, &target)?;
     destination.prepare()?;
@@ -150,6 +145,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// A picture that was made: where it was written, unless to standard output, and how to make it again.
 type Made = (Option<PathBuf>, Provenance);
+
+fn destination(arguments: &Arguments) -> safelight::Result<Destination> {
+    let destination = Destination::new(arguments.out.as_deref(), arguments.format)?;
+    let conflict = match destination {
+        Destination::Standard(_) if arguments.count != 1 => "takes one picture; give a folder for several",
+        Destination::Standard(_) if arguments.json => {
+            "and --json both want standard output; write the picture to a file"
+        }
+        _ => return Ok(destination),
+    };
+    Err(Error::new(ErrorKind::Usage, format!("--out - {conflict}")))
+}
 
 fn request(arguments: &Arguments) -> Request {
     Request {
@@ -228,92 +235,6 @@ fn save_latent(path: &Path, latent: &Latent) -> safelight::Result<()> {
     safelight::save(path, &bytes)
 }
 
-/// Creates a folder where it is not there, and checks that files can be written in it.
-fn prepare_folder(folder: &Path) -> safelight::Result<()> {
-    std::fs::create_dir_all(folder)
-        .map_err(|e| Error::new(ErrorKind::Io, format!("{}: cannot be created: {e}", folder.display())).because(e))?;
-    picture::check_save(&folder.join("picture"))
-}
-
-/// Where pictures go.
-enum Destination {
-    Standard(Format),
-    File(PathBuf, Format),
-    Folder(PathBuf, Format),
-}
-
-impl Destination {
-    fn new(arguments: &Arguments) -> anyhow::Result<Self> {
-        let usage = |message: String| Err(Error::new(ErrorKind::Usage, message).into());
-        let asked = arguments.format;
-        let format = asked.unwrap_or(Format::Png);
-        let Some(out) = arguments.out.as_deref() else { return Ok(Self::Folder(PathBuf::new(), format)) };
-        if out == "-" {
-            return match (arguments.count, arguments.json) {
-                (1, false) => Ok(Self::Standard(format)),
-                (1, true) => usage("--out - and --json both want standard output; write the picture to a file".into()),
-                _ => usage("--out - takes one picture; give a folder for several".into()),
-            };
-        }
-        let path = PathBuf::from(out);
-        if out.ends_with(std::path::is_separator) || path.is_dir() {
-            return Ok(Self::Folder(path, format));
-        }
-        let named = Format::of_path(&path);
-        match (named, asked) {
-            (Some(named), Some(asked)) if named != asked => {
-                usage(format!("{out} is named as {}, but --format is {}", named.name(), asked.name()))
-            }
-            (None, None) => {
-                usage(format!("{out}: its name says no format; end it with .png, .jpg or .webp, or give --format"))
-            }
-            (named, asked) => Ok(Self::File(path, asked.or(named).unwrap_or(format))),
-        }
-    }
-
-    /// Finds out before anything is computed whether pictures can be written.
-    fn prepare(&self) -> safelight::Result<()> {
-        match self {
-            Self::Standard(_) => Ok(()),
-            Self::File(path, _) => picture::check_save(path),
-            Self::Folder(folder, _) => prepare_folder(folder),
-        }
-    }
-
-    /// Writes a picture; returns its path, or none where it went to standard output.
-    fn write(&self, picture: &Picture, count: usize) -> safelight::Result<Option<PathBuf>> {
-        let seed = picture.provenance.seed;
-        let (path, format) = match self {
-            Self::Standard(format) => {
-                print_bytes(&picture.encode(*format)?)?;
-                return Ok(None);
-            }
-            Self::Folder(folder, format) => {
-                let extension = if *format == Format::Jpeg { "jpg" } else { format.name() };
-                (folder.join(format!("{}-{seed}.{extension}", slug(&picture.provenance.prompt))), format)
-            }
-            Self::File(path, format) if count == 1 => (path.clone(), format),
-            Self::File(path, format) => {
-                let extension =
-                    path.extension().map(|extension| format!(".{}", extension.display())).unwrap_or_default();
-                (path.with_file_name(format!("{}-{seed}{extension}", folders::stem(path))), format)
-            }
-        };
-        safelight::save(&path, &picture.encode(*format)?)?;
-        Ok(Some(path))
-    }
-}
-
-/// A prompt as part of a file name: lower-case letters and digits, joined by single hyphens.
-fn slug(prompt: &str) -> String {
-    let lower = prompt.chars().flat_map(char::to_lowercase);
-    let spaced: String = lower.map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
-    let joined = spaced.split_whitespace().collect::<Vec<_>>().join("-");
-    let cut: String = joined.chars().take(SLUG_CHARACTERS).collect();
-    let cut = cut[..cut.floor_char_boundary(SLUG_BYTES)].trim_end_matches('-');
-    if cut.is_empty() { "picture".into() } else { cut.into() }
-}
-
 fn as_json(report: &Report, made: &[Made]) -> serde_json::Value {
     let picture = |(path, provenance): &Made| json!({ "path": path, "provenance": provenance });
     json!({
@@ -389,19 +310,4 @@ fn size(text: &str) -> Result<(usize, usize), String> {
     let sides = text.split_once(['x', '×']);
     let parsed = sides.and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
     parsed.ok_or_else(|| "expected WIDTHxHEIGHT in pixels, such as 512x512".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slugs_are_safe_file_names() {
-        assert_eq!(slug("A red  Apple!"), "a-red-apple");
-        assert_eq!(slug("../../etc/passwd"), "etc-passwd");
-        assert_eq!(slug(""), "picture");
-        assert_eq!(slug("\u{1f600}\0\n"), "picture");
-        assert!(slug(&"long ".repeat(100)).chars().count() <= SLUG_CHARACTERS);
-        assert!(slug(&"\u{20000}".repeat(100)).len() <= SLUG_BYTES);
-    }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use safelight::{Error, ErrorKind};
 
+mod destination;
 mod folders;
 mod generate;
 mod models;

@@ -1,14 +1,70 @@
 //! Pictures → files, with their provenance inside, never half-written under their final name.
 
+use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
 use std::path::Path;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, ImageEncoder, RgbImage};
+use ndarray::Array3;
+use serde::Serialize;
 
-use crate::pipeline::{Picture, Provenance};
+use crate::graph::Opened;
+use crate::request::NoiseLayout;
+use crate::stage::Stage;
 use crate::{Error, ErrorKind, Result};
+
+/// One picture.
+#[derive(Debug)]
+pub struct Picture {
+    /// Its pixels.
+    pub pixels: RgbImage,
+    /// The latent that it was decoded from, `[channels, height, width]`.
+    pub latent: Array3<f32>,
+    /// Everything needed to make it again.
+    pub provenance: Provenance,
+}
+
+/// Everything that is needed to make a picture again.
+#[derive(Debug, Clone, Serialize)]
+pub struct Provenance {
+    /// Version of safelight.
+    pub safelight: &'static str,
+    /// What was asked for.
+    pub prompt: String,
+    /// What was asked to be absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative: Option<String>,
+    /// Seed of this picture.
+    pub seed: u64,
+    /// Where noise came from.
+    pub noise: NoiseLayout,
+    /// Name of the sampler.
+    pub sampler: &'static str,
+    /// Name of the schedule.
+    pub schedule: &'static str,
+    /// Number of steps.
+    pub steps: usize,
+    /// Runs of the denoiser's graph for the batch of this picture.
+    pub evaluations: usize,
+    /// Guidance scale; 1 or less is off.
+    pub guidance: f64,
+    /// Share of fresh noise in DDIM.
+    pub eta: f64,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Name of the model.
+    pub model: String,
+    /// What each stage ran.
+    pub graphs: BTreeMap<Stage, Opened>,
+    /// Name of the target.
+    pub target: String,
+    /// Version of ONNX Runtime.
+    pub onnxruntime: String,
+}
 
 /// A file format, with the name that users type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +189,12 @@ pub fn check_save(path: &Path) -> Result<()> {
 }
 
 fn unwritable(path: &Path, error: std::io::Error) -> Error {
-    Error::io(format!("{}: cannot be written: {error}", path.display())).because(error)
+    let fault = |reason: &str| Error::io(format!("{}: cannot be written: {reason}", path.display()));
+    match error.kind() {
+        // The system's own words would name the temporary file.
+        std::io::ErrorKind::NotFound => fault("its folder does not exist; create it first"),
+        _ => fault(&error.to_string()).because(error),
+    }
 }
 
 /// Renaming onto a device would replace it.

@@ -1,19 +1,18 @@
 //! The whole way from a request to pictures, on one screen.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use image::RgbImage;
-use ndarray::{Array3, Axis};
+use ndarray::Axis;
 use serde::Serialize;
 
 use crate::decoder::Decoder;
 use crate::denoiser::{Denoiser, Guidance};
-use crate::graph::{Opened, Source};
+use crate::graph::Source;
 use crate::library::Library;
 use crate::model::Model;
 use crate::noise::Noise;
+use crate::picture::{Picture, Provenance};
 use crate::request::{NoiseLayout, Plan, Request};
 use crate::sampler::{Latent, Run};
 use crate::stage::Stage;
@@ -90,57 +89,6 @@ pub struct Report {
     pub timings: Timings,
     /// What was told as [`Event::Warning`].
     pub warnings: Vec<String>,
-}
-
-/// One picture.
-#[derive(Debug)]
-pub struct Picture {
-    /// Its pixels.
-    pub pixels: RgbImage,
-    /// The latent that it was decoded from, `[channels, height, width]`.
-    pub latent: Array3<f32>,
-    /// Everything needed to make it again.
-    pub provenance: Provenance,
-}
-
-/// Everything that is needed to make a picture again.
-#[derive(Debug, Clone, Serialize)]
-pub struct Provenance {
-    /// Version of safelight.
-    pub safelight: &'static str,
-    /// What was asked for.
-    pub prompt: String,
-    /// What was asked to be absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub negative: Option<String>,
-    /// Seed of this picture.
-    pub seed: u64,
-    /// Where noise came from.
-    pub noise: NoiseLayout,
-    /// Name of the sampler.
-    pub sampler: &'static str,
-    /// Name of the schedule.
-    pub schedule: &'static str,
-    /// Number of steps.
-    pub steps: usize,
-    /// Runs of the denoiser's graph for the batch of this picture.
-    pub evaluations: usize,
-    /// Guidance scale; 1 or less is off.
-    pub guidance: f64,
-    /// Share of fresh noise in DDIM.
-    pub eta: f64,
-    /// Width in pixels.
-    pub width: usize,
-    /// Height in pixels.
-    pub height: usize,
-    /// Name of the model.
-    pub model: String,
-    /// What each stage ran.
-    pub graphs: BTreeMap<Stage, Opened>,
-    /// Name of the target.
-    pub target: String,
-    /// Version of ONNX Runtime.
-    pub onnxruntime: String,
 }
 
 /// Where the time of a generation went, in milliseconds.

@@ -193,20 +193,20 @@ mod tests {
         (0..=steps).map(|i| Level::from_ratio(i as f64, ratio(i))).collect()
     }
 
-    fn sample(name: &str, steps: usize, eta: f64) -> Latent {
-        let levels = levels(steps);
-        let mut seed = crate::noise::TorchCpu::new(7);
+    /// Samples with torch's noise of a seed.
+    fn sample(sampler: Sampler, levels: &[Level], x: Latent, eta: f64, seed: u64) -> Latent {
+        let mut source = crate::noise::TorchCpu::new(seed);
         let mut run = Run {
-            levels: &levels,
+            levels,
             noise: &mut |latent| {
-                seed.fill(latent.as_slice_mut().unwrap());
+                source.fill(latent.as_slice_mut().unwrap());
                 Ok(())
             },
             on_step: &mut |_, _, _| Ok(()),
             eta,
             timestep_scaling: 10.0,
         };
-        (find_sampler(name).unwrap().sample)(&mut gaussian, Latent::from_elem(SHAPE, 1.3), &mut run).unwrap()
+        sampler(&mut gaussian, x, &mut run).unwrap()
     }
 
     fn exact() -> f64 {
@@ -217,8 +217,9 @@ mod tests {
 
     #[test]
     fn deterministic_samplers_converge_with_order_one() {
-        for name in ["euler", "ddim"] {
-            let error = |steps| (f64::from(sample(name, steps, 0.0)[[0, 0, 0, 0]]) - exact()).abs();
+        for (name, sampler) in [("euler", euler as Sampler), ("ddim", ddim)] {
+            let end = |steps| sample(sampler, &levels(steps), Latent::from_elem(SHAPE, 1.3), 0.0, 7);
+            let error = |steps| (f64::from(end(steps)[[0, 0, 0, 0]]) - exact()).abs();
             let order = (error(200) / error(400)).log2();
             assert!((order - 1.0).abs() < 0.1, "{name}: order {order}, errors {} {}", error(200), error(400));
         }
@@ -268,23 +269,12 @@ mod tests {
     fn ddim_with_eta_one_draws_the_variance_of_the_data() {
         // Many independent pixels: their spread must be the data's, as every exact sampler's is in the limit.
         let levels = levels(1500);
-        let mut seed = crate::noise::TorchCpu::new(3);
-        let mut x = Latent::zeros((1, 1, 64, 64));
-        seed.fill(x.as_slice_mut().unwrap());
         let start = levels[0];
         let spread = (start.alpha * DEVIATION).hypot(start.sigma) as f32;
+        let mut x = Latent::zeros((1, 1, 64, 64));
+        crate::noise::TorchCpu::new(3).fill(x.as_slice_mut().unwrap());
         x.mapv_inplace(|noise| (start.alpha * MEAN) as f32 + spread * noise);
-        let mut run = Run {
-            levels: &levels,
-            noise: &mut |latent| {
-                seed.fill(latent.as_slice_mut().unwrap());
-                Ok(())
-            },
-            on_step: &mut |_, _, _| Ok(()),
-            eta: 1.0,
-            timestep_scaling: 10.0,
-        };
-        let got = ddim(&mut gaussian, x, &mut run).unwrap();
+        let got = sample(ddim, &levels, x, 1.0, 4);
         let mean = got.mean().unwrap();
         let deviation = got.std(0.0);
         assert!((f64::from(mean) - MEAN).abs() < 0.02, "mean {mean}");

@@ -1,0 +1,110 @@
+//! Where pictures go: a file, a folder or standard output, and under which names.
+
+use std::path::{Path, PathBuf};
+
+use safelight::{Error, ErrorKind, Format, Picture, picture};
+
+use crate::{folders, print_bytes};
+
+/// Most characters of a prompt that become part of a file name.
+const SLUG_CHARACTERS: usize = 60;
+
+/// Most bytes of it: file systems take names of 255, and seed and extension need 26 of them.
+const SLUG_BYTES: usize = 200;
+
+/// Where pictures go.
+pub(crate) enum Destination {
+    Standard(Format),
+    File(PathBuf, Format),
+    Folder(PathBuf, Format),
+}
+
+impl Destination {
+    /// Understands what was typed as the place, if anything, and as the format.
+    pub(crate) fn new(out: Option<&str>, asked: Option<Format>) -> safelight::Result<Self> {
+        let usage = |message: String| Err(Error::new(ErrorKind::Usage, message));
+        let format = asked.unwrap_or(Format::Png);
+        let Some(out) = out else { return Ok(Self::Folder(PathBuf::new(), format)) };
+        if out == "-" {
+            return Ok(Self::Standard(format));
+        }
+        let path = PathBuf::from(out);
+        if out.ends_with(std::path::is_separator) || path.is_dir() {
+            return Ok(Self::Folder(path, format));
+        }
+        let named = Format::of_path(&path);
+        match (named, asked) {
+            (Some(named), Some(asked)) if named != asked => {
+                usage(format!("{out} is named as {}, but --format is {}", named.name(), asked.name()))
+            }
+            (None, None) => {
+                usage(format!("{out}: its name says no format; end it with .png, .jpg or .webp, or give --format"))
+            }
+            (named, asked) => Ok(Self::File(path, asked.or(named).unwrap_or(format))),
+        }
+    }
+
+    /// Finds out before anything is computed whether pictures can be written.
+    pub(crate) fn prepare(&self) -> safelight::Result<()> {
+        match self {
+            Self::Standard(_) => Ok(()),
+            Self::File(path, _) => picture::check_save(path),
+            Self::Folder(folder, _) => prepare_folder(folder),
+        }
+    }
+
+    /// Writes a picture; returns its path, or none where it went to standard output.
+    pub(crate) fn write(&self, picture: &Picture, count: usize) -> safelight::Result<Option<PathBuf>> {
+        let seed = picture.provenance.seed;
+        let (path, format) = match self {
+            Self::Standard(format) => {
+                print_bytes(&picture.encode(*format)?)?;
+                return Ok(None);
+            }
+            Self::Folder(folder, format) => {
+                let extension = if *format == Format::Jpeg { "jpg" } else { format.name() };
+                (folder.join(format!("{}-{seed}.{extension}", slug(&picture.provenance.prompt))), format)
+            }
+            Self::File(path, format) if count == 1 => (path.clone(), format),
+            Self::File(path, format) => {
+                let extension =
+                    path.extension().map(|extension| format!(".{}", extension.display())).unwrap_or_default();
+                (path.with_file_name(format!("{}-{seed}{extension}", folders::stem(path))), format)
+            }
+        };
+        safelight::save(&path, &picture.encode(*format)?)?;
+        Ok(Some(path))
+    }
+}
+
+/// Creates a folder where it is not there, and checks that files can be written in it.
+pub(crate) fn prepare_folder(folder: &Path) -> safelight::Result<()> {
+    std::fs::create_dir_all(folder)
+        .map_err(|e| Error::new(ErrorKind::Io, format!("{}: cannot be created: {e}", folder.display())).because(e))?;
+    picture::check_save(&folder.join("picture"))
+}
+
+/// A prompt as part of a file name: lower-case letters and digits, joined by single hyphens.
+fn slug(prompt: &str) -> String {
+    let lower = prompt.chars().flat_map(char::to_lowercase);
+    let spaced: String = lower.map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
+    let joined = spaced.split_whitespace().collect::<Vec<_>>().join("-");
+    let cut: String = joined.chars().take(SLUG_CHARACTERS).collect();
+    let cut = cut[..cut.floor_char_boundary(SLUG_BYTES)].trim_end_matches('-');
+    if cut.is_empty() { "picture".into() } else { cut.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_safe_file_names() {
+        assert_eq!(slug("A red  Apple!"), "a-red-apple");
+        assert_eq!(slug("../../etc/passwd"), "etc-passwd");
+        assert_eq!(slug(""), "picture");
+        assert_eq!(slug("\u{1f600}\0\n"), "picture");
+        assert!(slug(&"long ".repeat(100)).chars().count() <= SLUG_CHARACTERS);
+        assert!(slug(&"\u{20000}".repeat(100)).len() <= SLUG_BYTES);
+    }
+}
