@@ -19,16 +19,6 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// What Optimum calls its graph's inputs and outputs.
-    pub(crate) fn tensors(self) -> &'static [&'static str] {
-        match self {
-            Self::TextEncoder => &["input_ids", "last_hidden_state"],
-            Self::Denoiser => &["sample", "timestep", "encoder_hidden_states", "timestep_cond", "out_sample"],
-            Self::Decoder => &["latent_sample", "sample"],
-            Self::Encoder => &["sample", "latent_parameters"],
-        }
-    }
-
     /// Those that make pictures from words, in the order of the data.
     pub const TEXT_TO_IMAGE: [Self; 3] = [Self::TextEncoder, Self::Denoiser, Self::Decoder];
 
@@ -39,6 +29,16 @@ impl Stage {
             Self::Denoiser => "denoiser",
             Self::Decoder => "decoder",
             Self::Encoder => "encoder",
+        }
+    }
+
+    /// What Optimum calls its graph's inputs and outputs.
+    pub(crate) fn tensors(self) -> &'static [&'static str] {
+        match self {
+            Self::TextEncoder => &["input_ids", "last_hidden_state"],
+            Self::Denoiser => &["sample", "timestep", "encoder_hidden_states", "timestep_cond", "out_sample"],
+            Self::Decoder => &["latent_sample", "sample"],
+            Self::Encoder => &["sample", "latent_parameters"],
         }
     }
 }
