@@ -3,6 +3,7 @@
 tiny-sd      Stable Diffusion 1's conventions: epsilon, every axis dynamic, int32 ids, a scalar int64 timestep.
 tiny-lcm     a distilled model: guidance embedding, float timesteps [batch], int64 ids, a VAE shift.
 tiny-static  an accelerator's export: fixed shapes, float16 edges, v-prediction, zero terminal SNR, pad token 0.
+external     tiny-sd's U-Net with its weights in a file of their own, as exporters write graphs of over 2 GB.
 """
 
 import json
@@ -27,6 +28,15 @@ def main():
     write_tiny_sd(MODELS / "tiny-sd")
     write_tiny_lcm(MODELS / "tiny-lcm")
     write_tiny_static(MODELS / "tiny-static")
+    write_external(MODELS / "external", MODELS / "tiny-sd/unet/model.onnx")
+
+
+def write_external(folder, graph):
+    folder.mkdir(exist_ok=True)
+    # onnx appends to a data file that is there already.
+    (folder / "model.onnx_data").unlink(missing_ok=True)
+    where = {"save_as_external_data": True, "location": "model.onnx_data", "size_threshold": 256}
+    onnx.save_model(onnx.load(graph), folder / "model.onnx", **where)
 
 
 def write_tiny_sd(folder):

@@ -1,0 +1,90 @@
+//! Graphs that keep their weights in files of their own.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safelight::model::{DataFile, GraphFile};
+use safelight::{ErrorKind, Model, Pipeline, Request, Target};
+
+mod common;
+
+use common::{copy_folder, repository, tiny};
+
+fn latent(model: &Path) -> Vec<f32> {
+    let target = Target::open(&repository().join("targets/generic-cpu.yaml")).unwrap();
+    let mut pipeline = Pipeline::open(&target.with_threads(1), &Model::open(model).unwrap()).unwrap();
+    let request = Request { prompt: "a red apple".into(), steps: Some(2), ..Request::default() };
+    pipeline.generate(&request).unwrap().pictures.remove(0).latent.into_iter().collect()
+}
+
+fn graph(folder: &Path) -> GraphFile {
+    let path = folder.join("model.onnx");
+    GraphFile { bytes: path.metadata().unwrap().len(), path, sha256: None, data: vec![] }
+}
+
+fn weights(folder: &Path) -> PathBuf {
+    folder.join("model.onnx_data")
+}
+
+#[test]
+fn weights_outside_the_graph_are_the_same_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    copy_folder(&tiny("tiny-sd"), &model);
+    copy_folder(&tiny("external"), &model.join("unet"));
+    assert_eq!(latent(&model), latent(&tiny("tiny-sd")));
+    let opened = Model::open(&model).unwrap();
+    let unet = &opened.stages[&safelight::Stage::Denoiser].graphs[&safelight::Precision::Fp32];
+    let both = unet.path.metadata().unwrap().len() + weights(&model.join("unet")).metadata().unwrap().len();
+    assert_eq!(unet.total_bytes(), both);
+}
+
+#[test]
+fn a_manifest_vouches_for_weights_outside_the_graph() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    copy_folder(&tiny("external"), &folder);
+    let whole = graph(&folder).verify().unwrap();
+    let promised = sha256(&fs::read(weights(&folder)).unwrap());
+    let bytes = weights(&folder).metadata().unwrap().len();
+    let data = vec![DataFile { path: weights(&folder), bytes, sha256: Some(promised.clone()) }];
+    let listed = GraphFile { sha256: Some(whole.clone()), data, ..graph(&folder) };
+    assert_eq!(listed.verify().unwrap(), whole);
+
+    let unlisted = GraphFile { data: vec![], ..listed.clone() }.verify().unwrap_err();
+    assert!(unlisted.to_string().contains("does not list under data"), "{unlisted}");
+
+    let mut changed = fs::read(weights(&folder)).unwrap();
+    changed[100] ^= 1;
+    fs::write(weights(&folder), changed).unwrap();
+    let changed = listed.verify().unwrap_err();
+    assert!(changed.to_string().contains(&promised), "{changed}");
+}
+
+#[cfg(unix)]
+#[test]
+fn weights_must_lie_beside_the_graph() {
+    let folder = tempfile::tempdir().unwrap();
+    let beside = folder.path().canonicalize().unwrap().join("beside");
+    copy_folder(&tiny("external"), &beside);
+    let away = folder.path().join("away");
+    fs::rename(weights(&beside), &away).unwrap();
+    let told = || {
+        let error = graph(&beside).verify().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Model);
+        error.to_string()
+    };
+    assert!(told().contains("is missing"), "{}", told());
+    std::os::unix::fs::symlink(&away, weights(&beside)).unwrap();
+    assert!(told().contains("is a link that leaves"), "{}", told());
+    fs::remove_file(weights(&beside)).unwrap();
+    fs::hard_link(&away, weights(&beside)).unwrap();
+    assert!(told().contains("has other hard links"), "{}", told());
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
