@@ -128,9 +128,9 @@ impl Pipeline {
     /// The library is the one that [`Library::open`] found; call that first to choose another.
     ///
     /// # Errors
-    /// [`ErrorKind::Library`](crate::ErrorKind::Library) for the library and providers,
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model) for a graph that is damaged or not what its stage needs,
-    /// [`ErrorKind::Limit`](crate::ErrorKind::Limit) for one that is larger than the target allows.
+    /// [`ErrorKind::Library`] for the library and providers,
+    /// [`ErrorKind::Model`] for a graph that is damaged or not what its stage needs,
+    /// [`ErrorKind::Limit`] for one that is larger than the target allows.
     pub fn open(target: &Target, model: &Model) -> Result<Self> {
         Self::open_for(target, model, &Request::default())
     }
@@ -179,9 +179,9 @@ impl Pipeline {
     /// Makes the pictures of a request.
     ///
     /// # Errors
-    /// As [`Plan::new`] for the request; [`ErrorKind::Numeric`](crate::ErrorKind::Numeric) naming the step and the
+    /// As [`Plan::new`] for the request; [`ErrorKind::Numeric`] naming the step and the
     /// stage where NaN, a constant latent or a black picture appeared;
-    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    /// [`ErrorKind::Cancelled`].
     pub fn generate(&mut self, request: &Request) -> Result<Output> {
         let mut pictures = Vec::new();
         let Report { timings, warnings } = self.generate_each(request, |picture| {
