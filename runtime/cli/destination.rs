@@ -53,8 +53,14 @@ impl Destination {
         }
     }
 
-    /// Writes a picture; returns its path, or none where it went to standard output.
-    pub(crate) fn write(&self, picture: &Picture, count: usize) -> safelight::Result<Option<PathBuf>> {
+    /// Writes one of `count` pictures of a prompt, the `number`th of several; returns its path, or none where it went
+    /// to standard output.
+    pub(crate) fn write(
+        &self,
+        picture: &Picture,
+        count: usize,
+        number: Option<usize>,
+    ) -> safelight::Result<Option<PathBuf>> {
         let seed = picture.provenance.seed;
         let (path, format) = match self {
             Self::Standard(format) => {
@@ -63,7 +69,10 @@ impl Destination {
             }
             Self::Folder(folder, format) => {
                 let extension = if *format == Format::Jpeg { "jpg" } else { format.name() };
-                (folder.join(format!("{}-{seed}.{extension}", slug(&picture.provenance.prompt))), format)
+                // Prompts of one file may be cut to the same name.
+                let number = number.map(|number| format!("{number:04}-")).unwrap_or_default();
+                let name = format!("{number}{}-{seed}.{extension}", slug(&picture.provenance.prompt));
+                (folder.join(name), format)
             }
             Self::File(path, format) if count == 1 => (path.clone(), format),
             Self::File(path, format) => {

@@ -11,19 +11,23 @@ use safelight::sampler::{Latent, SAMPLERS};
 use safelight::schedule::SCHEDULES;
 use safelight::target::Session;
 use safelight::{
-    Cancel, Error, ErrorKind, Event, Format, Library, NoiseLayout, Pipeline, Plan, Precision, Provenance, Report,
-    Request, Target,
+    Error, ErrorKind, Event, Format, Library, NoiseLayout, Pipeline, Plan, Precision, Provenance, Report, Request,
+    Target,
 };
 use serde_json::json;
 
 use crate::destination::{Destination, prepare_folder};
-use crate::{folders, print, tell};
+use crate::{folders, print, prompts, tell};
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// What the picture shows
-    prompt: String,
+    #[arg(required_unless_present = "prompts")]
+    prompt: Option<String>,
+    /// File of prompts, one a line, or - for standard input: pictures of each, all with the same seeds
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "save_latents"])]
+    prompts: Option<PathBuf>,
     /// Model: a name in models/, or a folder with a model.yaml or an exported diffusers pipeline
     /// [default: the only one]
     #[arg(short, long, value_name = "NAME|FOLDER")]
@@ -92,26 +96,29 @@ const EXAMPLES: &str = "\
 Examples:
   safelight generate \"a red apple\"
   safelight generate \"a blue house\" --seed 7 --count 4 --out houses/
+  safelight generate --prompts words.txt --seed 7 --out pictures/
   safelight generate \"a cat\" --model ./my-sd-export --steps 20 --sampler euler --guidance 7.5 --negative blurry
   safelight generate \"a yellow star\" --quiet --out - | display";
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let model = folders::model(arguments.model.as_deref())?;
     let target = target(arguments)?;
-    let request = request(arguments);
+    let requests = requests(arguments)?;
     let destination = destination(arguments)?;
-    // Everything that can be wrong with the request is told before ONNX Runtime is even opened.
-    let plan = Plan::new(&request, &model, &target)?;
+    // Everything that can be wrong with a request is told before ONNX Runtime is even opened.
+    let plans = requests.iter().map(|request| Plan::new(request, &model, &target));
+    let plans = plans.collect::<safelight::Result<Vec<_>>>()?;
     destination.prepare()?;
     arguments.save_latents.as_deref().map_or(Ok(()), prepare_folder)?;
 
-    cancel_on_interrupt(&request.cancel)?;
+    let cancel = requests[0].cancel.clone();
+    cancel_on_interrupt(&cancel)?;
     if let Some(path) = &arguments.library {
         Library::open(Some(path))?;
     }
-    let mut pipeline = Pipeline::open_for(&target, &model, &request)?;
-    let progress = progress(arguments, &request, &plan);
-    let (bar, latents, cancel) = (progress.clone(), arguments.save_latents.clone(), request.cancel.clone());
+    let mut pipeline = Pipeline::open_for(&target, &model, &requests[0])?;
+    let progress = progress(arguments, requests.iter().zip(&plans));
+    let (bar, latents) = (progress.clone(), arguments.save_latents.clone());
     let (fault, faults) = mpsc::channel();
     pipeline.on_event(move |event| {
         if let Err(error) = observe(event, &bar, latents.as_deref()) {
@@ -120,23 +127,29 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let _ = fault.send(error);
         }
     });
-    let mut made = Vec::new();
-    let outcome = pipeline.generate_each(&request, |picture| {
-        let path = destination.write(&picture, request.count)?;
-        if let Some(path) = path.as_ref().filter(|_| !arguments.json) {
-            progress.suspend(|| print(&path.display().to_string()))?;
-        }
-        made.push((path, picture.provenance));
-        Ok(())
-    });
+    let mut done = Vec::new();
+    for (index, request) in requests.iter().enumerate() {
+        let number = arguments.prompts.as_ref().map(|_| index + 1);
+        let mut made = Vec::new();
+        let outcome = pipeline.generate_each(request, |picture| {
+            let path = destination.write(&picture, request.count, number)?;
+            if let Some(path) = path.as_ref().filter(|_| !arguments.json) {
+                progress.suspend(|| print(&path.display().to_string()))?;
+            }
+            made.push((path, picture.provenance));
+            Ok(())
+        });
+        faults.try_recv().map_or(Ok(()), Err)?;
+        done.push((outcome.inspect_err(|_| progress.finish_and_clear())?, made));
+    }
     progress.finish_and_clear();
-    faults.try_recv().map_or(Ok(()), Err)?;
-    let report = outcome?;
 
     if arguments.json {
-        print(&serde_json::to_string_pretty(&as_json(&report, &made))?)?;
+        let reports: Vec<_> = done.iter().map(|(report, made)| as_json(report, made)).collect();
+        let one_or_all = if arguments.prompts.is_none() { reports[0].clone() } else { reports.into() };
+        print(&serde_json::to_string_pretty(&one_or_all)?)?;
     } else if !arguments.quiet {
-        tell(&summary(&report, &made));
+        done.last().into_iter().for_each(|(report, made)| tell(&summary(report, made)));
     }
     // The process ends here: giving back every buffer of every graph first would only take time.
     std::mem::forget(pipeline);
@@ -149,6 +162,11 @@ type Made = (Option<PathBuf>, Provenance);
 fn destination(arguments: &Arguments) -> safelight::Result<Destination> {
     let destination = Destination::new(arguments.out.as_deref(), arguments.format)?;
     let conflict = match destination {
+        Destination::Standard(_) | Destination::File(..) if arguments.prompts.is_some() => {
+            let told =
+                format!("--out {}: --prompts needs a folder; end it with a /", arguments.out.as_deref().unwrap_or("-"));
+            return Err(Error::new(ErrorKind::Usage, told));
+        }
         Destination::Standard(_) if arguments.count != 1 => "takes one picture; give a folder for several",
         Destination::Standard(_) if arguments.json => {
             "and --json both want standard output; write the picture to a file"
@@ -158,9 +176,18 @@ fn destination(arguments: &Arguments) -> safelight::Result<Destination> {
     Err(Error::new(ErrorKind::Usage, format!("--out - {conflict}")))
 }
 
+/// One request a prompt, all with the same seeds and cancelled together.
+fn requests(arguments: &Arguments) -> safelight::Result<Vec<Request>> {
+    let prompts = match (&arguments.prompts, &arguments.prompt) {
+        (Some(path), _) => prompts::read(path)?,
+        (None, prompt) => vec![prompt.clone().unwrap_or_default()],
+    };
+    let usual = request(arguments);
+    Ok(prompts.into_iter().map(|prompt| Request { prompt, ..usual.clone() }).collect())
+}
+
 fn request(arguments: &Arguments) -> Request {
     Request {
-        prompt: arguments.prompt.clone(),
         negative: arguments.negative.clone(),
         sampler: arguments.sampler.clone(),
         schedule: arguments.schedule.clone(),
@@ -172,7 +199,7 @@ fn request(arguments: &Arguments) -> Request {
         batch: arguments.batch,
         noise: if arguments.shared_noise { NoiseLayout::Shared } else { NoiseLayout::PerImage },
         size: arguments.size,
-        cancel: Cancel::new(),
+        ..Request::default()
     }
 }
 
@@ -194,7 +221,7 @@ fn new_seed() -> u64 {
 }
 
 /// The first Ctrl-C stops the graph that is running, the second the process.
-fn cancel_on_interrupt(cancel: &Cancel) -> anyhow::Result<()> {
+fn cancel_on_interrupt(cancel: &safelight::Cancel) -> anyhow::Result<()> {
     let cancel = cancel.clone();
     let handler = move || match cancel.is_cancelled() {
         true => std::process::exit(8),
@@ -203,12 +230,12 @@ fn cancel_on_interrupt(cancel: &Cancel) -> anyhow::Result<()> {
     ctrlc::set_handler(handler).context("setting the handler of Ctrl-C")
 }
 
-fn progress(arguments: &Arguments, request: &Request, plan: &Plan) -> ProgressBar {
+fn progress<'a>(arguments: &Arguments, work: impl Iterator<Item = (&'a Request, &'a Plan)>) -> ProgressBar {
     if arguments.quiet || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let steps = plan.steps * request.count.div_ceil(plan.batch);
-    let bar = ProgressBar::new((steps + request.count) as u64);
+    let ticks = work.map(|(request, plan)| plan.steps * request.count.div_ceil(plan.batch) + request.count);
+    let bar = ProgressBar::new(ticks.sum::<usize>() as u64);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}").expect("the template is well-formed");
     bar.set_style(style);
     bar

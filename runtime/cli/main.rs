@@ -10,6 +10,7 @@ mod destination;
 mod folders;
 mod generate;
 mod models;
+mod prompts;
 mod targets;
 mod version;
 

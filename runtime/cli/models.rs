@@ -10,7 +10,7 @@ use crate::{folders, print};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Also read every graph and compare its hash with the manifest
+    /// Also read every graph and golden and compare its hash with the manifest
     #[arg(long)]
     verify: bool,
     /// Print JSON
@@ -37,8 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn open(path: &Path, verify: bool) -> safelight::Result<Model> {
     let model = Model::open(path)?;
     if verify {
-        let graphs = model.stages.values().flat_map(|stage| stage.graphs.values());
-        graphs.map(|file| file.verify()).collect::<safelight::Result<Vec<_>>>()?;
+        model.verify()?;
     }
     Ok(model)
 }
@@ -73,6 +72,9 @@ fn describe(model: &Model) -> String {
         let graphs: Vec<_> = files.graphs.iter().map(graph).collect();
         let _ = write!(text, "\n  {stage}: {}", graphs.join(", "));
     }
+    if !model.goldens.is_empty() {
+        let _ = write!(text, "\n  goldens: {}", model.goldens.len());
+    }
     text
 }
 
@@ -88,10 +90,16 @@ fn as_json(path: &Path, model: &safelight::Result<Model>) -> Value {
                 };
                 stages.insert(stage.name().into(), Value::Object(files.graphs.iter().map(graph).collect()));
             }
+            let golden = |golden: &safelight::model::Golden| {
+                json!({ "prompt": golden.prompt, "seed": golden.seed, "steps": golden.steps,
+                    "precision": golden.precision, "file": golden.numbers.path, "sha256": golden.numbers.sha256 })
+            };
+            let goldens: Vec<_> = model.goldens.iter().map(golden).collect();
             json!({
                 "path": path, "name": model.name, "title": model.title, "licence": model.licence,
                 "picture": model.picture, "latent": model.latent, "training": model.training.spec(),
-                "defaults": model.defaults, "range": model.range, "stages": stages, "warnings": model.warnings,
+                "defaults": model.defaults, "range": model.range, "stages": stages, "goldens": goldens,
+                "warnings": model.warnings,
             })
         }
     }

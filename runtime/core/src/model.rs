@@ -38,6 +38,8 @@ pub struct Model {
     pub defaults: Defaults,
     /// What it was made for; outside of it a request is warned.
     pub range: Range,
+    /// Requests whose numbers are known, to compare a device with.
+    pub goldens: Vec<Golden>,
     /// What its files ask for and safelight does not do; told with every picture.
     pub warnings: Vec<String>,
 }
@@ -123,6 +125,22 @@ pub struct Range {
     pub why: Option<String>,
 }
 
+/// A request whose numbers are known; all that it does not say is the model's default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Golden {
+    /// What the picture shows.
+    pub prompt: String,
+    /// Seed of the picture.
+    pub seed: u64,
+    /// Number of steps.
+    pub steps: usize,
+    /// Precision of the graphs that made the numbers, on the CPU.
+    pub precision: Precision,
+    /// A NumPy archive (`.npz`) of `initial` noise and final `latents`, `[1, channels, height, width]`, the denoised
+    /// estimate of each of the `steps`, `[steps, 1, channels, height, width]`, and `images`, `[1, height, width, 3]`.
+    pub numbers: DataFile,
+}
+
 impl Model {
     /// Reads and checks a model folder.
     ///
@@ -148,6 +166,16 @@ impl Model {
         };
         model.check().map_err(|e| e.context(format!("model {}", folder.display())))?;
         Ok(model)
+    }
+
+    /// Reads every graph and golden and compares its hash with the manifest's.
+    ///
+    /// # Errors
+    /// As [`GraphFile::verify`] for the first file that is not what the manifest promises.
+    pub fn verify(&self) -> Result<()> {
+        let graphs = self.stages.values().flat_map(|stage| stage.graphs.values());
+        graphs.map(GraphFile::verify).collect::<Result<Vec<_>>>()?;
+        self.goldens.iter().try_for_each(|golden| golden.numbers.verify())
     }
 
     /// The first of `precisions` that the model has for a stage.

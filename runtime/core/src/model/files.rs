@@ -23,15 +23,29 @@ pub struct GraphFile {
     pub data: Vec<DataFile>,
 }
 
-/// Weights that a graph keeps outside its own file.
+/// A file that is not a graph: weights that a graph keeps outside its own, golden numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFile {
-    /// Where they are; checked to lie inside the model folder.
+    /// Where it is; checked to lie inside the model folder.
     pub path: PathBuf,
     /// Length in bytes.
     pub bytes: u64,
     /// The hash that the manifest promises, in lower-case hex.
     pub sha256: Option<String>,
+}
+
+impl DataFile {
+    /// Reads the file where a hash is promised, and compares.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) where it cannot be read or its hash differs.
+    pub fn verify(&self) -> Result<()> {
+        // What nobody vouches for may be gigabytes of hashing for nothing.
+        match &self.sha256 {
+            Some(promised) => check_hash(&self.path, &map(&self.path)?, Some(promised)).map(drop),
+            None => Ok(()),
+        }
+    }
 }
 
 impl GraphFile {
@@ -51,10 +65,7 @@ impl GraphFile {
 
     /// As [`verify`](Self::verify), with what was read.
     pub(crate) fn inspect(&self) -> Result<(String, Outline)> {
-        // Weights that nobody vouches for are gigabytes of hashing for nothing.
-        for file in self.data.iter().filter(|file| file.sha256.is_some()) {
-            check_hash(&file.path, &map(&file.path)?, file.sha256.as_deref())?;
-        }
+        self.data.iter().try_for_each(DataFile::verify)?;
         let bytes = map(&self.path)?;
         let sha256 = check_hash(&self.path, &bytes, self.sha256.as_deref())?;
         let outline = onnx::outline(&bytes, &self.path)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::files::{DataFile, GraphFile, graph_bytes, inside};
-use super::{Defaults, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary};
+use super::{Defaults, Golden, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary};
 use crate::error::unknown;
 use crate::schedule::TrainingSpec;
 use crate::stage::{Precision, Stage};
@@ -14,6 +14,10 @@ use crate::tokenizer::Window;
 use crate::{Error, ErrorKind, Result, yaml};
 
 pub(super) const FILE: &str = "model.yaml";
+
+/// A golden is a few latents and a picture; whoever reads it may hold it in memory.
+const MAX_GOLDEN_BYTES: u64 = 64 << 20;
+const MAX_GOLDEN_STEPS: usize = 1000;
 
 const SCHEMA: &str = "safelight-model/1";
 
@@ -32,6 +36,20 @@ struct Manifest {
     #[serde(default)]
     range: Range,
     stages: BTreeMap<Stage, StageEntry>,
+    #[serde(default)]
+    goldens: Vec<GoldenEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GoldenEntry {
+    prompt: String,
+    seed: u64,
+    steps: usize,
+    precision: Precision,
+    file: String,
+    bytes: u64,
+    sha256: String,
 }
 
 #[derive(Deserialize)]
@@ -72,7 +90,9 @@ pub(super) fn open(root: &Path) -> Result<Model> {
     let TokenizerEntry { file, length, start, end, pad } = manifest.tokenizer;
     let vocabulary = Vocabulary::TokenizerJson(inside(root, &file).map_err(told)?);
     let stages = manifest.stages.into_iter().map(|(stage, entry)| Ok((stage, stage_files(root, stage, entry)?)));
+    let goldens = manifest.goldens.into_iter().map(|entry| golden(root, entry));
     Ok(Model {
+        goldens: goldens.collect::<Result<_>>().map_err(told)?,
         name: manifest.name,
         title: manifest.title,
         licence: Some(manifest.licence),
@@ -103,6 +123,22 @@ fn stage_files(root: &Path, stage: Stage, entry: StageEntry) -> Result<StageFile
         Ok((precision, GraphFile { path, bytes, sha256, data }))
     });
     Ok(StageFiles { graphs: graphs.collect::<Result<_>>()?, tensors: entry.tensors })
+}
+
+fn golden(root: &Path, entry: GoldenEntry) -> Result<Golden> {
+    let GoldenEntry { prompt, seed, steps, precision, file, bytes, sha256 } = entry;
+    if !(1..=MAX_GOLDEN_STEPS).contains(&steps) {
+        return Err(Error::model(format!("goldens: {steps} steps, expected 1 to {MAX_GOLDEN_STEPS}")));
+    }
+    let numbers = listed(root, &FileEntry { file, bytes, sha256, data: Vec::new() })?;
+    if numbers.bytes > MAX_GOLDEN_BYTES {
+        return Err(Error::model(format!(
+            "{}: is {} bytes, more than the {MAX_GOLDEN_BYTES} of a golden",
+            numbers.path.display(),
+            numbers.bytes
+        )));
+    }
+    Ok(Golden { prompt, seed, steps, precision, numbers })
 }
 
 /// A file that the manifest lists: there, of the promised length, and with a well-formed hash.

@@ -117,6 +117,7 @@ pub(super) fn open(root: &Path) -> Result<Model> {
         tokenizer: tokenizer(root)?,
         defaults,
         range: Range::default(),
+        goldens: Vec::new(),
         warnings,
     })
 }
