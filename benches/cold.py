@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "models/emoji-bootstrap"
+MODEL = ROOT / "models/emoji"
 
 
 def main():

@@ -16,7 +16,7 @@ fn root() -> &'static Path {
 }
 
 fn model() -> Model {
-    Model::open(&root().join("models/emoji-bootstrap")).expect("the shipped model opens")
+    Model::open(&root().join("models/emoji")).expect("the shipped model opens")
 }
 
 fn pipeline(model: &Model, request: &Request) -> Pipeline {

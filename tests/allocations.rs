@@ -49,9 +49,9 @@ fn during(pipeline: &mut Pipeline, steps: usize, sampler: &str) -> (usize, usize
 fn steps_allocate_no_tensors() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = Target::open(&root.join("targets/generic-cpu.yaml")).unwrap().with_threads(1);
-    let model = Model::open(&root.join("models/emoji-bootstrap")).unwrap();
+    let model = Model::open(&root.join("models/emoji")).unwrap();
     let mut pipeline = Pipeline::open(&target, &model).unwrap();
-    let latent_bytes = 16 * 8 * 8 * 4;
+    let latent_bytes = 24 * 8 * 8 * 4;
     for sampler in ["lcm", "ddim", "euler"] {
         let (few, few_bytes) = during(&mut pipeline, 2, sampler);
         let (many, many_bytes) = during(&mut pipeline, 8, sampler);

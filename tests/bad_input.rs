@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 mod common;
 
 /// A model of this repository that has fixed sizes and no fp32 graphs.
-const EMOJI: &str = "emoji-bootstrap";
+const EMOJI: &str = "emoji";
 
 /// Arguments that make a picture with a tiny pipeline, quickly.
 fn picture_of(model: &Path) -> Vec<String> {
@@ -142,6 +142,12 @@ fn manifest(model: &Path, from: &str, to: &str) {
     edit(model.join("model.yaml"), from, to);
 }
 
+/// An entry of goldens with these fields, before the manifest's stages.
+fn golden(fields: &str) -> String {
+    let hash = "0".repeat(64);
+    format!("goldens: [{{ prompt: x, seed: 1, precision: fp32, bytes: 5, sha256: {hash}, {fields} }}]\nstages:")
+}
+
 /// A graph replaced by something else, of which the manifest tells the right length and hash.
 fn replace(model: &Path, stage: &str, content: &[u8]) {
     fs::write(model.join(format!("{stage}.onnx")), content).unwrap();
@@ -187,6 +193,9 @@ fn a_model_that_cannot_be_is_refused_before_the_library_is_opened() {
         (|model| manifest(model, "sampler: ddim", "sampler: magic"), "defaults: unknown sampler \"magic\"; known: "),
         (|model| manifest(model, "beta_end: 0.012", "beta_end: 2"), "expected 0 < start ≤ end < 1"),
         (|model| manifest(model, "prediction:", "steps_offset: 1000, prediction:"), "steps_offset is 1000, expected less than"),
+        (|model| manifest(model, "stages:", &golden("file: ../x, steps: 1")), "is not a plain path inside"),
+        (|model| manifest(model, "stages:", &golden("file: tokenizer.json, steps: 1")), "but the manifest says 5"),
+        (|model| manifest(model, "stages:", &golden("file: tokenizer.json, steps: 0")), "goldens: 0 steps, expected 1"),
         (|model| fs::remove_file(model.join("decoder.onnx")).unwrap(), "decoder.onnx: is missing"),
         (|model| replace(model, "denoiser", b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
         (|model| replace(model, "denoiser", b"<!DOCTYPE html><html>login</html>"), "is a web page"),
@@ -421,7 +430,7 @@ fn a_request_that_cannot_be_is_refused_before_the_library_is_opened() {
         (&["--size", "65x64"], 2, "size is 65×64, expected multiples of 8"),
         (&["--size", "64"], 2, "expected WIDTHxHEIGHT in pixels, such as 512x512"),
         (&["--size", "18446744073709551616x64"], 2, "expected WIDTHxHEIGHT"),
-        (&["--model", EMOJI, "--size", "128x128"], 2, "makes only 64×64"),
+        (&["--model", EMOJI, "--size", "256x256"], 2, "makes only 128×128"),
         (&["--guidance", "NaN"], 2, "guidance is NaN, expected 0 to 1000"),
         (&["--guidance", "inf"], 2, "guidance is inf, expected 0 to 1000"),
         (&["--guidance", "-1"], 2, "guidance is -1, expected 0 to 1000"),
@@ -444,6 +453,7 @@ fn a_request_that_cannot_be_is_refused_before_the_library_is_opened() {
         (&["--precision", "int4"], 2, "expected int8, fp16 or fp32"),
         (&["--threads", "5000"], 2, "5000 is not in 0..=1024"),
         (&["another prompt"], 2, "unexpected argument 'another prompt'"),
+        (&["--prompts", "x"], 2, "the argument '[PROMPT]' cannot be used with '--prompts <FILE>'"),
         (&["--steps", "1001"], 5, "steps: 1001 asked for, but the target allows 1000"),
         (&["--batch", "17", "--count", "17"], 5, "batch: 17 asked for, but the target allows 16"),
         (&["--shared-noise", "--count", "17"], 5, "batch: 17 asked for, but the target allows 16"),
@@ -460,6 +470,50 @@ fn a_request_that_cannot_be_is_refused_before_the_library_is_opened() {
     }
     let long = place.without_library(["generate", LONG_PROMPT, "--model", &model]);
     refused(&place, long, "prompt", 5, "prompt bytes: 17000 asked for, but the target allows 16384");
+}
+
+#[test]
+fn a_file_of_prompts_that_cannot_be_used_is_refused() {
+    let place = Place::new();
+    let many = vec![b'x'; (1 << 20) + 1];
+    #[rustfmt::skip]
+    let cases: [(&[u8], &[&str], i32, &str); 6] = [
+        (b"", &[], 2, "holds no prompt; write one a line"),
+        (b" \n\n\t\n", &[], 2, "holds no prompt"),
+        (b"a\xff", &[], 7, "is not UTF-8 text"),
+        (&many, &[], 5, "is longer than 1048576 bytes"),
+        (b"a\nb", &["--out", "x.png"], 2, "--out x.png: --prompts needs a folder; end it with a /"),
+        (b"a\nb", &["--out", "-"], 2, "--out -: --prompts needs a folder"),
+    ];
+    for (content, more, code, telling) in cases {
+        let mut command = place.without_library(["generate", "--model"]);
+        command.arg(tiny("tiny-sd")).arg("--prompts").arg(place.input("prompts", content)).args(more);
+        refused(&place, command, telling, code, telling);
+    }
+    let missing = place.without_library(["generate", "--prompts", "nowhere.txt"]);
+    refused(&place, missing, "missing", 7, "--prompts nowhere.txt: cannot be read: No such file");
+}
+
+#[test]
+fn a_golden_that_was_changed_is_told() {
+    let place = Place::new();
+    fs::create_dir(place.inputs().join("models")).unwrap();
+    let model = place.inputs().join("models/model");
+    fs::rename(manifest_model(&place), &model).unwrap();
+    fs::write(model.join("golden.npz"), "12345").unwrap();
+    manifest(&model, "stages:", &golden("file: golden.npz, steps: 1"));
+    let list = |flags: &[&str]| {
+        let mut command = place.without_library(["models"].iter().chain(flags));
+        command.env("SAFELIGHT_HOME", place.inputs());
+        Outcome::of(command)
+    };
+    let outcome = list(&[]);
+    outcome.expect("models", 0, "");
+    assert!(String::from_utf8_lossy(&outcome.stdout).contains("goldens: 1"));
+    let outcome = list(&["--verify"]);
+    outcome.expect("models --verify", 3, "1 of 1 models cannot be used");
+    let told = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    assert!(told.contains("golden.npz: sha256 is 5994471a"), "{told}");
 }
 
 /// Longer than a target allows unless it says otherwise.

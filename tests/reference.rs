@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array4, Array5, ArrayView3, Axis, s};
 use ndarray_npy::NpzReader;
+use safelight::model::list_models;
 use safelight::schedule::{Betas, Grid, Prediction, Schedule, Training, TrainingSpec, find_schedule};
 use safelight::{Model, NoiseLayout, Pipeline, Precision, Request, Target};
 use serde::Deserialize;
@@ -51,9 +52,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
 }
 
-fn golden(name: &str) -> Golden {
-    let path = root().join(format!("tests/golden/{name}.npz"));
-    let mut file = NpzReader::new(File::open(&path).unwrap()).unwrap();
+fn golden(path: &Path) -> Golden {
+    let mut file = NpzReader::new(File::open(path).unwrap()).unwrap();
     Golden {
         latents: file.by_name("latents").unwrap(),
         images: file.by_name("images").unwrap(),
@@ -95,52 +95,55 @@ impl Case {
     }
 }
 
-/// Runs every golden case of a model and compares initial noise, each step's estimate, final latents and pictures.
+/// Runs every golden case of a model.
 fn check_model(name: &str) {
     let cases = cases(name);
-    let model = Model::open(&root().join(&cases[0].model)).unwrap();
-    let target = Target::open(&root().join("targets/generic-cpu.yaml")).unwrap();
-    let target = target.with_precision(vec![cases[0].precision]).with_threads(1);
-    let mut pipeline = Pipeline::open(&target, &model).unwrap();
+    let mut pipeline = open(&root().join(&cases[0].model), cases[0].precision);
     for case in &cases {
-        let golden = golden(&case.name);
-        let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-        let sink = std::sync::Arc::clone(&seen);
-        pipeline.on_event(move |event| match event {
-            safelight::Event::Noise { latent, .. } => sink.lock().unwrap().push((*latent).clone()),
-            safelight::Event::Step { denoised, .. } => sink.lock().unwrap().push((*denoised).clone()),
-            _ => (),
-        });
-        let mut index = 0;
-        for request in case.requests() {
-            seen.lock().unwrap().clear();
-            let output = pipeline.generate(&request).unwrap();
-            let rows = index..index + output.pictures.len();
-            let seen = seen.lock().unwrap();
-            assert_eq!(seen.len(), case.steps + 1, "{}: steps", case.name);
-            let initial = golden.initial.slice(s![rows.clone(), .., .., ..]);
-            assert!(distance(initial.iter(), seen[0].iter()) < 1e-6, "{}: initial noise", case.name);
-            for (step, denoised) in seen[1..].iter().enumerate() {
-                let expected = golden.steps.slice(s![step, rows.clone(), .., .., ..]);
-                let distance = distance(expected.iter(), denoised.iter());
-                assert!(distance < LATENT_TOLERANCE, "{}: step {step} is off by {distance:.2e}", case.name);
-            }
-            for picture in &output.pictures {
-                let expected = golden.latents.index_axis(Axis(0), index);
-                let distance = distance(expected.iter(), picture.latent.iter());
-                assert!(
-                    distance < LATENT_TOLERANCE,
-                    "{}: picture {index}: latents are off by {distance:.2e}",
-                    case.name
-                );
-                let psnr = psnr_db(golden.images.index_axis(Axis(0), index), &picture.pixels);
-                assert!(psnr >= LEAST_PSNR_DB, "{}: picture {index}: {psnr:.1} dB", case.name);
-                println!("{} {index}: latents {distance:.1e}, picture {psnr:.1} dB", case.name);
-                index += 1;
-            }
-        }
-        assert_eq!(index, case.batch, "{}: pictures", case.name);
+        let golden = golden(&root().join(format!("tests/golden/{}.npz", case.name)));
+        check(&case.name, &mut pipeline, &case.requests(), &golden);
     }
+}
+
+fn open(model: &Path, precision: Precision) -> Pipeline {
+    let target = Target::open(&root().join("targets/generic-cpu.yaml")).unwrap();
+    Pipeline::open(&target.with_precision(vec![precision]).with_threads(1), &Model::open(model).unwrap()).unwrap()
+}
+
+/// Compares initial noise, each step's estimate, final latents and pictures.
+fn check(name: &str, pipeline: &mut Pipeline, requests: &[Request], golden: &Golden) {
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = std::sync::Arc::clone(&seen);
+    pipeline.on_event(move |event| match event {
+        safelight::Event::Noise { latent, .. } => sink.lock().unwrap().push((*latent).clone()),
+        safelight::Event::Step { denoised, .. } => sink.lock().unwrap().push((*denoised).clone()),
+        _ => (),
+    });
+    let mut index = 0;
+    for request in requests {
+        seen.lock().unwrap().clear();
+        let output = pipeline.generate(request).unwrap();
+        let rows = index..index + output.pictures.len();
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.len(), golden.steps.len_of(Axis(0)) + 1, "{name}: steps");
+        let initial = golden.initial.slice(s![rows.clone(), .., .., ..]);
+        assert!(distance(initial.iter(), seen[0].iter()) < 1e-6, "{name}: initial noise");
+        for (step, denoised) in seen[1..].iter().enumerate() {
+            let expected = golden.steps.slice(s![step, rows.clone(), .., .., ..]);
+            let distance = distance(expected.iter(), denoised.iter());
+            assert!(distance < LATENT_TOLERANCE, "{name}: step {step} is off by {distance:.2e}");
+        }
+        for picture in &output.pictures {
+            let expected = golden.latents.index_axis(Axis(0), index);
+            let distance = distance(expected.iter(), picture.latent.iter());
+            assert!(distance < LATENT_TOLERANCE, "{name}: picture {index}: latents are off by {distance:.2e}");
+            let psnr = psnr_db(golden.images.index_axis(Axis(0), index), &picture.pixels);
+            assert!(psnr >= LEAST_PSNR_DB, "{name}: picture {index}: {psnr:.1} dB");
+            println!("{name} {index}: latents {distance:.1e}, picture {psnr:.1} dB");
+            index += 1;
+        }
+    }
+    assert_eq!(index, golden.images.len_of(Axis(0)), "{name}: pictures");
 }
 
 /// Relative L2 distance.
@@ -177,7 +180,26 @@ fn half_precision_and_static_batch_equal_diffusers() {
 
 #[test]
 fn shipped_model_equals_diffusers() {
-    check_model("emoji-bootstrap");
+    check_model("emoji");
+}
+
+/// The numbers that travel with the shipped models are this machine's, too.
+#[test]
+fn shipped_goldens_are_met() {
+    for path in list_models(&[root().join("models")]) {
+        let model = Model::open(&path).unwrap();
+        assert!(!model.goldens.is_empty(), "{} ships no goldens", model.name);
+        for known in &model.goldens {
+            let request = Request {
+                prompt: known.prompt.clone(),
+                seed: known.seed,
+                steps: Some(known.steps),
+                ..Request::default()
+            };
+            let name = format!("{} \"{}\"", model.name, known.prompt);
+            check(&name, &mut open(&path, known.precision), &[request], &golden(&known.numbers.path));
+        }
+    }
 }
 
 #[derive(Deserialize)]

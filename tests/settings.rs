@@ -17,7 +17,7 @@ fn open(session: &str) -> (Pipeline, usize) {
         "schema: safelight-target/1\nname: test\ntitle: test\nproviders: [{{ name: cpu, need: required }}]\n\
          precision: [int8]\nsession: {{ {session} }}\n"
     );
-    let model = Model::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji-bootstrap")).unwrap();
+    let model = Model::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji")).unwrap();
     let before = threads();
     let pipeline = Pipeline::open(&Target::parse(&target).unwrap(), &model).unwrap();
     (pipeline, threads() - before)

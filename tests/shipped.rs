@@ -29,9 +29,7 @@ fn every_model_is_whole_and_takes_its_own_defaults() {
     for path in models {
         let model = Model::open(&path).unwrap();
         assert_eq!(path.file_name().unwrap(), model.name.as_str());
-        for file in model.stages.values().flat_map(|stage| stage.graphs.values()) {
-            file.verify().unwrap();
-        }
+        model.verify().unwrap();
         let plan = Plan::new(&Request::default(), &model, &target).unwrap();
         assert!(plan.warnings.is_empty(), "{}: {:?}", model.name, plan.warnings);
     }

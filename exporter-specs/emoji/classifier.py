@@ -1,6 +1,6 @@
 """The judge: a small classifier of real artwork, that says which emoji a picture is.
 
-    python classifier.py [--steps 3000]      # writes work/classifier.pt, prints its score on artwork that it never saw
+    python classifier.py [--steps 700]      # writes work/classifier.pt, prints its score on artwork that it never saw
 
 It is trained on drawn artwork only, never on pictures of the model. Of each name one style is held out (never the house
 style); it is trained on the others, shifted, turned, scaled and blurred.
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from captions import Captions
 from common import WORK, autocast, cosine, device, load, save
 
-BATCH, PEAK, SIDE = 128, 3e-3, 64
+BATCH, PEAK, SIDE = 96, 3e-3, 64
 
 
 class Residual(nn.Module):
@@ -99,7 +99,7 @@ def trained():
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--steps", type=int, default=3000)
+    arguments.add_argument("--steps", type=int, default=700)
     steps = arguments.parse_args().steps
     torch.manual_seed(0)
     captions = Captions()
@@ -123,7 +123,7 @@ def main():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 250 == 249 or step + 1 == steps:
+        if step % 100 == 99 or step + 1 == steps:
             first, five = top(classifier, x_test, y_test)
             print(f"{step + 1} {time.time() - started:.0f} s loss {loss.item():.3f} held-out top-1 {first:.3f} top-5 {five:.3f}", flush=True)
     save(WORK / "classifier.pt", classifier=classifier.state_dict(), names=names, held_out=(first, five))

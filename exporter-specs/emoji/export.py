@@ -132,8 +132,8 @@ def quantise(graph, rows):
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"], "CalibMovingAverage": True, "CalibMovingAverageConstant": 0.1},
+        calibrate_method=CalibrationMethod.MinMax,  # percentiles and averaged ranges cost 1 to 9 dB here
+        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
     )
     prepared.unlink()
     model = onnx.load(file(graph, "int8"))

@@ -1,9 +1,10 @@
-"""Stage 5: the few-step model, distilled from the teacher by latent consistency (Luo et al. 2023, arXiv:2310.04378).
+"""Stage 5: the few-step model, distilled from the teacher.
 
-    python student.py [--steps 800] [--guidance 1.75]      # writes work/student.pt, work/student.png; resumes
+    python student.py [--steps 240] [--guidance 1.75]      # writes work/student.pt, work/student.png; resumes
 
-The student's estimate at a timestep must be the one that a slow copy of it makes a stride further down the teacher's
-guided trajectory. Guidance is so folded in. The text encoder stays the teacher's.
+From every timestep of the latent-consistency timetable, the student's estimate must be where the teacher's guided
+trajectory ends, walked in a few DDIM jumps (the progressive distillation of Salimans and Ho 2022, arXiv:2202.00512, in
+one go). Guidance is so folded in. The text encoder stays the teacher's.
 """
 
 import argparse
@@ -19,18 +20,30 @@ from diffusion import LCM_STEPS, TIMESTEPS, clean, ddim, levels
 from networks import Denoiser
 from teacher import BATCH, Data, autoencoder, networks, show
 
-PEAK, DECAY, PURE_NOISE, HUBER = 3e-4, 0.97, 0.3, 0.1
+PEAK, DECAY, PURE_NOISE, HUBER, JUMPS = 2e-4, 0.98, 0.4, 0.1, 3
 GRID = TIMESTEPS // LCM_STEPS
-STRIDE = 3 * GRID  # of the teacher at once: what it knows reaches pure noise in a third of the rounds
 
 
 def huber(error):
     return ((error / HUBER).square() + 1).sqrt().mean() * HUBER - HUBER
 
 
+@torch.no_grad()
+def walk(teacher, z, t, words, nothing, guidance):
+    """The end of the teacher's guided trajectory from z at t, in `JUMPS` equal jumps of the timestep."""
+    for jump in range(JUMPS):
+        now = t * (JUMPS - jump) // JUMPS
+        then = t * (JUMPS - jump - 1) // JUMPS if jump + 1 < JUMPS else torch.full_like(t, -1)
+        both = torch.cat([words, nothing.expand_as(words)])
+        with autocast():
+            guided, plain = teacher(z.repeat(2, 1, 1, 1), now.repeat(2), both).float().chunk(2)
+        z = ddim(z, now, then, plain + guidance * (guided - plain))
+    return z
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--steps", type=int, default=800)
+    arguments.add_argument("--steps", type=int, default=240)
     arguments.add_argument("--guidance", type=float, default=1.75)
     options = arguments.parse_args()
 
@@ -41,13 +54,12 @@ def main():
     text_encoder, teacher = nets["text_encoder"], nets["denoiser"]
     student = Denoiser().to(device())
     student.load_state_dict(teacher.state_dict())
-    target, average = copy.deepcopy(student), copy.deepcopy(student)
+    average = copy.deepcopy(student)
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), weight_decay=0, fused=True)
     path = WORK / "student.pt"
     kept = load(path)
     if kept:
         student.load_state_dict(kept["student"])
-        target.load_state_dict(kept["target"])
         average.load_state_dict(kept["average"])
         optimizer.load_state_dict(kept["optimizer"])
     first = kept.get("step", 0)
@@ -57,22 +69,16 @@ def main():
     started, losses = time.time(), []
     for step in range(first, options.steps):
         for group in optimizer.param_groups:
-            group["lr"] = cosine(step, options.steps, PEAK, warm_up=50)
+            group["lr"] = cosine(step, options.steps, PEAK, warm_up=20)
         x, ids = data.batch(BATCH, rng, generator)
         t = TIMESTEPS - 1 - GRID * torch.randint(LCM_STEPS, (BATCH,), generator=generator)
         t[torch.rand(BATCH, generator=generator) < PURE_NOISE] = TIMESTEPS - 1
-        eps = torch.randn(x.shape, generator=generator).to(device())
-        t = t.to(device())
+        eps, t = torch.randn(x.shape, generator=generator).to(device()), t.to(device())
         a, s = levels(t)
         z = a * x + s * eps
         with torch.no_grad(), autocast():
             words, nothing = text_encoder(ids), text_encoder(nothing_ids)
-            guided, plain = teacher(z, t, words).float(), teacher(z, t, nothing.expand_as(words)).float()
-            v = plain + options.guidance * (guided - plain)
-            lower = t - STRIDE
-            z_lower = ddim(z, t, lower, v)
-            known = clean(z_lower, lower.clamp(min=0), target(z_lower, lower.clamp(min=0), words).float())
-            goal = torch.where((lower < 0).view(-1, 1, 1, 1), z_lower, known)
+        goal = walk(teacher, z, t, words, nothing, options.guidance)
         with autocast():
             made = student(z, t, words)
         loss = huber(clean(z, t, made.float()) - goal)
@@ -80,13 +86,12 @@ def main():
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-        follow(target, student, DECAY)
-        follow(average, student, 0.99)
+        follow(average, student, DECAY)
         losses.append(loss.item())
-        if step % 50 == 49:
-            print(f"{step + 1} {time.time() - started:.0f} s loss {np.mean(losses[-50:]):.5f}", flush=True)
-        if step % 200 == 199 or step + 1 == options.steps:
-            state = {"student": student, "target": target, "average": average, "optimizer": optimizer}
+        if step % 20 == 19:
+            print(f"{step + 1} {time.time() - started:.0f} s loss {np.mean(losses[-20:]):.5f}", flush=True)
+        if step % 60 == 59 or step + 1 == options.steps:
+            state = {"student": student, "average": average, "optimizer": optimizer}
             save(path, step=step + 1, **{name: part.state_dict() for name, part in state.items()})
             shown = torch.nn.ModuleDict({"text_encoder": text_encoder, "denoiser": average})
             show(shown, decoder, WORK / "student.png", guidance=None)

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, LatentConsistencyMo
 from diffusers.utils.torch_utils import randn_tensor
 
 from compact_json import write_json
-from golden_tokens import bootstrap_ids, clip_ids
+from golden_tokens import emoji_ids, clip_ids
 from pipeline_cases import CASES
 
 SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "lcm": LCMScheduler}
@@ -21,9 +21,7 @@ ELEMENT_TYPES = {
     "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,
 }
-VAE_DOWNSCALE = 8
-
-BOOTSTRAP_SCHEDULER = {
+EMOJI_SCHEDULER = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -36,12 +34,12 @@ BOOTSTRAP_SCHEDULER = {
 }
 
 
-def write_pipelines(repository: Path, bootstrap: Path, golden: Path):
+def write_pipelines(repository: Path, emoji: Path, golden: Path):
     models = {}
     for case in CASES:
         name = case["model"]
         if name not in models:
-            models[name] = load_bootstrap(bootstrap) if name.startswith("models/") else load_model(repository / name)
+            models[name] = load_emoji(emoji) if name.startswith("models/") else load_model(repository / name)
         arrays = generate(models[name], case)
         check(case, arrays)
         np.savez(golden / f"{case['name']}.npz", **arrays)
@@ -56,6 +54,7 @@ class Model(NamedTuple):
     scheduler: dict
     scaling_factor: float
     shift_factor: float
+    downscale: int
     guidance_width: int | None
 
 
@@ -69,19 +68,21 @@ def load_model(folder):
         scheduler=read_json(folder / "scheduler/scheduler_config.json"),
         scaling_factor=vae["scaling_factor"],
         shift_factor=vae["shift_factor"] or 0.0,
+        downscale=8,
         guidance_width=read_json(folder / "unet/config.json")["time_cond_proj_dim"],
     )
 
 
-def load_bootstrap(folder):
+def load_emoji(folder):
     return Model(
         text_encoder=session(folder / "text_encoder.fp16.onnx"),
         unet=session(folder / "unet.fp16.onnx"),
         vae_decoder=session(folder / "vae_decoder.fp16.onnx"),
-        token_ids=bootstrap_ids(folder),
-        scheduler=BOOTSTRAP_SCHEDULER,
+        token_ids=emoji_ids(folder),
+        scheduler=EMOJI_SCHEDULER,
         scaling_factor=1.0,
         shift_factor=0.0,
+        downscale=16,
         guidance_width=None,
     )
 
@@ -101,7 +102,7 @@ def generate(model, case):
     scheduler = make_scheduler(model, case)
     predict = make_predictor(model, case)
     channels = graph_input(model.unet, "sample").shape[1]
-    shape = (case["batch"], channels, case["height"] // VAE_DOWNSCALE, case["width"] // VAE_DOWNSCALE)
+    shape = (case["batch"], channels, case["height"] // model.downscale, case["width"] // model.downscale)
     initial = randn_tensor(shape, generator=generators)
     latents, steps = initial * scheduler.init_noise_sigma, []
     for timestep in scheduler.timesteps:

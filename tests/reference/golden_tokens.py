@@ -7,8 +7,8 @@ from transformers import CLIPTokenizer
 
 from compact_json import write_json
 
-BOOTSTRAP_WINDOW = 16
-BOOTSTRAP_START, BOOTSTRAP_END = 0, 1
+EMOJI_WINDOW = 16
+EMOJI_START, EMOJI_END = 0, 1
 
 PROMPTS = [
     "",
@@ -50,22 +50,22 @@ def clip_ids(model_folder: Path):
     return lambda prompt: tokenizer(prompt, padding="max_length", max_length=window, truncation=True).input_ids
 
 
-def bootstrap_ids(model_folder: Path):
-    """The bootstrap's own framing around its tokenizer.json."""
+def emoji_ids(model_folder: Path):
+    """The emoji's own framing around its tokenizer.json."""
     tokenizer = Tokenizer.from_file(str(model_folder / "tokenizer.json"))
 
     def ids(prompt):
-        words = tokenizer.encode(prompt).ids[: BOOTSTRAP_WINDOW - 2]
-        return [BOOTSTRAP_START, *words, *[BOOTSTRAP_END] * (BOOTSTRAP_WINDOW - 1 - len(words))]
+        words = tokenizer.encode(prompt).ids[: EMOJI_WINDOW - 2]
+        return [EMOJI_START, *words, *[EMOJI_END] * (EMOJI_WINDOW - 1 - len(words))]
 
     return ids
 
 
-def write_tokens(models: Path, bootstrap: Path, golden: Path):
+def write_tokens(models: Path, emoji: Path, golden: Path):
     tokenizers = {
         "tiny-sd": clip_ids(models / "tiny-sd"),
         "tiny-static": clip_ids(models / "tiny-static"),
-        "emoji-bootstrap": bootstrap_ids(bootstrap),
+        "emoji": emoji_ids(emoji),
     }
     cases = [{"prompt": prompt, **{name: ids(prompt) for name, ids in tokenizers.items()}} for prompt in PROMPTS]
     write_json(golden / "tokens.json", {"cases": cases})

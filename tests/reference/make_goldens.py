@@ -15,15 +15,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bootstrap", nargs="?", type=Path, default=REPOSITORY / "models/emoji-bootstrap")
-    bootstrap = parser.parse_args().bootstrap
+    parser.add_argument("emoji", nargs="?", type=Path, default=REPOSITORY / "models/emoji")
+    emoji = parser.parse_args().emoji
     models, golden = REPOSITORY / "tests/models", REPOSITORY / "tests/golden"
     golden.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     write_noise(golden)
     write_schedules(golden)
-    write_tokens(models, bootstrap, golden)
-    write_pipelines(REPOSITORY, bootstrap, golden)
+    write_tokens(models, emoji, golden)
+    write_pipelines(REPOSITORY, emoji, golden)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def session(model, stage):
 def sample(unet, text, random):
     """Latent consistency sampling of a v-prediction model: denoise fully, add fresh noise at the next timestep."""
     alphas_cumprod = zero_terminal_snr_alphas()
-    latents = random.standard_normal((1, 16, 8, 8), np.float32)
+    latents = random.standard_normal((1, 24, 8, 8), np.float32)
     for timestep, following in zip(TIMESTEPS, [*TIMESTEPS[1:], None]):
         inputs = {"sample": latents, "timestep": np.array([timestep]), "encoder_hidden_states": text}
         velocity = unet.run(None, inputs)[0]

@@ -64,7 +64,7 @@ CASES = [
         precision="fp16",
     ),
     *cases(
-        "models/emoji-bootstrap",
+        "models/emoji",
         row("emoji-lcm", "lcm", "lcm", 4),
         row("emoji-lcm-batch", "lcm", "lcm", 4, batch=3),
         row("emoji-lcm-prompts", "lcm", "lcm", 4, batch=3, prompts=THREE_EMOJI),
@@ -73,5 +73,7 @@ CASES = [
         row("emoji-ddim-guided", "ddim", "trailing", 10, guidance=2.0),
         row("emoji-euler", "euler", "trailing", 10),
         precision="fp16",
+        height=128,
+        width=128,
     ),
 ]

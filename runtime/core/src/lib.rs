@@ -11,7 +11,7 @@
 //!
 //! # fn main() -> safelight::Result<()> {
 //! let target = Target::open("targets/generic-cpu.yaml".as_ref())?;
-//! let model = Model::open("models/emoji-bootstrap".as_ref())?;
+//! let model = Model::open("models/emoji".as_ref())?;
 //! let mut pipeline = Pipeline::open(&target, &model)?;
 //! let request = Request { prompt: "a red apple".into(), seed: 7, ..Request::default() };
 //! for picture in pipeline.generate(&request)?.pictures {

@@ -92,12 +92,12 @@ pub(super) fn open(root: &Path) -> Result<Model> {
     let stages = manifest.stages.into_iter().map(|(stage, entry)| Ok((stage, stage_files(root, stage, entry)?)));
     let goldens = manifest.goldens.into_iter().map(|entry| golden(root, entry));
     Ok(Model {
-        goldens: goldens.collect::<Result<_>>().map_err(told)?,
         name: manifest.name,
         title: manifest.title,
         licence: Some(manifest.licence),
         root: root.to_path_buf(),
         stages: stages.collect::<Result<_>>().map_err(told)?,
+        goldens: goldens.collect::<Result<_>>().map_err(told)?,
         latent: manifest.latent,
         picture: manifest.picture,
         training: super::training(manifest.training, &path)?,

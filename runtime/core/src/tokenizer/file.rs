@@ -415,13 +415,13 @@ fn read_text(path: &Path) -> Result<String> {
 mod tests {
     use std::fs;
 
-    use super::super::tests::{BOOTSTRAP, BOOTSTRAP_WINDOW, bootstrap, repository};
+    use super::super::tests::{EMOJI, EMOJI_WINDOW, emoji, repository};
     use super::*;
     use crate::ErrorKind;
 
-    /// The bootstrap's file after `edit`, opened.
+    /// The emoji model's file after `edit`, opened.
     fn edited(edit: impl FnOnce(&mut Value)) -> Result<Tokenizer> {
-        let text = fs::read_to_string(repository(BOOTSTRAP)).unwrap();
+        let text = fs::read_to_string(repository(EMOJI)).unwrap();
         let mut file = serde_json::from_str(&text).unwrap();
         edit(&mut file);
         open_text(&file.to_string())
@@ -430,7 +430,7 @@ mod tests {
     fn open_text(text: &str) -> Result<Tokenizer> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(&file, text).unwrap();
-        Tokenizer::from_tokenizer_json(&file, BOOTSTRAP_WINDOW)
+        Tokenizer::from_tokenizer_json(&file, EMOJI_WINDOW)
     }
 
     #[test]
@@ -492,29 +492,29 @@ mod tests {
             file["model"].as_object_mut().unwrap().remove("type");
             file["post_processor"] = json!({ "type": "RobertaProcessing", "cls": ["", 0], "sep": ["", 1] });
         });
-        assert_eq!(as_lines.unwrap().encode(prompt), bootstrap().encode(prompt));
+        assert_eq!(as_lines.unwrap().encode(prompt), emoji().encode(prompt));
     }
 
     #[test]
     fn added_tokens_may_extend_the_vocabulary() {
         let tokenizer = edited(|file| {
             let mut token = file["added_tokens"][0].clone();
-            (token["id"], token["content"], token["normalized"]) = (json!(4096), json!("<My Style>"), json!(true));
+            (token["id"], token["content"], token["normalized"]) = (json!(2816), json!("<My Style>"), json!(true));
             file["added_tokens"].as_array_mut().unwrap().push(token);
         });
-        assert_eq!(tokenizer.unwrap().encode("red <MY style>").ids[..4], [0, 338, 4096, 1]);
+        assert_eq!(tokenizer.unwrap().encode("red <MY style>").ids[..4], [0, 323, 2816, 1]);
     }
 
     #[test]
     fn window_must_fit_the_vocabulary() {
         for window in [
-            Window { length: 1, ..BOOTSTRAP_WINDOW },
-            Window { length: usize::MAX, ..BOOTSTRAP_WINDOW },
-            Window { start: 4096, ..BOOTSTRAP_WINDOW },
-            Window { end: u32::MAX, ..BOOTSTRAP_WINDOW },
-            Window { pad: 4096, ..BOOTSTRAP_WINDOW },
+            Window { length: 1, ..EMOJI_WINDOW },
+            Window { length: usize::MAX, ..EMOJI_WINDOW },
+            Window { start: 2816, ..EMOJI_WINDOW },
+            Window { end: u32::MAX, ..EMOJI_WINDOW },
+            Window { pad: 2816, ..EMOJI_WINDOW },
         ] {
-            let error = Tokenizer::from_tokenizer_json(repository(BOOTSTRAP), window).unwrap_err();
+            let error = Tokenizer::from_tokenizer_json(repository(EMOJI), window).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Model, "{window:?}");
         }
     }
@@ -524,7 +524,7 @@ mod tests {
         for text in ["", "{", "[]", "null", "{\"model\":{}}", "\u{feff}{}", "[[[[[[[["] {
             assert_eq!(open_text(text).unwrap_err().kind(), ErrorKind::Model, "{text:?}");
         }
-        let missing = Tokenizer::from_tokenizer_json("no/such/tokenizer.json", BOOTSTRAP_WINDOW).unwrap_err();
+        let missing = Tokenizer::from_tokenizer_json("no/such/tokenizer.json", EMOJI_WINDOW).unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::Io);
         assert!(missing.to_string().contains("no/such/tokenizer.json"), "{missing}");
         let large = " ".repeat(FILE_LIMIT_BYTES as usize + 1);
