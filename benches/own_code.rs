@@ -29,7 +29,7 @@ fn outside_the_graphs(criterion: &mut Criterion) {
     let small = Request { prompt: "a red apple".into(), ..Request::default() };
     let large = Request { steps: Some(4), size: Some((512, 512)), ..small.clone() };
     let tiny = Model::open(&root().join("tests/models/tiny-sd")).expect("the tiny model opens");
-    for (name, model, request) in [("64×64", model(), small), ("512×512", tiny, large)] {
+    for (name, model, request) in [("128×128", model(), small), ("512×512", tiny, large)] {
         let mut pipeline = pipeline(&model, &request);
         criterion.bench_function(&format!("outside the graphs/{name}"), |bencher| {
             bencher.iter_custom(|iterations| {
