@@ -88,7 +88,7 @@ def main():
         optimizer.step()
         follow(average, student, DECAY)
         losses.append(loss.item())
-        if step % 20 == 19:
+        if step % 20 == 19 or step + 1 == options.steps:
             print(f"{step + 1} {time.time() - started:.0f} s loss {np.mean(losses[-20:]):.5f}", flush=True)
         if step % 60 == 59 or step + 1 == options.steps:
             state = {"student": student, "average": average, "optimizer": optimizer}

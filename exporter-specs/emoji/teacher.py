@@ -1,6 +1,6 @@
 """Stage 4: the many-step model. Words and latents to a denoiser that predicts v, by plain diffusion training.
 
-    python teacher.py [--steps 12000]       # writes work/teacher.pt, work/teacher.png; resumes where it was
+    python teacher.py [--steps 10000]       # writes work/teacher.pt, work/teacher.png; resumes where it was
 
 Text encoder and denoiser are trained together. A share of each batch is pure noise, where every trajectory starts.
 """
@@ -135,7 +135,7 @@ def main():
             optimizer.step()
         follow(average, nets, min(DECAY, step / (step + 10)))
         losses.append(loss.item())
-        if step % 100 == 99:
+        if step % 100 == 99 or step + 1 == steps:
             print(f"{step + 1} {time.time() - started:.0f} s loss {np.mean(losses[-100:]):.4f}", flush=True)
         if step % 1000 == 999 or step + 1 == steps:
             states = [optimizer.state_dict() for optimizer in optimizers]
