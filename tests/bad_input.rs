@@ -475,13 +475,15 @@ fn a_request_that_cannot_be_is_refused_before_the_library_is_opened() {
 #[test]
 fn a_file_of_prompts_that_cannot_be_used_is_refused() {
     let place = Place::new();
-    let many = vec![b'x'; (1 << 20) + 1];
+    let long = vec![b'x'; (1 << 20) + 1];
+    let many = "x\n".repeat(10_001);
     #[rustfmt::skip]
-    let cases: [(&[u8], &[&str], i32, &str); 6] = [
+    let cases: [(&[u8], &[&str], i32, &str); 7] = [
         (b"", &[], 2, "holds no prompt; write one a line"),
         (b" \n\n\t\n", &[], 2, "holds no prompt"),
         (b"a\xff", &[], 7, "is not UTF-8 text"),
-        (&many, &[], 5, "is longer than 1048576 bytes"),
+        (&long, &[], 5, "is longer than 1048576 bytes"),
+        (many.as_bytes(), &[], 5, "holds 10001 prompts, expected at most 10000"),
         (b"a\nb", &["--out", "x.png"], 2, "--out x.png: --prompts needs a folder; end it with a /"),
         (b"a\nb", &["--out", "-"], 2, "--out -: --prompts needs a folder"),
     ];

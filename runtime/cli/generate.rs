@@ -139,8 +139,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             made.push((path, picture.provenance));
             Ok(())
         });
+        if outcome.is_err() {
+            progress.finish_and_clear();
+        }
         faults.try_recv().map_or(Ok(()), Err)?;
-        done.push((outcome.inspect_err(|_| progress.finish_and_clear())?, made));
+        done.push((outcome?, made));
     }
     progress.finish_and_clear();
 
