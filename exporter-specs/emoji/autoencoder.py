@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from common import WORK, autocast, cosine, device, follow, load, save, sheet, to_picture
+from common import WORK, autocast, checkpoint, cosine, device, follow, resume, sheet, to_picture
 from networks import Decoder, Encoder
 
 BATCH, CROP, NOISE, PEAK = 64, 64, 0.35, 2e-3
@@ -38,7 +38,7 @@ def crops(all_pictures, chosen, size):
 
 def distance(made, real):
     """Mean absolute error of pixels and of their differences (edges), and squared error."""
-    edges = sum((a.diff(dim=d) - b.diff(dim=d)).abs().mean() for a, b in [(made, real)] for d in (2, 3))
+    edges = sum((made.diff(dim=axis) - real.diff(dim=axis)).abs().mean() for axis in (2, 3))
     return (made - real).abs().mean() + 0.5 * edges + (made - real).square().mean()
 
 
@@ -66,13 +66,9 @@ def main():
     optimizer = torch.optim.AdamW(nets.parameters(), betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
 
     path = WORK / "autoencoder.pt"
-    kept = load(path)
-    if kept:
-        nets.load_state_dict(kept["nets"])
-        average.load_state_dict(kept["average"])
-        optimizer.load_state_dict(kept["optimizer"])
-    started = time.time()
-    for step in range(kept.get("step", 0), steps):
+    parts = {"nets": nets, "average": average, "optimizer": optimizer}
+    first, started = resume(path, **parts), time.time()
+    for step in range(first, steps):
         for group in optimizer.param_groups:
             group["lr"] = cosine(step, steps, PEAK)
         whole = step > 0.85 * steps  # the last part on whole pictures: their borders are not those of crops
@@ -91,7 +87,7 @@ def main():
         if step % 250 == 249 or step + 1 == steps:
             psnr, made = quality(average["encoder"], average["decoder"], test)
             print(f"{step + 1} {time.time() - started:.0f} s loss {loss.item():.4f} held-out PSNR {psnr:.2f} dB", flush=True)
-            save(path, step=step + 1, nets=nets.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict())
+            checkpoint(path, step + 1, **parts)
             pairs = torch.stack([test[:24], made[:24]], 1).flatten(0, 1)
             sheet(list(to_picture(pairs)), 12).save(WORK / "autoencoder.png")
 

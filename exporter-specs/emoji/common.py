@@ -40,6 +40,19 @@ def save(path, **state):
     os.replace(f"{path}.part", path)
 
 
+def checkpoint(path, step, **parts):
+    """Saves where a stage is: its step, and the state of networks and optimizers by name."""
+    save(path, step=step, **{name: part.state_dict() for name, part in parts.items()})
+
+
+def resume(path, **parts):
+    """Puts parts where a checkpoint left them; the step to go on with."""
+    kept = load(path)
+    for name, part in parts.items() if kept else ():
+        part.load_state_dict(kept[name])
+    return kept.get("step", 0)
+
+
 def load(path):
     """A checkpoint, or an empty one."""
     return torch.load(path, map_location="cpu", weights_only=False) if path.exists() else {}

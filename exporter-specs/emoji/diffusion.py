@@ -2,6 +2,8 @@
 
 import torch
 
+from networks import LATENT
+
 TIMESTEPS = 1000
 
 
@@ -82,7 +84,5 @@ def sample_lcm(denoiser, words, steps, seed=0):
 
 
 def start(denoiser, batch, seed):
-    from networks import LATENT
-
     z = torch.randn(batch, LATENT, 8, 8, generator=torch.Generator().manual_seed(seed))
     return z.to(next(denoiser.parameters()).device)

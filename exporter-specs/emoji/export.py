@@ -200,7 +200,7 @@ def sample(denoise, text, steps, seed):
 
 
 def boundary(t, sigma_data=0.5, timestep_scaling=10.0):
-    """How much of the noisy latent a consistency function keeps (eqs. 9 and 24 of the paper's code): next to nothing."""
+    """(c_skip, c_out) of a consistency function, as diffusers' LCMScheduler has them: c_skip is next to nothing."""
     scaled = t * timestep_scaling
     return sigma_data**2 / (scaled**2 + sigma_data**2), scaled / (scaled**2 + sigma_data**2) ** 0.5
 

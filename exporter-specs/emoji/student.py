@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from captions import Words
-from common import WORK, autocast, cosine, device, follow, load, save
+from common import WORK, autocast, checkpoint, cosine, device, follow, load, resume
 from diffusion import LCM_STEPS, TIMESTEPS, clean, ddim, levels
 from networks import Denoiser
 from teacher import BATCH, Data, autoencoder, networks, show
@@ -57,12 +57,8 @@ def main():
     average = copy.deepcopy(student)
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), weight_decay=0, fused=True)
     path = WORK / "student.pt"
-    kept = load(path)
-    if kept:
-        student.load_state_dict(kept["student"])
-        average.load_state_dict(kept["average"])
-        optimizer.load_state_dict(kept["optimizer"])
-    first = kept.get("step", 0)
+    parts = {"student": student, "average": average, "optimizer": optimizer}
+    first = resume(path, **parts)
     rng, generator = np.random.default_rng(first), torch.Generator().manual_seed(first)
     nothing_ids = torch.tensor([Words.nothing]).to(device())
 
@@ -91,8 +87,7 @@ def main():
         if step % 20 == 19 or step + 1 == options.steps:
             print(f"{step + 1} {time.time() - started:.0f} s loss {np.mean(losses[-20:]):.5f}", flush=True)
         if step % 60 == 59 or step + 1 == options.steps:
-            state = {"student": student, "average": average, "optimizer": optimizer}
-            save(path, step=step + 1, **{name: part.state_dict() for name, part in state.items()})
+            checkpoint(path, step + 1, **parts)
             shown = torch.nn.ModuleDict({"text_encoder": text_encoder, "denoiser": average})
             show(shown, decoder, WORK / "student.png", guidance=None)
 

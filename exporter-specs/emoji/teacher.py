@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from captions import Captions, Words
-from common import WORK, autocast, cosine, device, follow, load, save, sheet, to_picture
+from common import WORK, autocast, checkpoint, cosine, device, follow, load, resume, sheet, to_picture
 from diffusion import TIMESTEPS, levels, sample_ddim, sample_lcm
 from networks import Decoder, Denoiser, Encoder, TextEncoder
 
@@ -107,13 +107,8 @@ def main():
     average = copy.deepcopy(nets)
     optimizers = optimizers_of(nets)
     path = WORK / "teacher.pt"
-    kept = load(path)
-    if kept:
-        nets.load_state_dict(kept["nets"])
-        average.load_state_dict(kept["average"])
-        for optimizer, state in zip(optimizers, kept["optimizers"]):
-            optimizer.load_state_dict(state)
-    first = kept.get("step", 0)
+    parts = {"nets": nets, "average": average, "muon": optimizers[0], "adamw": optimizers[1]}
+    first = resume(path, **parts)
     rng, generator = np.random.default_rng(first), torch.Generator().manual_seed(first)
 
     started, losses = time.time(), []
@@ -138,8 +133,7 @@ def main():
         if step % 100 == 99 or step + 1 == steps:
             print(f"{step + 1} {time.time() - started:.0f} s loss {np.mean(losses[-100:]):.4f}", flush=True)
         if step % 1000 == 999 or step + 1 == steps:
-            states = [optimizer.state_dict() for optimizer in optimizers]
-            save(path, step=step + 1, nets=nets.state_dict(), average=average.state_dict(), optimizers=states)
+            checkpoint(path, step + 1, **parts)
             show(average, decoder, WORK / "teacher.png", guidance=2.0)
 
 

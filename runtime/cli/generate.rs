@@ -147,15 +147,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     progress.finish_and_clear();
 
-    if arguments.json {
-        let reports: Vec<_> = done.iter().map(|(report, made)| as_json(report, made)).collect();
-        let one_or_all = if arguments.prompts.is_none() { reports[0].clone() } else { reports.into() };
-        print(&serde_json::to_string_pretty(&one_or_all)?)?;
-    } else if !arguments.quiet {
-        done.last().into_iter().for_each(|(report, made)| tell(&summary(report, made)));
-    }
+    conclude(arguments, &done)?;
     // The process ends here: giving back every buffer of every graph first would only take time.
     std::mem::forget(pipeline);
+    Ok(())
+}
+
+/// Prints what was made: as JSON, one report or a list of them, or as a summary of the last.
+fn conclude(arguments: &Arguments, done: &[(Report, Vec<Made>)]) -> anyhow::Result<()> {
+    if arguments.json {
+        let mut reports: Vec<_> = done.iter().map(|(report, made)| as_json(report, made)).collect();
+        let one_or_all = if arguments.prompts.is_none() { reports.remove(0) } else { reports.into() };
+        print(&serde_json::to_string_pretty(&one_or_all)?)?;
+    } else if let Some((report, made)) = done.last().filter(|_| !arguments.quiet) {
+        tell(&summary(report, made));
+    }
     Ok(())
 }
 
