@@ -33,6 +33,7 @@ pub mod tokenizer;
 mod text;
 pub mod noise;
 pub mod schedule;
+pub mod curve;
 mod denoiser;
 pub mod sampler;
 mod decoder;
@@ -46,6 +47,7 @@ mod bounded;
 mod yaml;
 
 pub use cancel::Cancel;
+pub use curve::Curve;
 pub use error::{Error, ErrorKind, Result};
 pub use graph::Opened;
 pub use library::Library;
