@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from golden_guidance import write_guidance
 from golden_noise import write_noise
 from golden_pipelines import write_pipelines
 from golden_schedules import write_schedules
@@ -22,6 +23,7 @@ def main():
     torch.set_num_threads(1)
     write_noise(golden)
     write_schedules(golden)
+    write_guidance(golden)
     write_tokens(models, emoji, golden)
     write_pipelines(REPOSITORY, emoji, golden)
 
