@@ -3,7 +3,7 @@
 //! By default the numbers are those of PyTorch's CPU generator, so a seed gives the picture that diffusers gives for
 //! it, on every machine; [`GENERATORS`] names the others that published seeds refer to. Numbers are always float32;
 //! a float16 graph receives them cast. (PyTorch's own float16 `randn` is a different stream, which no published seed
-//! refers to.)
+//! refers to.) [`Brownian`] is the noise of SDE samplers that must not depend on the number of steps.
 
 use std::slice;
 
@@ -15,7 +15,9 @@ use crate::{Error, Result};
 mod torch_cpu;
 mod torch_cuda;
 mod numpy;
+mod brownian;
 
+pub use brownian::Brownian;
 pub use numpy::Numpy;
 pub use torch_cpu::TorchCpu;
 pub use torch_cuda::TorchCuda;
@@ -105,6 +107,15 @@ impl Noise {
     }
 }
 
+/// Seeds of a batch of images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seeds {
+    /// One for the whole batch: an image depends on the batch it is in.
+    Shared(u64),
+    /// One an image: an image is the same alone and in any batch.
+    PerImage(Vec<u64>),
+}
+
 /// Whatever numbers come from, for the whole batch or for each of its images.
 #[derive(Debug, Clone)]
 enum Source<T> {
@@ -113,6 +124,13 @@ enum Source<T> {
 }
 
 impl<T> Source<T> {
+    fn start(seeds: Seeds, mut start: impl FnMut(u64) -> T) -> Self {
+        match seeds {
+            Seeds::Shared(seed) => Self::Shared(start(seed)),
+            Seeds::PerImage(seeds) => Self::PerImage(seeds.into_iter().map(start).collect()),
+        }
+    }
+
     /// Has each source fill its part of the batch, in C order.
     fn fill(
         &mut self,
@@ -156,6 +174,8 @@ mod tests {
     pub(super) struct Golden {
         pub(super) torch_cuda: Vec<Calls>,
         pub(super) numpy: Vec<Calls>,
+        pub(super) seed_sequence: Vec<Word>,
+        pub(super) brownian: Vec<Steps>,
     }
 
     /// Successive calls on one generator, their numbers end to end.
@@ -164,6 +184,29 @@ mod tests {
         pub(super) seed: u64,
         pub(super) sizes: Vec<usize>,
         pub(super) values: Vec<f32>,
+    }
+
+    #[derive(serde::Deserialize)]
+    pub(super) struct Word {
+        pub(super) entropy: u64,
+        pub(super) spawn_key: Vec<u32>,
+        pub(super) word: u32,
+    }
+
+    #[derive(serde::Deserialize)]
+    pub(super) struct Steps {
+        pub(super) seeds: Option<Vec<u64>>,
+        pub(super) shared_seed: Option<u64>,
+        pub(super) shape: [usize; 4],
+        pub(super) sigmas: [f64; 2],
+        pub(super) steps: Vec<[f64; 2]>,
+        #[serde(default = "every_number")]
+        pub(super) every: usize,
+        pub(super) values: Vec<Vec<f32>>,
+    }
+
+    fn every_number() -> usize {
+        1
     }
 
     pub(super) fn open_golden(name: &str) -> File {

@@ -1,4 +1,4 @@
-//! NumPy's legacy generator: MT19937 and Marsaglia's polar method.
+//! NumPy's legacy generator, and the seed sequence with which NumPy makes many seeds of one.
 
 use rand_mt::Mt;
 
@@ -45,6 +45,47 @@ impl Numpy {
     }
 }
 
+/// The first word of `SeedSequence(entropy, spawn_key=spawn_key, pool_size=POOL).generate_state(1)`.
+///
+/// `spawn_key` is given as NumPy's 32-bit words; `POOL` is at least 4 (numpy/random/bit_generator.pyx; after
+/// O'Neill 2015, "Developing a seed_seq alternative").
+pub(super) fn seed_sequence<const POOL: usize>(entropy: u64, spawn_key: &[u32]) -> u32 {
+    let mut hash = Hash { constant: 0x43b0_d7e5, factor: 0x931e_8875 };
+    let mut pool = [0; POOL];
+    pool[0] = entropy as u32;
+    pool[1] = (entropy >> 32) as u32;
+    pool.iter_mut().for_each(|word| *word = hash.next(*word));
+    for source in 0..POOL {
+        for target in (0..POOL).filter(|&target| target != source) {
+            pool[target] = mix(pool[target], hash.next(pool[source]));
+        }
+    }
+    for &key in spawn_key {
+        pool.iter_mut().for_each(|word| *word = mix(*word, hash.next(key)));
+    }
+    Hash { constant: 0x8b51_f9dd, factor: 0x58f3_8ded }.next(pool[0])
+}
+
+/// A hash whose constant changes with every word.
+struct Hash {
+    constant: u32,
+    factor: u32,
+}
+
+impl Hash {
+    fn next(&mut self, word: u32) -> u32 {
+        let word = word ^ self.constant;
+        self.constant = self.constant.wrapping_mul(self.factor);
+        let word = word.wrapping_mul(self.constant);
+        word ^ word >> 16
+    }
+}
+
+fn mix(x: u32, y: u32) -> u32 {
+    let mixed = x.wrapping_mul(0xca01_f9dd).wrapping_sub(y.wrapping_mul(0x4973_f715));
+    mixed ^ mixed >> 16
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +116,12 @@ mod tests {
     #[test]
     fn numbers_are_standard_normal() {
         assert_standard_normal(&draw(&mut Numpy::new(3), 1 << 18));
+    }
+
+    #[test]
+    fn seeds_are_those_recorded_from_numpy() {
+        for case in golden().seed_sequence {
+            assert_eq!(seed_sequence::<24>(case.entropy, &case.spawn_key), case.word);
+        }
     }
 }
