@@ -11,7 +11,7 @@ use crate::denoiser::{Denoiser, Guidance};
 use crate::graph::Source;
 use crate::library::Library;
 use crate::model::Model;
-use crate::noise::Noise;
+use crate::noise::{Noise, TORCH_CPU};
 use crate::picture::{Picture, Provenance};
 use crate::request::{NoiseLayout, Plan, Request};
 use crate::sampler::{Latent, Run};
@@ -377,8 +377,10 @@ impl<'a> Job<'a> {
     fn noise(&self, first: usize) -> Noise {
         let seed = self.request.seed;
         match self.request.noise {
-            NoiseLayout::PerImage => Noise::per_image((first..first + self.rows(first)).map(|i| seed + i as u64)),
-            NoiseLayout::Shared => Noise::shared(seed),
+            NoiseLayout::PerImage => {
+                Noise::per_image(&TORCH_CPU, (first..first + self.rows(first)).map(|i| seed + i as u64))
+            }
+            NoiseLayout::Shared => Noise::shared(&TORCH_CPU, seed),
         }
     }
 
