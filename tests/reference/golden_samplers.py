@@ -277,7 +277,10 @@ def entry(sampler, process, schedule, steps, options, run, reference, prediction
 
 def short(value):
     """Eight digits; null for the infinite ratio of a level without signal."""
-    return None if math.isinf(value) else float(f"{value:.8g}")
+    if math.isinf(value):
+        return None
+    rounded = float(f"{value:.8g}")
+    return int(rounded) if rounded.is_integer() else rounded
 
 
 # ---- formulae ----
@@ -317,7 +320,7 @@ def unfinished_cases(method, schedule, steps):
         broken = levels[-1].ratio == levels[-2].ratio and np.isnan(run.latent).all()
         assert broken or agree(own_end.latent, run.latent), (method.sampler, schedule, steps, prediction)
     cases = [case(method, schedule, steps, run_formula(method.formula, [*levels[:-1], CLEAN], steps), "formula", THREE)]
-    if schedule in ("linspace", "karras") and not broken:
+    if schedule == "linspace":
         options = {**method.options, "final": "sigma_min"}
         cases.append(case(method, schedule, steps, run, method.scheduler.__name__, THREE, options))
     return cases
