@@ -29,16 +29,22 @@ def euler(model, x, levels, draw):
     return x
 
 
-def ddim(model, x, levels, draw, eta=0.0, clean=lambda estimate: estimate):
-    """Song et al. 2021, eqs. 12 and 16. `clean` clips the estimate, the noise estimate is of the unclipped one."""
+def ddim(model, x, levels, draw, eta=0.0, limit=lambda clean: clean):
+    """Song et al. 2021, eqs. 12 and 16. The clean estimate is limited after the noise estimate is taken from it."""
     for start, end in zip(levels, levels[1:]):
-        estimate = model(x, start)
-        noise = noise_in(x, estimate, start)
+        clean = model(x, start)
+        noise = noise_in(x, clean, start)
         fresh = eta * end.sigma / start.sigma * np.sqrt(max(1 - (start.alpha / end.alpha) ** 2, 0))
-        x = end.alpha * clean(estimate) + np.sqrt(end.sigma**2 - fresh**2) * noise
+        x = end.alpha * limit(clean) + np.sqrt(end.sigma**2 - fresh**2) * noise
         if eta > 0:
             x = x + fresh * draw()
     return x
+
+
+def threshold(clean, quantile, largest):
+    """Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3), of a bound within 1 and `largest`."""
+    bound = np.clip(np.quantile(np.abs(clean), quantile), 1, largest)
+    return np.clip(clean, -bound, bound) / bound
 
 
 def plms(model, x, levels, draw):
