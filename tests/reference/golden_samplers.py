@@ -2,8 +2,8 @@
 
     python tests/reference/golden_samplers.py
 
-Needs k-diffusion==0.1.1.post1 and torchsde==0.2.6 besides requirements.txt; of k-diffusion only its samplers are
-imported. Writes tests/golden/samplers.json:
+Needs scipy, k-diffusion==0.1.1.post1, torchdiffeq==0.2.5 and torchsde==0.2.6 besides requirements.txt; of k-diffusion
+only its samplers are imported. Writes tests/golden/samplers.json:
 
 - `cases`: what ours must return. `sigmas` are the ratios sigma/alpha of the n + 1 levels that steps go between (the
   sigma itself in flow matching; null where alpha is 0), `timesteps` what the network is told at each evaluation.

@@ -200,7 +200,7 @@ UNFINISHED_METHODS = [
     multistep("dpm_2m_sde", "sde-dpmsolver", 2, formula=partial(formulae.dpm_multistep_sde, order=2)),
     singlestep("dpm_2s", "dpmsolver", 2, formula=partial(formulae.dpm_singlestep, order=2)),
     singlestep("dpm_3s", "dpmsolver", 3, formula=partial(formulae.dpm_singlestep, order=3)),
-    *(unipc("unipc_bh1", "bh1", order, partial(formulae.unipc, order=order, bh1=1)) for order in (1, 2, 3)),
+    *(unipc("unipc_bh1", "bh1", order, partial(formulae.unipc, order=order, scale_of=float)) for order in (1, 2, 3)),
     *(deis(order) for order in (1, 2, 3)),
     sa(2, 2),
     sa(1, 1),

@@ -2,7 +2,7 @@
 
 Each takes `model(x, level) -> clean`, the initial latent, the levels to visit with the last one where it ends, and
 `draw() -> noise`; it returns the final latent. Where a scheduler class has the same method on other grids, the
-generator holds its formula against it.
+generator holds its formula against it. Steps of an exponential integrator to sigma 0 go to the clean estimate.
 """
 
 import numpy as np
@@ -234,17 +234,16 @@ def dpm_singlestep(model, x, levels, draw, order):
     """DPM-Solver on the noise estimate, singlestep: each step of a group starts anew where the group started."""
     for step, step_order in enumerate(singlestep_orders(order, levels)):
         if step_order == 1:
-            group, history, origin = levels[step : step + 1], [], x
-        else:
-            group = levels[step - step_order + 1 : step + 1]
-        start, end = group[0], levels[step + 1]
+            history, origin = [], x
+        group, end = levels[step - step_order + 1 : step + 1], levels[step + 1]
         clean = model(x, levels[step])
         history.append(noise_in(x, clean, levels[step]))
-        x = clean if end.sigma == 0 else singlestep(origin, history, group, end, start)
+        x = clean if end.sigma == 0 else singlestep(origin, history, group, end)
     return x
 
 
-def singlestep(origin, history, group, end, start):
+def singlestep(origin, history, group, end):
+    start = group[0]
     h = end.half_log_snr - start.half_log_snr
     growth = np.expm1(h)
     x = end.alpha / start.alpha * origin - end.sigma * growth * history[0]
@@ -294,8 +293,8 @@ def integral_in_log(polynomial, rho, unit):
     return total
 
 
-def unipc(model, x, levels, draw, order, bh1=0):
-    """UniPC on the clean estimate (Zhao et al. 2023, arXiv:2302.04867, algorithms 5 and 7), B(h) = e^h - 1 or h.
+def unipc(model, x, levels, draw, order, scale_of):
+    """UniPC on the clean estimate (Zhao et al. 2023, arXiv:2302.04867, algorithms 5 and 7); `scale_of` is its B.
 
     The corrector uses the estimate of the predicted latent, so there is one evaluation a step.
     """
@@ -303,14 +302,14 @@ def unipc(model, x, levels, draw, order, bh1=0):
     for step in range(steps):
         estimate = model(x, levels[step])
         if step > 0:
-            x = unipc_update(before, history, levels[: step + 1], used, bh1, estimate)
+            x = unipc_update(before, history, levels[: step + 1], used, scale_of, estimate)
         history.append(estimate)
         used, before = min(order, steps - step, step + 1), x
-        x = unipc_update(x, history, levels[: step + 2], used, bh1)
+        x = unipc_update(x, history, levels[: step + 2], used, scale_of)
     return x
 
 
-def unipc_update(x, history, levels, order, bh1, at_end=None):
+def unipc_update(x, history, levels, order, scale_of, at_end=None):
     """From the last level but one to the last. With the estimate `at_end` it corrects, without it predicts."""
     start, end = levels[-2], levels[-1]
     if end.sigma == 0:
@@ -320,7 +319,7 @@ def unipc_update(x, history, levels, order, bh1, at_end=None):
     differences = [(old - history[-1]) / node for old, node in zip(history[-2::-1], nodes)]
     if at_end is not None:
         nodes, differences = [*nodes, 1.0], [*differences, at_end - history[-1]]
-    scale = -h if bh1 else np.expm1(-h)
+    scale = scale_of(-h)
     weights = unipc_weights(nodes, -h, scale)
     x = end.sigma / start.sigma * x - end.alpha * np.expm1(-h) * history[-1]
     return x - end.alpha * scale * weighted(weights, differences)
