@@ -54,9 +54,10 @@ def main():
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     diffusers.utils.logging.set_verbosity_error()
+    cases = list(all_cases())
     fields = {
-        "cases": list(all_cases()),
-        "deviations": list(all_deviations()),
+        "cases": cases,
+        "deviations": [other for other in all_deviations() if deviates(other, cases)],
         "schedules": list(schedules()),
         "alphas_cumprod": list(sigmoid_alphas()),
     }
@@ -85,6 +86,13 @@ def all_deviations():
     yield from each(["leading", "trailing"], velocity_deviations)
     yield from each(FEW, third_order_deviations)
     yield from each(FEW, churn_deviations)
+
+
+def deviates(other, cases):
+    """Few steps may not reach what the reference does otherwise."""
+    names = ("sampler", "process", "schedule", "steps", "options")
+    (ours,) = [case["latent"] for case in cases if all(case[name] == other[name] for name in names)]
+    return np.abs(np.subtract(ours, other["latent"])).max() > 1e-3
 
 
 def each(schedules, cases):
@@ -704,23 +712,22 @@ def custom_cases():
 def velocity_deviations(schedule, steps):
     why = "velocities of several timesteps are combined, then turned into noise as if all were of the last"
     for method in known.TIMESTEP_METHODS:
-        if method.sampler == "plms" or method.sampler == "pndm" and steps >= 4:
+        if method.sampler in ("plms", "pndm") and not is_broken(method, schedule, steps):
             run = run_scheduler(make(method, schedule, steps, "v_prediction"), "v_prediction", steps)
             yield case(method, schedule, steps, run, "PNDMScheduler", ["v_prediction"]) | {"why": why}
 
 
 def third_order_deviations(schedule, steps):
     why = "its third order has -1/2 for +1/2; second order is the midpoint form, and the last but one step below 15"
-    if steps > 2:
-        run = run_scheduler(make(known.DPMPP_3M_SDE, schedule, steps), "epsilon", steps)
-        found = case(known.DPMPP_3M_SDE, schedule, steps, run, "DPMSolverMultistepScheduler", ANY_PREDICTION)
-        yield found | {"why": why}
+    run = run_scheduler(make(known.DPMPP_3M_SDE, schedule, steps), "epsilon", steps)
+    found = case(known.DPMPP_3M_SDE, schedule, steps, run, "DPMSolverMultistepScheduler", ANY_PREDICTION)
+    yield found | {"why": why}
 
 
 def churn_deviations(schedule, steps):
     why = "the network sees the latent before noise is added to it, and noise is drawn only where it is added"
     churn = {known.CHURN_NAMES[name]: value for name, value in known.CHURN.items()}
-    if steps > 1:
+    if not is_broken(known.EULER, schedule, steps):
         run = run_scheduler(make(known.EULER, schedule, steps), "epsilon", steps, churn)
         found = case(known.EULER, schedule, steps, run, "EulerDiscreteScheduler", ["epsilon"], known.CHURN)
         yield found | {"why": why}
