@@ -1,15 +1,19 @@
 //! What safelight itself costs, graphs apart: `cargo bench`. Read ratios; a shared machine's times are its own.
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use image::RgbImage;
-use safelight::noise::TorchCpu;
-use safelight::sampler::{Latent, Run, SAMPLERS};
-use safelight::schedule::{Level, SCHEDULES, Schedule, Training};
-use safelight::{Format, Model, Picture, Pipeline, Request, Result, Target};
+use ndarray::Array4;
+use safelight::noise::{Brownian, Seeds, TorchCpu};
+use safelight::options::{Opt, Options};
+use safelight::sampler::{Latent, Part, Run, SAMPLERS, Steps, Tally};
+use safelight::schedule::{Grid, SCHEDULES, Schedule, find_schedule};
+use safelight::training::{Level, Training};
+use safelight::{Format, Model, Picture, Pipeline, Request, Result, Sampling, Target};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -27,7 +31,7 @@ fn pipeline(model: &Model, request: &Request) -> Pipeline {
 /// Warm pictures of four steps, minus the time inside `Session::run`.
 fn outside_the_graphs(criterion: &mut Criterion) {
     let small = Request { prompt: "a red apple".into(), ..Request::default() };
-    let large = Request { steps: Some(4), size: Some((512, 512)), ..small.clone() };
+    let large = Request { sampling: Sampling::in_steps(4), size: Some((512, 512)), ..small.clone() };
     let tiny = Model::open(&root().join("tests/models/tiny-sd")).expect("the tiny model opens");
     for (name, model, request) in [("128×128", model(), small), ("512×512", tiny, large)] {
         let mut pipeline = pipeline(&model, &request);
@@ -43,29 +47,49 @@ fn outside_the_graphs(criterion: &mut Criterion) {
     }
 }
 
-/// Each sampler's own arithmetic, on SD's latent of a 512×512 picture, with a denoiser that costs almost nothing.
+/// One step of each sampler's own arithmetic, with a denoiser that costs almost nothing: half of a run of two steps more
+/// would be less than the clock sees, so that a run of many steps is divided by their number.
 fn samplers(criterion: &mut Criterion) {
-    let levels: Vec<_> = (0..=4).map(|i| Level::from_ratio(250.0 * (4 - i) as f64, 2.5 * (4 - i) as f64)).collect();
-    let mut group = criterion.benchmark_group("sampler, 4 steps");
-    for method in SAMPLERS {
-        group.bench_function(method.name, |bencher| {
-            let mut source = TorchCpu::new(1);
-            let mut free = |_: &Latent, _: Level, _: &mut Latent| -> Result<()> { Ok(()) };
-            bencher.iter(|| {
-                let mut run = Run {
-                    levels: &levels,
-                    noise: &mut |latent| {
-                        source.fill(latent.as_slice_mut().expect("standard layout"));
-                        Ok(())
-                    },
-                    on_step: &mut |_, _, _| Ok(()),
-                    eta: 0.0,
-                    timestep_scaling: 10.0,
-                };
-                (method.sample)(&mut free, Latent::ones((1, 4, 64, 64)), &mut run).expect("nothing can fail")
+    const STEPS: usize = 20;
+    let training = model().training;
+    for (shape, name) in [((1, 4, 64, 64), "1×4×64×64"), ((1, 16, 128, 128), "1×16×128×128")] {
+        let mut group = criterion.benchmark_group(format!("a step/{name}"));
+        for method in SAMPLERS.iter().filter(|method| method.steps == Steps::Any) {
+            let timetable = find_schedule(method.schedule.unwrap_or("trailing")).expect("it is in the table");
+            let options = resolve(method.options);
+            let schedule = Schedule::new(&training, timetable, method.grid, STEPS, &resolve(timetable.options));
+            let schedule = schedule.expect("the steps are not too many");
+            let mut free = |x: &Latent, _: Level, denoised: &mut Latent| -> Result<()> {
+                denoised.assign(x);
+                Ok(())
+            };
+            group.bench_function(method.name, |bencher| {
+                bencher.iter_custom(|iterations| {
+                    let mut run = || {
+                        let mut run = Run {
+                            levels: &schedule.levels,
+                            training: &training,
+                            options: &options,
+                            // Noise has its own bench.
+                            noise: &mut |_, _, _| Ok(()),
+                            on_step: &mut |_| Ok(()),
+                            part: Part { before: 0, of: STEPS },
+                            tally: Tally::default(),
+                        };
+                        let start = Instant::now();
+                        let latent = (method.sample)(&mut free, Latent::ones(shape), &mut run);
+                        black_box(latent).expect("nothing can fail");
+                        start.elapsed()
+                    };
+                    (0..iterations).map(|_| run()).sum::<Duration>() / STEPS as u32
+                });
             });
-        });
+        }
     }
+}
+
+fn resolve(defaults: &'static [(Opt, f64)]) -> Options {
+    Options::resolve(&[("it", defaults)], &BTreeMap::new()).expect("defaults are valid")
 }
 
 fn schedules(criterion: &mut Criterion) {
@@ -74,8 +98,9 @@ fn schedules(criterion: &mut Criterion) {
         bencher.iter(|| Training::new(model.training.spec().clone()));
     });
     for timetable in SCHEDULES {
-        criterion.bench_function(&format!("schedule/{}, 50 steps", timetable.name), |bencher| {
-            bencher.iter(|| Schedule::new(black_box(&model.training), timetable, SAMPLERS[0].grid, 50));
+        let options = resolve(timetable.options);
+        criterion.bench_function(&format!("schedule/{}, 40 steps", timetable.name), |bencher| {
+            bencher.iter(|| Schedule::new(black_box(&model.training), timetable, Grid::Sigmas, 40, &options));
         });
     }
 }
@@ -87,6 +112,16 @@ fn noise(criterion: &mut Criterion) {
     group.bench_function("4×64×64", |bencher| {
         let mut source = TorchCpu::new(1);
         bencher.iter(|| source.fill(black_box(&mut latent)));
+    });
+    group.bench_function("4×64×64, Brownian", |bencher| {
+        let mut motion = Brownian::new(Seeds::Shared(1), 0.03, 15.0).expect("the range is valid");
+        let mut latent = Array4::zeros((1, 4, 64, 64));
+        let mut sigma = 15.0;
+        bencher.iter(|| {
+            let to = if sigma > 0.1 { sigma * 0.9 } else { 15.0 };
+            motion.fill(black_box(&mut latent), sigma, to).expect("it is within the range");
+            sigma = to;
+        });
     });
 }
 

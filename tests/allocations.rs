@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use safelight::{Model, Pipeline, Request, Target};
+use safelight::{Model, Pipeline, Request, Sampling, Target};
 
 struct Counting;
 
@@ -34,9 +34,12 @@ static COUNTING: Counting = Counting;
 fn during(pipeline: &mut Pipeline, steps: usize, sampler: &str) -> (usize, usize) {
     let request = Request {
         prompt: "a red apple".into(),
-        steps: Some(steps),
-        sampler: Some(sampler.into()),
-        schedule: Some("trailing".into()),
+        sampling: Sampling {
+            steps: Some(steps),
+            sampler: Some(sampler.into()),
+            schedule: Some("trailing".into()),
+            ..Sampling::default()
+        },
         ..Request::default()
     };
     pipeline.generate(&request).unwrap();

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use safelight::{Model, Pipeline, Precision, Request, Target};
+use safelight::{Model, Pipeline, Precision, Request, Sampling, Target};
 
 /// All of it must travel easily.
 const MOST_BYTES: u64 = 32_000_000;
@@ -21,7 +21,7 @@ fn open(precision: Precision) -> Pipeline {
 }
 
 fn picture(pipeline: &mut Pipeline, prompt: &str, steps: usize) -> RgbImage {
-    let request = Request { prompt: prompt.into(), steps: Some(steps), seed: 5, ..Request::default() };
+    let request = Request { prompt: prompt.into(), sampling: Sampling::in_steps(steps), seed: 5, ..Request::default() };
     let mut output = pipeline.generate(&request).unwrap();
     assert!(output.warnings.is_empty(), "{prompt}: {:?}", output.warnings);
     output.pictures.remove(0).pixels

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use safelight::model::{DataFile, GraphFile};
-use safelight::{ErrorKind, Model, Pipeline, Request, Target};
+use safelight::{ErrorKind, Model, Pipeline, Request, Sampling, Target};
 
 mod common;
 
@@ -15,7 +15,7 @@ use common::{copy_folder, repository, tiny};
 fn latent(model: &Path) -> Vec<f32> {
     let target = Target::open(&repository().join("targets/generic-cpu.yaml")).unwrap();
     let mut pipeline = Pipeline::open(&target.with_threads(1), &Model::open(model).unwrap()).unwrap();
-    let request = Request { prompt: "a red apple".into(), steps: Some(2), ..Request::default() };
+    let request = Request { prompt: "a red apple".into(), sampling: Sampling::in_steps(2), ..Request::default() };
     pipeline.generate(&request).unwrap().pictures.remove(0).latent.into_iter().collect()
 }
 

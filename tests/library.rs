@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use safelight::{Cancel, ErrorKind, Event, Model, Pipeline, Request, Target};
+use safelight::{Cancel, ErrorKind, Event, Model, Pipeline, Request, Sampling, Target};
 
 const SMALL: (usize, usize) = (64, 64);
 /// Large enough for one run of a tiny graph to take most of a second.
@@ -35,7 +35,13 @@ fn warnings(pipeline: &mut Pipeline, request: &Request) -> String {
 }
 
 fn one_step(size: (usize, usize)) -> Request {
-    Request { prompt: "a red apple".into(), seed: 7, steps: Some(1), size: Some(size), ..Request::default() }
+    Request {
+        prompt: "a red apple".into(),
+        seed: 7,
+        sampling: Sampling::in_steps(1),
+        size: Some(size),
+        ..Request::default()
+    }
 }
 
 #[test]
@@ -93,7 +99,7 @@ fn a_batch_larger_than_the_graph_takes_is_made_in_parts() {
 #[test]
 fn pictures_of_a_batch_are_those_made_alone() {
     let mut pipeline = pipeline("tests/models/tiny-sd", "");
-    let request = Request { guidance: Some(7.5), steps: Some(3), ..one_step(SMALL) };
+    let request = Request { guidance: Some(7.5.into()), sampling: Sampling::in_steps(3), ..one_step(SMALL) };
     let alone: Vec<f32> =
         (7..10).flat_map(|seed| latents(&mut pipeline, &Request { seed, ..request.clone() })).collect();
     let together = latents(&mut pipeline, &Request { count: 3, batch: 2, ..request });
@@ -106,7 +112,7 @@ fn opening_for_one_size_changes_no_number() {
     let mut fixed = pipeline("tests/models/tiny-sd", "session: { fixed_shapes: true }");
     let mut free = pipeline("tests/models/tiny-sd", "session: { fixed_shapes: false }");
     for size in [SMALL, (128, 64), SMALL] {
-        let request = Request { guidance: Some(3.0), ..one_step(size) };
+        let request = Request { guidance: Some(3.0.into()), ..one_step(size) };
         assert_eq!(latents(&mut fixed, &request), latents(&mut free, &request), "{size:?}");
     }
 }
@@ -116,7 +122,8 @@ fn opening_for_one_size_changes_no_number() {
 #[test]
 fn graph_optimization_reaches_the_session_of_each_stage() {
     // Rounding hides most of the difference: several pictures of many steps, so that some of it shows.
-    let request = Request { prompt: "a red apple".into(), steps: Some(8), count: 4, ..Request::default() };
+    let request =
+        Request { prompt: "a red apple".into(), sampling: Sampling::in_steps(8), count: 4, ..Request::default() };
     let run = |extra| latents(&mut pipeline("models/emoji", extra), &request);
     let all = run("session: { graph_optimization: all }");
     assert_eq!(all, run("session: { graph_optimization: all, arena: false, memory_pattern: false }"));
@@ -134,21 +141,13 @@ fn graph_optimization_reaches_the_session_of_each_stage() {
 #[test]
 fn what_has_no_effect_is_told() {
     let mut tiny = tiny_pipeline();
-    let request = |negative: &str, guidance| Request {
+    let request = |negative: &str, guidance: f64| Request {
         negative: Some(negative.into()),
-        guidance: Some(guidance),
+        guidance: Some(guidance.into()),
         ..one_step(SMALL)
     };
     assert!(warnings(&mut tiny, &request("blurry", 1.0)).contains("guidance 1 is off"));
-    assert_eq!(
-        warnings(&mut tiny, &Request { sampler: Some("ddim".into()), ..request("blurry", 2.0) })
-            .matches("negative")
-            .count(),
-        0
-    );
-    let eta =
-        Request { eta: 0.5, sampler: Some("euler".into()), schedule: Some("trailing".into()), ..request("", 1.0) };
-    assert!(warnings(&mut tiny, &eta).contains("eta has no effect with sampler euler"));
+    assert_eq!(warnings(&mut tiny, &request("blurry", 2.0)).matches("negative").count(), 0);
     let mut embedding = pipeline("tests/models/tiny-lcm", "");
     assert!(warnings(&mut embedding, &request("blurry", 2.0)).contains("as an input"));
 }
@@ -156,7 +155,7 @@ fn what_has_no_effect_is_told() {
 #[test]
 fn asking_for_more_than_a_model_was_made_for_is_told_with_the_reason() {
     let mut emoji = pipeline("models/emoji", "");
-    let request = Request { steps: Some(9), guidance: Some(7.5), ..Request::default() };
+    let request = Request { sampling: Sampling::in_steps(9), guidance: Some(7.5.into()), ..Request::default() };
     let told = warnings(&mut emoji, &request);
     for expected in
         ["made for 1 to 8 steps", "made for guidance 1 to 1", "distilled for 1 to 8 steps", "you asked for 7.5"]
@@ -170,7 +169,7 @@ fn a_pipeline_opened_for_a_request_need_not_open_again() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = Target::open(&root.join("targets/generic-cpu.yaml")).unwrap();
     let model = Model::open(&root.join("tests/models/tiny-sd")).unwrap();
-    let wide = Request { guidance: Some(7.5), count: 4, batch: 2, ..one_step((128, 64)) };
+    let wide = Request { guidance: Some(7.5.into()), count: 4, batch: 2, ..one_step((128, 64)) };
     let mut usual = Pipeline::open(&target, &model).unwrap();
     let mut meant = Pipeline::open_for(&target, &model, &wide).unwrap();
     assert!(usual.generate(&wide).unwrap().timings.reopen_ms > 0.0);
@@ -213,7 +212,7 @@ fn a_target_bounds_what_is_asked_of_it() {
         let error = opened(limit, &request).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Limit, "{limit}: {error}");
     }
-    let two_steps = Request { steps: Some(2), ..request };
+    let two_steps = Request { sampling: Sampling::in_steps(2), ..request };
     assert_eq!(opened("max_steps: 1", &two_steps).unwrap_err().kind(), ErrorKind::Limit);
 }
 

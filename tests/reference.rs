@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array4, Array5, ArrayView3, Axis, s};
 use ndarray_npy::NpzReader;
 use safelight::model::list_models;
-use safelight::schedule::{Betas, Grid, Prediction, Schedule, Training, TrainingSpec, find_schedule};
-use safelight::{Model, NoiseLayout, Pipeline, Precision, Request, Target};
+use safelight::options::Options;
+use safelight::schedule::{Grid, Schedule, find_schedule};
+use safelight::training::{Betas, DiffusionSpec, Prediction, Training, TrainingSpec};
+use safelight::{Curve, Model, NoiseLayout, Pipeline, Precision, Request, Sampling, Target};
 use serde::Deserialize;
 
 /// The bar for latents: relative L2 distance.
@@ -71,15 +74,22 @@ fn cases(model: &str) -> Vec<Case> {
 }
 
 impl Case {
+    fn options(&self) -> BTreeMap<String, Curve> {
+        (self.eta > 0.0).then(|| ("eta".to_owned(), self.eta.into())).into_iter().collect()
+    }
+
     fn requests(&self) -> Vec<Request> {
         let request = |seed, count, prompt: &String| Request {
             prompt: prompt.clone(),
             negative: Some(self.negative.clone()),
-            sampler: Some(self.sampler.clone()),
-            schedule: Some(self.schedule.clone()),
-            steps: Some(self.steps),
-            guidance: Some(self.guidance),
-            eta: self.eta,
+            sampling: Sampling {
+                sampler: Some(self.sampler.clone()),
+                schedule: Some(self.schedule.clone()),
+                steps: Some(self.steps),
+                options: self.options(),
+                ..Sampling::default()
+            },
+            guidance: Some(self.guidance.into()),
             seed,
             count,
             batch: count,
@@ -193,7 +203,7 @@ fn shipped_goldens_are_met() {
             let request = Request {
                 prompt: known.prompt.clone(),
                 seed: known.seed,
-                steps: Some(known.steps),
+                sampling: Sampling::in_steps(known.steps),
                 ..Request::default()
             };
             let name = format!("{} \"{}\"", model.name, known.prompt);
@@ -250,7 +260,7 @@ fn schedules() -> Schedules {
 }
 
 fn training(zero_terminal_snr: bool, steps_offset: usize) -> Training {
-    let spec = TrainingSpec {
+    let spec = DiffusionSpec {
         timesteps: 1000,
         beta_start: 0.00085,
         beta_end: 0.012,
@@ -268,17 +278,17 @@ fn training(zero_terminal_snr: bool, steps_offset: usize) -> Training {
 #[test]
 fn betas_equal_diffusers() {
     for case in schedules().alphas_cumprod {
-        let spec = TrainingSpec {
+        let TrainingSpec::Diffusion(usual) = training(false, 0).spec().clone() else { unreachable!() };
+        let spec = DiffusionSpec {
             beta_start: case.beta_start,
             beta_end: case.beta_end,
             betas: case.beta_schedule,
             zero_terminal_snr: case.rescale_betas_zero_snr,
-            ..training(false, 0).spec().clone()
+            ..usual
         };
         let table = Training::new(spec).unwrap();
         for (&index, &expected) in case.indexes.iter().zip(&case.values) {
             let got = table.alphas_cumprod()[index];
-            // The reference multiplies a thousand numbers in single precision.
             assert!(
                 (got - expected).abs() <= 1e-5 * expected + 1e-7,
                 "{:?} {index}: {got} {expected}",
@@ -296,8 +306,14 @@ fn timesteps_equal_diffusers() {
             continue;
         }
         let timetable = find_schedule(&case.spacing).unwrap();
-        let schedule =
-            Schedule::new(&training(false, case.steps_offset), timetable, Grid::Timesteps, case.steps).unwrap();
+        let schedule = Schedule::new(
+            &training(false, case.steps_offset),
+            timetable,
+            Grid::Timesteps,
+            case.steps,
+            &Options::default(),
+        )
+        .unwrap();
         let got: Vec<_> = schedule.levels.iter().take(case.steps).map(|level| level.timestep).collect();
         let rounded: Vec<_> = got.iter().map(|t| t.round_ties_even()).collect();
         assert_eq!(rounded, case.timesteps, "{} {}", case.spacing, case.steps);
@@ -313,7 +329,7 @@ fn sigmas_equal_diffusers() {
         let told = format!("{} offset {} n {}", case.spacing, case.steps_offset, case.steps);
         let training = training(case.rescale_betas_zero_snr, case.steps_offset);
         let timetable = find_schedule(&case.spacing).unwrap();
-        let schedule = Schedule::new(&training, timetable, Grid::Sigmas, case.steps).unwrap();
+        let schedule = Schedule::new(&training, timetable, Grid::Sigmas, case.steps, &Options::default()).unwrap();
         assert_eq!(schedule.levels.len(), case.sigmas.len(), "{told}");
         for (level, &sigma) in schedule.levels.iter().zip(&case.sigmas) {
             let ratio = level.sigma / level.alpha;

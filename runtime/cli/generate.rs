@@ -7,16 +7,18 @@ use std::sync::mpsc;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray_npy::WriteNpyExt as _;
-use safelight::sampler::{Latent, SAMPLERS};
-use safelight::schedule::SCHEDULES;
+use safelight::guidance::GUIDANCES;
+use safelight::noise::GENERATORS;
+use safelight::sampler::Latent;
 use safelight::target::Session;
 use safelight::{
-    Error, ErrorKind, Event, Format, Library, NoiseLayout, Pipeline, Plan, Precision, Provenance, Report, Request,
-    Target,
+    Curve, Error, ErrorKind, Event, Format, GuidanceRuns, Library, NoiseLayout, Pipeline, Plan, Precision, Provenance,
+    Report, Request, SamplerNoise, Target,
 };
 use serde_json::json;
 
 use crate::destination::{Destination, prepare_folder};
+use crate::sampling::SamplingArguments;
 use crate::{folders, print, prompts, tell};
 
 #[derive(clap::Args)]
@@ -38,25 +40,30 @@ pub(crate) struct Arguments {
     /// Precisions, best first [default: the target's]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
     precision: Vec<Precision>,
-    /// Number of steps [default: the model's]
-    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
-    steps: Option<usize>,
-    #[arg(long, value_name = "NAME", help = sampler_help())]
-    sampler: Option<String>,
-    #[arg(long, value_name = "NAME", help = schedule_help())]
-    schedule: Option<String>,
-    /// Guidance scale; 1 or less is off [default: the model's]
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    /// Guidance scale, or several spread over the steps, such as 7.5,5,3; 1 or less is off [default: the model's]
     #[arg(short, long, value_name = "SCALE", allow_negative_numbers = true)]
-    guidance: Option<f64>,
+    guidance: Option<Curve>,
+    #[arg(long, value_name = "NAME", help = guidance_help())]
+    guidance_method: Option<String>,
+    /// Ask for the two predictions of guidance in turn, which needs less memory
+    #[arg(long)]
+    sequential_guidance: bool,
     /// What the picture must not show; needs guidance
     #[arg(long, value_name = "PROMPT")]
     negative: Option<String>,
-    /// Share of fresh noise in ddim, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)]
-    eta: f64,
     /// Seed of the first picture; the next has the next seed [default: a new one each time]
     #[arg(short, long, value_name = "SEED", allow_negative_numbers = true)]
     seed: Option<u64>,
+    /// Seed of the sampler's own noise [default: it continues the initial noise]
+    #[arg(long, value_name = "SEED", allow_negative_numbers = true)]
+    noise_seed: Option<u64>,
+    #[arg(long, value_name = "NAME", help = generator_help())]
+    generator: Option<String>,
+    /// Draw the sampler's own noise from one Brownian motion, as k-diffusion does: more steps refine the same picture
+    #[arg(long)]
+    brownian: bool,
     /// How many pictures
     #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     count: usize,
@@ -198,12 +205,14 @@ fn requests(arguments: &Arguments) -> safelight::Result<Vec<Request>> {
 fn request(arguments: &Arguments) -> Request {
     Request {
         negative: arguments.negative.clone(),
-        sampler: arguments.sampler.clone(),
-        schedule: arguments.schedule.clone(),
-        steps: arguments.steps,
-        guidance: arguments.guidance,
-        eta: arguments.eta,
+        sampling: arguments.sampling.sampling(),
+        guidance: arguments.guidance.clone(),
+        guidance_method: arguments.guidance_method.clone(),
+        guidance_runs: if arguments.sequential_guidance { GuidanceRuns::InTurn } else { GuidanceRuns::Together },
         seed: arguments.seed.unwrap_or_else(new_seed),
+        noise_seed: arguments.noise_seed,
+        generator: arguments.generator.clone(),
+        sampler_noise: if arguments.brownian { SamplerNoise::Brownian } else { SamplerNoise::Independent },
         count: arguments.count,
         batch: arguments.batch,
         noise: if arguments.shared_noise { NoiseLayout::Shared } else { NoiseLayout::PerImage },
@@ -243,7 +252,9 @@ fn progress<'a>(arguments: &Arguments, work: impl Iterator<Item = (&'a Request, 
     if arguments.quiet || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let ticks = work.map(|(request, plan)| plan.steps * request.count.div_ceil(plan.batch) + request.count);
+    // A tolerance decides how many steps there are: those pictures count one.
+    let steps = |plan: &Plan| plan.steps().unwrap_or(0);
+    let ticks = work.map(|(request, plan)| steps(plan) * request.count.div_ceil(plan.batch) + request.count);
     let bar = ProgressBar::new(ticks.sum::<usize>() as u64);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}").expect("the template is well-formed");
     bar.set_style(style);
@@ -255,9 +266,9 @@ fn observe(event: &Event, bar: &ProgressBar, latents: Option<&Path>) -> safeligh
     match event {
         Event::Warning(warning) => bar.suspend(|| tell(&format!("warning: {warning}"))),
         Event::Noise { first, latent } => save(format!("{first:04}-noise.npy"), latent)?,
-        Event::Step { first, step, latent, .. } => {
+        Event::Step { first, step, steps, latent, .. } => {
             save(format!("{first:04}-step-{:03}.npy", step + 1), latent)?;
-            bar.inc(1);
+            bar.inc(u64::from(steps.is_some()));
         }
         Event::Decoded { .. } => bar.inc(1),
         _ => (),
@@ -286,19 +297,23 @@ fn summary(report: &Report, made: &[Made]) -> String {
         last if last != about.seed => format!("seeds {} to {last}", about.seed),
         only => format!("seed {only}"),
     };
-    let guidance = if about.guidance > 1.0 { format!("guidance {}", about.guidance) } else { "no guidance".into() };
+    let guidance = match about.guidance_method {
+        Some(method) => format!("guidance {} ({method})", about.guidance),
+        None => "no guidance".into(),
+    };
     let graphs = about.graphs.iter().map(|(stage, opened)| {
         let providers: Vec<_> = opened.providers.iter().map(ToString::to_string).collect();
         format!("{stage} {} on {}", opened.precision, providers.join(", "))
     });
     let time = &report.timings;
     format!(
-        "{seeds}, {} {} steps ({}), {guidance}, {}×{}\n{} on {}: {} (ONNX Runtime {})\n\
+        "{seeds}, {}, {} steps ({}), {} evaluations, {guidance}, {}×{}\n{} on {}: {} (ONNX Runtime {})\n\
          opening {:.0} ms, text {:.1} ms, denoiser {:.1} ms ({:.1} ms a step), decoder {:.1} ms, \
          writing {:.1} ms, outside the graphs {:.2} ms",
         about.sampler,
         about.steps,
         about.schedule,
+        about.evaluations,
         about.width,
         about.height,
         about.model,
@@ -315,17 +330,14 @@ fn summary(report: &Report, made: &[Made]) -> String {
     )
 }
 
-fn sampler_help() -> String {
-    let names = SAMPLERS.iter().map(|method| format!("{} ({})", method.name, method.about));
-    format!("Sampler [default: the model's]: {}", names.collect::<Vec<_>>().join("; "))
+fn guidance_help() -> String {
+    let rules = GUIDANCES.iter().map(|rule| format!("{} ({})", rule.name, rule.about));
+    format!("How guidance combines its two predictions [default: cfg]: {}", rules.collect::<Vec<_>>().join("; "))
 }
 
-fn schedule_help() -> String {
-    let names = SCHEDULES.iter().map(|timetable| format!("{} ({})", timetable.name, timetable.about));
-    format!(
-        "Which timesteps are visited [default: the sampler's or the model's]: {}",
-        names.collect::<Vec<_>>().join("; ")
-    )
+fn generator_help() -> String {
+    let generators = GENERATORS.iter().map(|generator| format!("{} ({})", generator.name, generator.about));
+    format!("Where noise comes from [default: torch_cpu]: {}", generators.collect::<Vec<_>>().join("; "))
 }
 
 fn precision(name: &str) -> Result<Precision, String> {

@@ -11,6 +11,7 @@ mod folders;
 mod generate;
 mod models;
 mod prompts;
+mod sampling;
 mod targets;
 mod version;
 

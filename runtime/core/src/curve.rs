@@ -66,6 +66,12 @@ impl Curve {
     }
 }
 
+impl From<f64> for Curve {
+    fn from(value: f64) -> Self {
+        Self::constant(value)
+    }
+}
+
 impl FromStr for Curve {
     type Err = Error;
 

@@ -1,15 +1,19 @@
 //! The denoiser's graph with its conditioning → the clean latent behind a noisy one.
 
+use std::cell::Cell;
+
 use crate::cancel::Cancel;
 use crate::graph::{Contract, Graph, REAL, Rule, Source, TIME};
 use crate::guard::{all_finite, is_constant};
+use crate::guidance::{self, Apg, Kind};
 use crate::library::Library;
 use crate::model::Model;
-use crate::request::Plan;
+use crate::options::Opt;
+use crate::request::{GuidanceRuns, Plan};
 use crate::sampler::{Denoise, Latent};
-use crate::schedule::{Level, Prediction};
 use crate::stage::Stage;
 use crate::text::Hidden;
+use crate::training::{Level, Preconditioning};
 use crate::{Error, Result};
 
 /// Widest guidance embedding that is made; LCM's is 256.
@@ -18,7 +22,6 @@ const MAX_EMBEDDING_WIDTH: usize = 1 << 16;
 /// The denoiser's graph, opened.
 pub(crate) struct Denoiser {
     pub(crate) graph: Graph,
-    prediction: Prediction,
     sample: usize,
     timestep: usize,
     hidden: usize,
@@ -30,18 +33,17 @@ pub(crate) struct Denoiser {
 pub(crate) enum Guidance<'a> {
     /// The model's own strength: one evaluation, no scale.
     Off,
-    /// Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) away from `negative`, on the graph's output
-    /// as diffusers has it: `uncond + scale·(cond − uncond)`.
-    ClassifierFree { scale: f64, negative: &'a Hidden },
+    /// Away from `negative`, as the plan's rule has it: two evaluations.
+    Guided { negative: &'a Hidden },
     /// The scale is an input of the graph (Luo et al. 2023, arXiv:2310.04378): one evaluation.
-    Embedded { scale: f64 },
+    Embedded,
 }
 
 impl Denoiser {
     pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let name = |name| model.tensor(Stage::Denoiser, name);
         let embeds = source.outline.inputs.iter().any(|input| input.name == name("timestep_cond"));
-        let halves = if plan.guidance > 1.0 && !embeds { 2 } else { 1 };
+        let halves = if plan.is_guided() && !embeds && runs_together(plan) { 2 } else { 1 };
         let rows = plan.every_batch.map(|batch| batch * halves);
         let (channels, height, width) = plan.latent;
         let latent = [None, Some(channels), None, None];
@@ -57,7 +59,6 @@ impl Denoiser {
         let graph = Graph::open(library, source, &contract)?;
         let input = |role| graph.find_input(name(role)).expect("the contract has checked that it is there");
         Ok(Self {
-            prediction: model.training.spec().prediction,
             sample: input("sample"),
             timestep: input("timestep"),
             hidden: input("encoder_hidden_states"),
@@ -82,31 +83,48 @@ impl Denoiser {
         shape: (usize, usize, usize, usize),
         hidden: &'a Hidden,
         guidance: Guidance<'a>,
-        cancel: &'a Cancel,
+        with: Conditions<'a>,
     ) -> Result<Conditioned<'a>> {
         let (batch, channels, height, width) = shape;
-        let together = matches!(guidance, Guidance::ClassifierFree { .. })
-            && self.fixed_batch().is_none_or(|fixed| fixed == 2 * batch);
+        let guided = matches!(guidance, Guidance::Guided { .. });
+        let together = guided
+            && match self.fixed_batch() {
+                Some(fixed) => fixed == 2 * batch,
+                None => runs_together(with.plan),
+            };
         let rows = if together { 2 * batch } else { batch };
         self.graph.reshape(self.sample, &[rows, channels, height, width])?;
         self.graph.reshape(self.hidden, &[rows, hidden.tokens, hidden.width])?;
         let timesteps = self.timestep_shape(rows)?;
         self.graph.reshape(self.timestep, &timesteps)?;
-        self.embed_guidance(rows, guidance)?;
+        let embedding = self.embedding(rows, guidance)?;
         let elements = batch * channels * height * width;
+        let projected = guided && with.plan.rule.kind == Kind::Projected;
+        let option = |opt| with.plan.options.get(opt);
+        let apg = |_| Apg::new(elements / batch, option(Opt::Parallel), option(Opt::Norm), option(Opt::Momentum));
+        let needs_noise_estimate = with.plan.rule.kind == Kind::PlusPlus || is_limited(with.plan);
+        let buffer = |needed: bool| vec![0.0; if needed { elements } else { 0 }];
         let mut conditioned = Conditioned {
             denoiser: self,
             hidden,
             guidance,
             together,
             shape: [rows, channels, height, width],
-            scaled: vec![0.0; elements],
-            predicted: vec![0.0; elements],
+            scaled: buffer(true),
+            predicted: buffer(true),
+            positive: buffer(guided),
+            noise_estimate: Latent::zeros(if needs_noise_estimate { shape } else { (0, 0, 0, 0) }),
+            guided: false,
+            embedding,
+            apg: (0..if projected { batch } else { 0 }).map(apg).collect(),
+            scratch: Vec::new(),
+            timestep: 0.0,
             evaluations: 0,
-            cancel,
+            saved: 0,
+            with,
         };
         match guidance {
-            Guidance::ClassifierFree { negative, .. } if together => {
+            Guidance::Guided { negative } if together => {
                 conditioned.write_hidden(0, batch, negative)?;
                 conditioned.write_hidden(batch, batch, hidden)?;
             }
@@ -130,22 +148,47 @@ impl Denoiser {
         }
     }
 
-    fn embed_guidance(&mut self, rows: usize, guidance: Guidance) -> Result<()> {
-        let Some(input) = self.guidance_embedding else { return Ok(()) };
+    /// Room for the embedding of the guidance scale of one row, where the graph takes that.
+    fn embedding(&mut self, rows: usize, guidance: Guidance) -> Result<Vec<f32>> {
+        let Some(input) = self.guidance_embedding else { return Ok(Vec::new()) };
         let Some(width) = self.graph.fixed_size(input, 1).filter(|&width| width <= MAX_EMBEDDING_WIDTH) else {
             return Err(Error::model(format!(
                 "denoiser: timestep_cond has no fixed width of at most {MAX_EMBEDDING_WIDTH}, so the guidance \
                  embedding cannot be made; export it with the width of time_cond_proj_dim"
             )));
         };
-        let scale = match guidance {
-            Guidance::Embedded { scale } => scale,
-            Guidance::Off | Guidance::ClassifierFree { .. } => 1.0,
-        };
-        let embedding = guidance_embedding(scale - 1.0, width);
         self.graph.reshape(input, &[rows, width])?;
-        (0..rows).try_for_each(|row| self.graph.write(input, row * width, &embedding))
+        let mut embedding = vec![0.0; width];
+        if !matches!(guidance, Guidance::Embedded) {
+            embed_guidance(0.0, &mut embedding);
+            (0..rows).try_for_each(|row| self.graph.write(input, row * width, &embedding))?;
+        }
+        Ok(embedding)
     }
+}
+
+/// Whether both predictions of guidance go through the graph in one run, as far as the request says. Where some
+/// steps need only one of them, two runs spare what one run of both would not.
+fn runs_together(plan: &Plan) -> bool {
+    plan.guidance_runs == GuidanceRuns::Together && !plan.rule.may_rest(&plan.guidance, &plan.options)
+}
+
+/// Whether estimates are to be kept within limits.
+fn is_limited(plan: &Plan) -> bool {
+    plan.options.get(Opt::Clip) > 0.0 || plan.options.get(Opt::Threshold) > 0.0
+}
+
+fn as_slice(latent: &mut Latent) -> &mut [f32] {
+    latent.as_slice_mut().expect("it was allocated in standard layout")
+}
+
+/// What steers the denoiser besides prompt and guidance.
+#[derive(Clone, Copy)]
+pub(crate) struct Conditions<'a> {
+    pub(crate) plan: &'a Plan,
+    /// Steps that are done, for settings that change over them.
+    pub(crate) done: &'a Cell<usize>,
+    pub(crate) cancel: &'a Cancel,
 }
 
 /// A denoiser bound to one prompt, guidance and shape: what samplers are given.
@@ -153,32 +196,62 @@ pub(crate) struct Conditioned<'a> {
     denoiser: &'a mut Denoiser,
     hidden: &'a Hidden,
     guidance: Guidance<'a>,
-    /// Both halves of classifier-free guidance go through the graph in one run: `[uncond, cond]`.
+    /// Both halves of guidance go through the graph in one run: `[negative, positive]`.
     together: bool,
     shape: [usize; 4],
     scaled: Vec<f32>,
+    /// The graph's output, of the negative prompt until it is guided; in the end the estimate.
     predicted: Vec<f32>,
+    /// The graph's output for the prompt, while there are two.
+    positive: Vec<f32>,
+    /// The estimate that the noise is to be read off: of the negative prompt for CFG++, or before it is limited.
+    noise_estimate: Latent,
+    /// Whether the last evaluation was guided.
+    guided: bool,
+    embedding: Vec<f32>,
+    /// One a picture.
+    apg: Vec<Apg>,
+    scratch: Vec<f32>,
+    /// Of the last evaluation.
+    timestep: f64,
     evaluations: usize,
-    cancel: &'a Cancel,
+    saved: usize,
+    with: Conditions<'a>,
 }
 
 impl Denoise for Conditioned<'_> {
     fn denoise(&mut self, x: &Latent, at: Level, denoised: &mut Latent) -> Result<()> {
-        // Graphs want unit variance: the input is divided by √(alpha² + sigma²), which is 1 for most models.
-        let norm = at.alpha.hypot(at.sigma);
-        let unit = Level { alpha: at.alpha / norm, sigma: at.sigma / norm, ..at };
-        let input_scale = (1.0 / norm) as f32;
+        let Conditions { plan, done, .. } = self.with;
+        let weights = plan.training.preconditioning(at);
         for (scaled, x) in self.scaled.iter_mut().zip(x) {
-            *scaled = x * input_scale;
+            *scaled = x * weights.input as f32;
         }
-        self.predict(at.timestep)?;
-        let (of_x, of_output) = self.denoiser.prediction.denoised_coefficients(unit);
-        let (of_x, of_output) = (of_x as f32, of_output as f32);
-        let sources = self.scaled.iter().zip(&self.predicted);
-        for (denoised, (x, output)) in denoised.iter_mut().zip(sources) {
-            *denoised = x * of_x + output * of_output;
+        let scale = plan.guidance.at(self.share());
+        self.guided = matches!(self.guidance, Guidance::Guided { .. }) && self.needs_negative(scale, at);
+        let skipped =
+            self.guided && plan.rule.kind == Kind::ZeroStar && done.get() < plan.options.whole(Opt::ZeroSteps);
+        if skipped {
+            self.predicted.fill(0.0);
+            self.saved += 2;
+        } else {
+            self.predict(at.timestep, scale)?;
         }
-        self.check_numbers(denoised)
+        if self.guided && !skipped {
+            self.guide(x, weights, scale);
+        } else {
+            into_estimate(&mut self.predicted, x, weights);
+        }
+        if is_limited(plan) {
+            self.limit();
+        }
+        for (denoised, estimate) in denoised.iter_mut().zip(&self.predicted) {
+            *denoised = *estimate;
+        }
+        self.check_numbers(&self.predicted)
+    }
+
+    fn noise_estimate(&self) -> Option<&Latent> {
+        Some(&self.noise_estimate).filter(|_| self.is_plus_plus() || is_limited(self.with.plan))
     }
 }
 
@@ -188,20 +261,93 @@ impl Conditioned<'_> {
         self.evaluations
     }
 
-    /// Refuses what cannot become a picture: the graph's output and the estimate made of it, picture by picture.
-    fn check_numbers(&self, denoised: &Latent) -> Result<()> {
-        let one = denoised.len() / denoised.dim().0;
-        let denoised = denoised.as_slice().expect("samplers allocate in standard layout");
-        let constant = |numbers: &[f32]| numbers.chunks_exact(one).any(is_constant);
-        let fault = if !all_finite(denoised) {
+    /// Runs that were not needed because guidance rested.
+    pub(crate) fn saved(&self) -> usize {
+        self.saved
+    }
+
+    /// How much of the trajectory is done.
+    fn share(&self) -> f64 {
+        let steps = self.with.plan.steps().unwrap_or(1);
+        self.with.done.get() as f64 / (steps - 1).max(1) as f64
+    }
+
+    fn needs_negative(&self, scale: f64, at: Level) -> bool {
+        let Plan { rule, options, training, .. } = self.with.plan;
+        let within = options.get(Opt::GuidanceMin)..=options.get(Opt::GuidanceMax);
+        // Pure noise has an infinite sigma; the bound that stands for none is finite.
+        let sigma = training.own_sigma(at).min(Opt::GuidanceMax.row().range.1);
+        rule.is_on(scale) && within.contains(&sigma)
+    }
+
+    /// Two outputs of the graph → one guided estimate, in `predicted`.
+    fn guide(&mut self, x: &Latent, weights: Preconditioning, scale: f64) {
+        let Plan { rule, options, .. } = self.with.plan;
+        let one = self.scaled.len() / x.dim().0;
+        match rule.kind {
+            Kind::PlusPlus => {
+                let unguided = as_slice(&mut self.noise_estimate);
+                unguided.copy_from_slice(&self.predicted);
+                into_estimate(unguided, x, weights);
+            }
+            Kind::Projected => {
+                into_estimate(&mut self.predicted, x, weights);
+                into_estimate(&mut self.positive, x, weights);
+            }
+            Kind::Plain | Kind::ZeroStar => (),
+        }
+        let share = options.get(Opt::Rescale);
+        let pictures = self.predicted.chunks_exact_mut(one).zip(self.positive.chunks_exact(one));
+        for (i, (negative, positive)) in pictures.enumerate() {
+            match rule.kind {
+                Kind::Plain | Kind::PlusPlus => guidance::guide(negative, positive, scale),
+                Kind::ZeroStar => guidance::cfg_zero_star(negative, positive, scale),
+                Kind::Projected => self.apg[i].guide(negative, positive, scale),
+            }
+            if share > 0.0 {
+                guidance::rescale(negative, positive, share);
+            }
+        }
+        if rule.kind != Kind::Projected {
+            into_estimate(&mut self.predicted, x, weights);
+        }
+    }
+
+    fn is_plus_plus(&self) -> bool {
+        self.guided && self.with.plan.rule.kind == Kind::PlusPlus
+    }
+
+    /// Keeps the estimate within the limits that were asked for.
+    fn limit(&mut self) {
+        if !self.is_plus_plus() {
+            as_slice(&mut self.noise_estimate).copy_from_slice(&self.predicted);
+        }
+        let options = &self.with.plan.options;
+        let (clip, quantile) = (options.get(Opt::Clip), options.get(Opt::Threshold));
+        if clip > 0.0 {
+            guidance::clip(&mut self.predicted, clip);
+        }
+        if quantile > 0.0 {
+            let one = self.shape[1..].iter().product();
+            let most = options.get(Opt::ThresholdMax);
+            let pictures = self.predicted.chunks_exact_mut(one);
+            pictures.for_each(|picture| guidance::threshold(picture, quantile, most, &mut self.scratch));
+        }
+    }
+
+    /// Refuses what cannot become a picture, picture by picture.
+    fn check_numbers(&self, numbers: &[f32]) -> Result<()> {
+        let one = self.shape[1..].iter().product();
+        let fault = if !all_finite(numbers) {
             "NaN or infinite numbers"
-        } else if constant(&self.predicted) || constant(denoised) {
+        } else if numbers.chunks_exact(one).any(is_constant) {
             "one number everywhere"
         } else {
             return Ok(());
         };
         Err(Error::numeric(format!(
-            "gave {fault}; another precision of the denoiser may do better (--precision), or less guidance"
+            "timestep {}: gave {fault}; another precision of the denoiser may do better (--precision), or less guidance",
+            self.timestep
         )))
     }
 
@@ -210,83 +356,99 @@ impl Conditioned<'_> {
         (first_row..first_row + rows).try_for_each(|row| graph.write(*input, row * hidden.values.len(), &hidden.values))
     }
 
-    /// Fills `predicted` with the graph's guided output for the latent in `scaled`.
-    fn predict(&mut self, timestep: f64) -> Result<()> {
+    fn write_embedding(&mut self, scale: f64) -> Result<()> {
+        let Some(input) = self.denoiser.guidance_embedding else { return Ok(()) };
+        embed_guidance(scale - 1.0, &mut self.embedding);
+        let width = self.embedding.len();
+        (0..self.shape[0]).try_for_each(|row| self.denoiser.graph.write(input, row * width, &self.embedding))
+    }
+
+    /// Runs the graph for the latent in `scaled`: its output for the prompt in `predicted`, or where it is guided, for
+    /// the negative prompt there and for the prompt in `positive`.
+    fn predict(&mut self, timestep: f64, scale: f64) -> Result<()> {
         let input = self.denoiser.timestep;
+        self.timestep = timestep;
         self.denoiser.graph.fill(input, timestep)?;
         let (hidden, batch) = (self.hidden, self.shape[0]);
         match self.guidance {
-            Guidance::Off | Guidance::Embedded { .. } => {
-                self.evaluate(|predicted, output| predicted.copy_from_slice(output))
+            Guidance::Off => self.evaluate()?,
+            Guidance::Embedded => {
+                self.write_embedding(scale)?;
+                self.evaluate()?;
             }
-            Guidance::ClassifierFree { scale, .. } if self.together => self.evaluate(|predicted, output| {
-                let (negative, positive) = output.split_at(predicted.len());
-                predicted.copy_from_slice(negative);
-                guide(predicted, positive, scale);
-            }),
-            Guidance::ClassifierFree { scale, negative } => {
+            Guidance::Guided { .. } if self.together => self.evaluate()?,
+            Guidance::Guided { .. } if !self.guided => {
+                self.saved += 1;
+                self.evaluate()?;
+            }
+            Guidance::Guided { negative } => {
+                self.evaluate()?;
+                std::mem::swap(&mut self.predicted, &mut self.positive);
                 self.write_hidden(0, batch, negative)?;
-                self.evaluate(|predicted, output| predicted.copy_from_slice(output))?;
+                self.evaluate()?;
                 self.write_hidden(0, batch, hidden)?;
-                self.evaluate(|predicted, output| guide(predicted, output, scale))
             }
         }
+        self.check_numbers(&self.predicted)
     }
 
-    /// Runs the graph once and gives its output to `take`, together with `predicted`.
-    fn evaluate(&mut self, take: impl FnOnce(&mut [f32], &[f32])) -> Result<()> {
+    /// Runs the graph once.
+    fn evaluate(&mut self) -> Result<()> {
         let Denoiser { graph, sample, .. } = &mut *self.denoiser;
         for copy in 0..if self.together { 2 } else { 1 } {
             graph.write(*sample, copy * self.scaled.len(), &self.scaled)?;
         }
         self.evaluations += 1;
-        let (output, shape) = graph.run(self.cancel)?;
+        let (output, shape) = graph.run(self.with.cancel)?;
         if shape != self.shape {
             return Err(Error::model(format!("denoiser: returned {shape:?} for a latent of {:?}", self.shape)));
         }
-        take(&mut self.predicted, output);
+        let (first, second) = output.split_at(self.scaled.len());
+        match (self.together, self.guided) {
+            (true, true) => {
+                self.predicted.copy_from_slice(first);
+                self.positive.copy_from_slice(second);
+            }
+            (true, false) => self.predicted.copy_from_slice(second),
+            (false, _) => self.predicted.copy_from_slice(first),
+        }
         Ok(())
     }
 }
 
-/// `negative + scale·(positive − negative)`, in place.
-fn guide(negative: &mut [f32], positive: &[f32], scale: f64) {
-    let scale = scale as f32;
-    for (negative, positive) in negative.iter_mut().zip(positive) {
-        *negative += scale * (positive - *negative);
+/// Turns the graph's output for a latent into its estimate of the clean one.
+fn into_estimate(output: &mut [f32], x: &Latent, weights: Preconditioning) {
+    let (skip, out) = (weights.skip as f32, weights.out as f32);
+    for (output, x) in output.iter_mut().zip(x) {
+        *output = x * skip + *output * out;
     }
 }
 
 /// The sinusoidal embedding of `w = guidance scale − 1`, `[width]`: sines, then cosines, of `1000·w` over
 /// frequencies from 1 to 10⁻⁴ (Luo et al. 2023, appendix; `get_guidance_scale_embedding` of diffusers).
-fn guidance_embedding(w: f64, width: usize) -> Vec<f32> {
-    let half = width / 2;
+fn embed_guidance(w: f64, embedding: &mut [f32]) {
+    let half = embedding.len() / 2;
     let step = 10_000_f64.ln() / (half.max(2) - 1) as f64;
-    let angle = |i: usize| 1000.0 * w * (-(i as f64) * step).exp();
-    let sines = (0..half).map(|i| angle(i).sin());
-    let cosines = (0..half).map(|i| angle(i).cos());
-    let mut embedding: Vec<_> = sines.chain(cosines).map(|value| value as f32).collect();
-    embedding.resize(width, 0.0);
-    embedding
+    embedding.fill(0.0);
+    for i in 0..half {
+        let angle = 1000.0 * w * (-(i as f64) * step).exp();
+        (embedding[i], embedding[half + i]) = (angle.sin() as f32, angle.cos() as f32);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn scale_one_is_the_prompt_alone_and_more_goes_beyond_it() {
-        let mut negative = [1.0, 2.0];
-        guide(&mut negative, &[3.0, 3.0], 1.0);
-        assert_eq!(negative, [3.0, 3.0]);
-        let mut negative = [1.0, 2.0];
-        guide(&mut negative, &[3.0, 3.0], 2.0);
-        assert_eq!(negative, [5.0, 4.0]);
+    fn embedding(w: f64, width: usize) -> Vec<f32> {
+        let mut embedding = vec![9.0; width];
+        embed_guidance(w, &mut embedding);
+        embedding
     }
 
     #[test]
     fn embedding_of_no_guidance_is_zeros_and_ones() {
-        assert_eq!(guidance_embedding(0.0, 5), [0.0, 0.0, 1.0, 1.0, 0.0]);
-        assert!(guidance_embedding(7.5, 256).iter().all(|value| value.abs() <= 1.0));
+        assert_eq!(embedding(0.0, 5), [0.0, 0.0, 1.0, 1.0, 0.0]);
+        assert!(embedding(7.5, 256).iter().all(|value| value.abs() <= 1.0));
     }
 }

@@ -10,6 +10,92 @@
 //! between the two predictions. What makes it CFG++ is the sampler's part: it goes to the guided estimate of the clean
 //! latent, but adds back the noise of the unguided one, `x' = alpha'·guided x₀ + sigma'·ε(negative)`.
 
+use crate::curve::Curve;
+use crate::error::unknown;
+use crate::options::{Opt, Options};
+use crate::{Error, Result};
+
+/// A way of guidance with the name that users type, and what they should know of it.
+#[derive(Debug)]
+pub struct Rule {
+    /// The name in requests and reports.
+    pub name: &'static str,
+    /// One line for help texts.
+    pub about: &'static str,
+    /// Options that it takes, with its own defaults.
+    pub options: &'static [(Opt, f64)],
+    pub(crate) kind: Kind,
+}
+
+/// What a rule does with the two predictions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Plain,
+    PlusPlus,
+    Projected,
+    ZeroStar,
+}
+
+const MIN: (Opt, f64) = (Opt::GuidanceMin, 0.0);
+const MAX: (Opt, f64) = (Opt::GuidanceMax, 1e6);
+
+/// Every way of guidance that a request can name.
+pub const GUIDANCES: &[Rule] = &[
+    Rule {
+        name: "cfg",
+        about: "classifier-free guidance (Ho & Salimans 2022)",
+        options: &[(Opt::Rescale, 0.0), MIN, MAX],
+        kind: Kind::Plain,
+    },
+    Rule {
+        name: "cfg_pp",
+        about: "CFG++, scales from 0 to 1 (Chung et al. 2024)",
+        options: &[MIN, MAX],
+        kind: Kind::PlusPlus,
+    },
+    Rule {
+        name: "apg",
+        about: "adaptive projected guidance, high scales without saturation (Sadat et al. 2024)",
+        options: &[(Opt::Parallel, 0.0), (Opt::Norm, 15.0), (Opt::Momentum, -0.5), MIN, MAX],
+        kind: Kind::Projected,
+    },
+    Rule {
+        name: "cfg_zero",
+        about: "CFG-Zero* for flow matching (Fan et al. 2025)",
+        options: &[(Opt::ZeroSteps, 1.0), MIN, MAX],
+        kind: Kind::ZeroStar,
+    },
+];
+
+/// What every estimate goes through, guided or not.
+pub(crate) const LIMITS: &[(Opt, f64)] = &[(Opt::Clip, 0.0), (Opt::Threshold, 0.0), (Opt::ThresholdMax, 1.0)];
+
+/// Looks a way of guidance up by name.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage), listing the known names.
+pub fn find_guidance(name: &str) -> Result<&'static Rule> {
+    let found = GUIDANCES.iter().find(|rule| rule.name == name);
+    found.ok_or_else(|| Error::usage(unknown("guidance method", name, GUIDANCES.iter().map(|rule| rule.name))))
+}
+
+impl Rule {
+    /// Whether a scale asks for more than the prompt alone gives.
+    pub(crate) fn is_on(&self, scale: f64) -> bool {
+        match self.kind {
+            // Below 1 it still adds the noise of the unguided prediction.
+            Kind::PlusPlus => scale > 0.0,
+            Kind::Plain | Kind::Projected | Kind::ZeroStar => scale > 1.0,
+        }
+    }
+
+    /// Whether some evaluations can do without the negative prompt.
+    pub(crate) fn may_rest(&self, scale: &Curve, options: &Options) -> bool {
+        let bounded = options.get(Opt::GuidanceMin) > 0.0 || options.get(Opt::GuidanceMax) < 1e6;
+        bounded || scale.values().iter().any(|&scale| !self.is_on(scale))
+    }
+}
+
 /// The part of [`cfg_zero_star`] that keeps a prediction of zeros from dividing by zero.
 const ZERO_STAR_EPSILON: f64 = 1e-8;
 
@@ -84,11 +170,6 @@ impl Apg {
     ///   from it; 0 is no memory.
     pub(crate) fn new(len: usize, parallel: f64, threshold: f64, momentum: f64) -> Self {
         Self { parallel, threshold, momentum, average: vec![0.0; len] }
-    }
-
-    /// Forgets the steps so far, for the next picture.
-    pub(crate) fn reset(&mut self) {
-        self.average.fill(0.0);
     }
 
     /// Guides one step, in place of `negative`: `positive + (scale − 1)·update`, as the paper has it.
@@ -293,14 +374,11 @@ mod tests {
         for Projected { scale, parallel, threshold, momentum, calls: expected } in cases {
             assert_eq!(expected.len(), calls.len());
             let mut pictures = [0; 2].map(|_| Apg::new(calls[0].negative[0].len(), parallel, threshold, momentum));
-            for _ in ["from the start", "after a reset"] {
-                for (predictions, expected) in calls.iter().zip(&expected) {
-                    let mut apg = pictures.iter_mut();
-                    assert_guided(predictions, expected, |negative, positive| {
-                        apg.next().unwrap().guide(negative, positive, scale);
-                    });
-                }
-                pictures.iter_mut().for_each(Apg::reset);
+            for (predictions, expected) in calls.iter().zip(&expected) {
+                let mut apg = pictures.iter_mut();
+                assert_guided(predictions, expected, |negative, positive| {
+                    apg.next().unwrap().guide(negative, positive, scale);
+                });
             }
         }
     }

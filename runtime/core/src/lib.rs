@@ -32,13 +32,14 @@ mod guard;
 pub mod tokenizer;
 mod text;
 pub mod noise;
-pub mod schedule;
+pub mod training;
 pub mod curve;
-// The denoiser does not call it yet; this attribute goes when it does.
-#[cfg_attr(not(test), expect(dead_code))]
-mod guidance;
+pub mod options;
+pub mod schedule;
+pub mod guidance;
 mod denoiser;
 pub mod sampler;
+pub mod trajectory;
 mod decoder;
 pub mod picture;
 pub mod request;
@@ -57,7 +58,7 @@ pub use library::Library;
 pub use model::Model;
 pub use picture::{Format, Picture, Provenance, save};
 pub use pipeline::{Event, Output, Pipeline, Report, Timings};
-pub use request::{NoiseLayout, Plan, Request};
+pub use request::{GuidanceRuns, NoiseLayout, Plan, Request, Route, SamplerNoise, Sampling};
 pub use stage::{Precision, Stage};
 pub use target::Target;
 

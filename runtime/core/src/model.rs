@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::schedule::{Training, TrainingSpec, find_schedule};
+use crate::curve::Curve;
+use crate::schedule::find_schedule;
 use crate::stage::{Precision, Stage};
-use crate::{Error, Result, catalogue, sampler};
+use crate::training::{Training, TrainingSpec};
+use crate::trajectory::Relay;
+use crate::{Error, Result, catalogue};
 
 mod files;
 mod manifest;
@@ -103,7 +106,7 @@ pub enum Vocabulary {
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Defaults {
-    /// A name from [`SAMPLERS`](crate::sampler::SAMPLERS).
+    /// A name from [`SAMPLERS`](crate::sampler::SAMPLERS), or several in turn; see [`Relay`].
     pub sampler: String,
     /// A name from [`SCHEDULES`](crate::schedule::SCHEDULES), for samplers that have none of their own.
     pub schedule: String,
@@ -111,6 +114,9 @@ pub struct Defaults {
     pub steps: usize,
     /// Guidance scale; 1 is off.
     pub guidance: f64,
+    /// Names and values from [`OPTIONS`](crate::options::OPTIONS), for the default sampler.
+    #[serde(default)]
+    pub options: BTreeMap<String, Curve>,
 }
 
 /// What a model was made for.
@@ -229,8 +235,8 @@ impl Model {
                 )));
             }
         }
-        let Defaults { sampler, schedule, steps, guidance } = &self.defaults;
-        sampler::find_sampler(sampler).map_err(|e| Error::model(format!("defaults: {e}")))?;
+        let Defaults { sampler, schedule, steps, guidance, options: _ } = &self.defaults;
+        Relay::parse(sampler).map_err(|e| Error::model(format!("defaults: {e}")))?;
         find_schedule(schedule).map_err(|e| Error::model(format!("defaults: {e}")))?;
         if *steps == 0 || !guidance.is_finite() || *guidance < 0.0 {
             return Err(Error::model(format!(
@@ -246,7 +252,7 @@ impl Model {
 }
 
 /// A training schedule with the model's name in its error.
-fn training(spec: TrainingSpec, file: &Path) -> Result<Training> {
+fn training(spec: impl Into<TrainingSpec>, file: &Path) -> Result<Training> {
     Training::new(spec).map_err(|e| e.context(file.display()))
 }
 

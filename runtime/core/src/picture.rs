@@ -10,9 +10,12 @@ use image::{ExtendedColorType, ImageEncoder, RgbImage};
 use ndarray::Array3;
 use serde::Serialize;
 
+use crate::curve::Curve;
 use crate::graph::Opened;
-use crate::request::NoiseLayout;
+use crate::request::{NoiseLayout, SamplerNoise};
+use crate::sampler::Tally;
 use crate::stage::Stage;
+use crate::trajectory::Restart;
 use crate::{Error, ErrorKind, Result};
 
 /// One picture.
@@ -40,18 +43,42 @@ pub struct Provenance {
     pub seed: u64,
     /// Where noise came from.
     pub noise: NoiseLayout,
-    /// Name of the sampler.
-    pub sampler: &'static str,
-    /// Name of the schedule.
-    pub schedule: &'static str,
+    /// Seed of the sampler's own noise, where that does not continue the initial noise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_seed: Option<u64>,
+    /// Generator of noise.
+    pub generator: &'static str,
+    /// How the sampler's own noise hangs together.
+    pub sampler_noise: SamplerNoise,
+    /// Sampler, or several in turn.
+    pub sampler: String,
+    /// Name of the schedule, `timesteps` or `sigmas`.
+    pub schedule: String,
+    /// Timesteps that were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub timesteps: Vec<f64>,
+    /// Sigmas that were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sigmas: Vec<f64>,
+    /// Intervals that were walked again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restarts: Vec<Restart>,
     /// Number of steps.
     pub steps: usize,
     /// Runs of the denoiser's graph for the batch of this picture.
     pub evaluations: usize,
+    /// Runs that were spared where guidance rested.
+    pub evaluations_saved: usize,
+    /// Steps that an adaptive sampler took and threw away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<Tally>,
     /// Guidance scale; 1 or less is off.
-    pub guidance: f64,
-    /// Share of fresh noise in DDIM.
-    pub eta: f64,
+    pub guidance: Curve,
+    /// How the two predictions were combined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_method: Option<&'static str>,
+    /// What sampler, schedule and guidance were tuned with.
+    pub options: BTreeMap<&'static str, Curve>,
     /// Width in pixels.
     pub width: usize,
     /// Height in pixels.

@@ -1,5 +1,6 @@
 //! The whole way from a request to pictures, on one screen.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,17 +8,19 @@ use ndarray::Axis;
 use serde::Serialize;
 
 use crate::decoder::Decoder;
-use crate::denoiser::{Denoiser, Guidance};
+use crate::denoiser::{Conditions, Denoiser, Guidance};
 use crate::graph::Source;
 use crate::library::Library;
 use crate::model::Model;
-use crate::noise::{Noise, TORCH_CPU};
+use crate::noise::{Brownian, Noise, Seeds};
 use crate::picture::{Picture, Provenance};
-use crate::request::{NoiseLayout, Plan, Request};
-use crate::sampler::{Latent, Run};
+use crate::request::{NoiseLayout, Plan, Request, SamplerNoise};
+use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::target::Target;
 use crate::text::{Hidden, TextEncoder};
+use crate::training::Level;
+use crate::trajectory::Walk;
 use crate::{Error, ErrorKind, Result};
 
 /// A model opened on a target, ready to make pictures.
@@ -53,11 +56,12 @@ pub enum Event<'a> {
         first: usize,
         /// From 0.
         step: usize,
-        /// Steps of this picture.
-        steps: usize,
+        /// Steps of this picture, where no tolerance decides.
+        steps: Option<usize>,
         /// What the denoiser was told.
         timestep: f64,
-        /// The latent at the next level, of unit variance where that is noisy.
+        /// The latent at the next level. Its scale is the sampler's: of unit variance for those that count timesteps,
+        /// `x₀ + sigma·noise` for those that walk sigmas.
         latent: &'a Latent,
         /// The estimate of the clean latent that it came from.
         denoised: &'a Latent,
@@ -228,7 +232,7 @@ impl Pipeline {
         let start = Instant::now();
         let request = job.request;
         let positive = self.text.encode(&request.prompt, &request.cancel)?;
-        let classifier_free = job.plan.guidance > 1.0 && !self.denoiser.embeds_guidance();
+        let classifier_free = job.plan.is_guided() && !self.denoiser.embeds_guidance();
         let negative = match &request.negative {
             _ if !classifier_free => None,
             Some(negative) => Some(self.text.encode(negative, &request.cancel)?),
@@ -252,32 +256,34 @@ impl Pipeline {
     fn denoise(&mut self, job: &mut Job, prompts: &Prompts, first: usize) -> Result<Latent> {
         let start = Instant::now();
         let (request, plan) = (job.request, job.plan);
-        let mut noise = job.noise(first);
+        let mut noise = job.noise(first, request.seed);
         let (channels, height, width) = plan.latent;
         let mut latent = Latent::zeros((job.rows(first), channels, height, width));
         noise.fill(&mut latent)?;
         (self.observer)(&Event::Noise { first, latent: &latent });
-        latent *= plan.schedule.initial_scale as f32;
+        latent *= plan.trajectory.initial_scale as f32;
 
         let guidance = match &prompts.negative {
-            Some(negative) => Guidance::ClassifierFree { scale: plan.guidance, negative },
-            None if self.denoiser.embeds_guidance() => Guidance::Embedded { scale: plan.guidance },
+            Some(negative) => Guidance::Guided { negative },
+            None if self.denoiser.embeds_guidance() => Guidance::Embedded,
             None => Guidance::Off,
         };
-        let mut denoiser = self.denoiser.condition(latent.dim(), &prompts.positive, guidance, &request.cancel)?;
+        let done = Cell::new(0);
+        let with = Conditions { plan, done: &done, cancel: &request.cancel };
+        let mut denoiser = self.denoiser.condition(latent.dim(), &prompts.positive, guidance, with)?;
+        let mut fresh = SamplerSource::new(job, first, noise)?;
         let observer = &mut self.observer;
         let mut watch =
-            StepWatch { plan, first, start: Instant::now(), done: 0, observer, timings: &mut job.report.timings };
-        let mut run = Run {
-            levels: &plan.schedule.levels,
-            noise: &mut |latent| noise.fill(latent),
-            on_step: &mut |step, latent, denoised| watch.step(step, latent, denoised),
-            eta: request.eta,
-            timestep_scaling: self.model.training.spec().timestep_scaling,
+            StepWatch { plan, first, start: Instant::now(), done: &done, observer, timings: &mut job.report.timings };
+        let mut walk = Walk {
+            training: &plan.training,
+            options: &plan.options,
+            noise: &mut |latent, from, to| fresh.fill(latent, from, to),
+            on_step: &mut |step| watch.step(step),
         };
-        let sampled = (plan.method.sample)(&mut denoiser, latent, &mut run);
-        let latent = sampled.map_err(|e| watch.locate(e))?;
-        job.evaluations = denoiser.evaluations();
+        let walked = plan.trajectory.walk(&mut denoiser, latent, &mut walk);
+        let (latent, tally) = walked.map_err(|e| watch.locate(e))?;
+        job.work = Work { steps: done.get(), evaluations: denoiser.evaluations(), saved: denoiser.saved(), tally };
         job.report.timings.graphs_ms += milliseconds(self.denoiser.graph.take_run_time());
         job.report.timings.denoiser_ms += milliseconds(start.elapsed());
         Ok(latent)
@@ -318,12 +324,21 @@ impl Pipeline {
             negative: request.negative.clone(),
             seed: request.seed + index as u64,
             noise: request.noise,
-            sampler: plan.method.name,
-            schedule: plan.timetable.name,
-            steps: plan.steps,
-            evaluations: job.evaluations,
-            guidance: plan.guidance,
-            eta: request.eta,
+            noise_seed: request.noise_seed.map(|seed| seed + index as u64),
+            generator: plan.generator.name,
+            sampler_noise: request.sampler_noise,
+            sampler: plan.relay.to_string(),
+            schedule: plan.schedule.clone(),
+            timesteps: request.sampling.timesteps.clone(),
+            sigmas: request.sampling.sigmas.clone(),
+            restarts: request.sampling.restarts.clone(),
+            steps: job.work.steps,
+            evaluations: job.work.evaluations,
+            evaluations_saved: job.work.saved,
+            adaptive: plan.steps().is_none().then_some(job.work.tally),
+            guidance: plan.guidance.clone(),
+            guidance_method: plan.is_guided().then_some(plan.rule.name),
+            options: plan.options.named(),
             width: plan.width,
             height: plan.height,
             model: self.model.name.clone(),
@@ -355,7 +370,16 @@ struct Job<'a> {
     /// Pictures that go through the graphs together.
     batch: usize,
     report: Report,
+    work: Work,
+}
+
+/// What the denoiser had to do for a batch.
+#[derive(Debug, Clone, Copy, Default)]
+struct Work {
+    steps: usize,
     evaluations: usize,
+    saved: usize,
+    tally: Tally,
 }
 
 struct Prompts {
@@ -366,7 +390,7 @@ struct Prompts {
 
 impl<'a> Job<'a> {
     fn new(request: &'a Request, plan: &'a Plan, batch: usize) -> Self {
-        Self { request, plan, batch, report: Report::default(), evaluations: 0 }
+        Self { request, plan, batch, report: Report::default(), work: Work::default() }
     }
 
     /// Pictures of the batch that starts with picture `first`; the last may be smaller.
@@ -374,13 +398,20 @@ impl<'a> Job<'a> {
         self.batch.min(self.request.count - first)
     }
 
-    fn noise(&self, first: usize) -> Noise {
-        let seed = self.request.seed;
+    fn noise(&self, first: usize, seed: u64) -> Noise {
+        let generator = self.plan.generator;
+        match self.seeds(first, seed) {
+            Seeds::PerImage(seeds) => Noise::per_image(generator, seeds),
+            Seeds::Shared(seed) => Noise::shared(generator, seed),
+        }
+    }
+
+    fn seeds(&self, first: usize, seed: u64) -> Seeds {
         match self.request.noise {
             NoiseLayout::PerImage => {
-                Noise::per_image(&TORCH_CPU, (first..first + self.rows(first)).map(|i| seed + i as u64))
+                Seeds::PerImage((first..first + self.rows(first)).map(|i| seed + i as u64).collect())
             }
-            NoiseLayout::Shared => Noise::shared(&TORCH_CPU, seed),
+            NoiseLayout::Shared => Seeds::Shared(seed),
         }
     }
 
@@ -390,23 +421,62 @@ impl<'a> Job<'a> {
     }
 }
 
+/// Where a sampler's own noise comes from.
+enum SamplerSource {
+    Independent(Noise),
+    Brownian(Box<Brownian>),
+}
+
+impl SamplerSource {
+    /// `initial` goes on, unless the request has a seed for this noise alone.
+    fn new(job: &Job, first: usize, initial: Noise) -> Result<Self> {
+        let Job { request, plan, .. } = job;
+        let seed = request.noise_seed.unwrap_or(request.seed);
+        match request.sampler_noise {
+            SamplerNoise::Independent if request.noise_seed.is_none() => Ok(Self::Independent(initial)),
+            SamplerNoise::Independent => Ok(Self::Independent(job.noise(first, seed))),
+            SamplerNoise::Brownian => {
+                let (least, most) = plan.training.sigma_range();
+                let sigmas = plan.trajectory.levels().map(brownian_time);
+                let (least, most) = sigmas
+                    .filter(|&sigma| sigma > 0.0)
+                    .fold((least, most), |(least, most), sigma| (sigma.min(least), sigma.max(most)));
+                Ok(Self::Brownian(Box::new(Brownian::new(job.seeds(first, seed), least, most)?)))
+            }
+        }
+    }
+
+    fn fill(&mut self, latent: &mut Latent, from: Level, to: Level) -> Result<()> {
+        match self {
+            Self::Independent(noise) => noise.fill(latent),
+            Self::Brownian(motion) => motion.fill(latent, brownian_time(from), brownian_time(to)),
+        }
+    }
+}
+
+/// Sigma as k-diffusion has it, or its weight where there is no signal at all.
+fn brownian_time(level: Level) -> f64 {
+    if level.alpha > 0.0 { level.ratio() } else { level.sigma }
+}
+
 /// Times each step and tells the observer.
 struct StepWatch<'a> {
     plan: &'a Plan,
     first: usize,
     start: Instant,
-    done: usize,
+    done: &'a Cell<usize>,
     observer: &'a mut Observer,
     timings: &'a mut Timings,
 }
 
 impl StepWatch<'_> {
-    fn step(&mut self, step: usize, latent: &Latent, denoised: &Latent) -> Result<()> {
-        let (steps, timestep) = (self.plan.steps, self.plan.schedule.levels[step].timestep);
+    fn step(&mut self, step: &Step) -> Result<()> {
+        let Step { index, from, latent, denoised, .. } = *step;
         self.timings.steps_ms.push(milliseconds(self.start.elapsed()));
         self.start = Instant::now();
-        self.done = step + 1;
-        (self.observer)(&Event::Step { first: self.first, step, steps, timestep, latent, denoised });
+        self.done.set(index + 1);
+        let (first, steps, timestep) = (self.first, self.plan.steps(), from.timestep);
+        (self.observer)(&Event::Step { first, step: index, steps, timestep, latent, denoised });
         Ok(())
     }
 
@@ -415,8 +485,11 @@ impl StepWatch<'_> {
         if error.kind() != ErrorKind::Numeric {
             return error;
         }
-        let timestep = self.plan.schedule.levels[self.done].timestep;
-        error.context(format_args!("denoiser: step {} of {} (timestep {timestep})", self.done + 1, self.plan.steps))
+        let step = self.done.get() + 1;
+        match self.plan.steps() {
+            Some(steps) => error.context(format_args!("denoiser: step {step} of {steps}")),
+            None => error.context(format_args!("denoiser: step {step}")),
+        }
     }
 }
 

@@ -3,8 +3,24 @@
 use ndarray::{Array4, Zip};
 
 use crate::error::unknown;
-use crate::schedule::{Grid, Level};
+use crate::options::{Opt, Options};
+use crate::schedule::Grid;
+use crate::training::{Level, Training};
 use crate::{Error, Result};
+
+mod adaptive;
+mod exponential;
+mod first_order;
+mod linear_multistep;
+mod predictor_corrector;
+mod runge_kutta;
+mod table;
+
+use exponential::{Ending, Form, Multistep, Second, multistep, singlestep};
+pub use first_order::ddim_inverse;
+use predictor_corrector::{Bh, unipc};
+use runge_kutta::into_slope;
+pub use table::SAMPLERS;
 
 /// Latents of a batch, `[batch, channels, height, width]`.
 pub type Latent = Array4<f32>;
@@ -18,6 +34,12 @@ pub trait Denoise {
     /// # Errors
     /// Whatever stops the denoiser: a failed run, non-finite numbers, cancellation.
     fn denoise(&mut self, x: &Latent, at: Level, denoised: &mut Latent) -> Result<()>;
+
+    /// The estimate that tells how much of the last latent is noise, where that is another one than was written: the
+    /// unguided one for CFG++, the one before limits where those cut.
+    fn noise_estimate(&self) -> Option<&Latent> {
+        None
+    }
 }
 
 impl<F: FnMut(&Latent, Level, &mut Latent) -> Result<()>> Denoise for F {
@@ -30,62 +52,144 @@ impl<F: FnMut(&Latent, Level, &mut Latent) -> Result<()>> Denoise for F {
 pub struct Run<'a> {
     /// The `n + 1` levels to visit, noisiest first.
     pub levels: &'a [Level],
-    /// Fills a latent with fresh unit Gaussian noise.
-    pub noise: &'a mut dyn FnMut(&mut Latent) -> Result<()>,
-    /// Told after each step: its index from 0, the latent and the denoised estimate it came from.
-    pub on_step: &'a mut dyn FnMut(usize, &Latent, &Latent) -> Result<()>,
-    /// Share of fresh noise in DDIM: 0 deterministic, 1 as DDPM.
-    pub eta: f64,
-    /// Sharpness of a consistency model's boundary condition; see [`lcm`].
-    pub timestep_scaling: f64,
+    /// The process that they belong to, for methods that stop between two levels.
+    pub training: &'a Training,
+    /// The numbers that the method can be tuned with.
+    pub options: &'a Options,
+    /// Fills a latent with fresh unit Gaussian noise for the way between two levels.
+    pub noise: &'a mut dyn FnMut(&mut Latent, Level, Level) -> Result<()>,
+    /// Told after each step.
+    pub on_step: &'a mut dyn FnMut(&Step) -> Result<()>,
+    /// Which part of the whole trajectory this run is.
+    pub part: Part,
+    /// What an adaptive method has tried.
+    pub tally: Tally,
+}
+
+/// Which part of a trajectory a run is: all of it, unless samplers are switched or intervals repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Steps of the trajectory before this run.
+    pub before: usize,
+    /// Steps of the whole trajectory.
+    pub of: usize,
+}
+
+/// Steps that an adaptive method has taken and has thrown away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    /// Good enough.
+    pub accepted: usize,
+    /// Done again, shorter.
+    pub rejected: usize,
+}
+
+/// A step that is done.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// From 0, over the whole trajectory.
+    pub index: usize,
+    /// Where it began.
+    pub from: Level,
+    /// Where it ended.
+    pub to: Level,
+    /// The latent there.
+    pub latent: &'a Latent,
+    /// The estimate of the clean latent that it came from.
+    pub denoised: &'a Latent,
+}
+
+impl Run<'_> {
+    fn steps(&self) -> usize {
+        self.levels.len() - 1
+    }
+
+    fn interval(&self, step: usize) -> (Level, Level) {
+        (self.levels[step], self.levels[step + 1])
+    }
+
+    /// The value of an option at a step of this run.
+    fn at(&self, opt: Opt, step: usize) -> f64 {
+        self.options.at(opt, (self.part.before + step) as f64 / (self.part.of - 1).max(1) as f64)
+    }
+
+    fn draw(&mut self, fresh: &mut Latent, from: Level, to: Level) -> Result<()> {
+        (self.noise)(fresh, from, to)
+    }
+
+    /// Adds fresh noise of standard deviation `sigma`, if any, for the way between two levels.
+    fn add_noise(&mut self, x: &mut Latent, fresh: &mut Latent, sigma: f64, way: (Level, Level)) -> Result<()> {
+        if sigma > 0.0 {
+            self.draw(fresh, way.0, way.1)?;
+            x.scaled_add((sigma * self.options.get(Opt::NoiseScale)) as f32, fresh);
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, step: usize, x: &Latent, denoised: &Latent) -> Result<()> {
+        self.done_between(step, self.interval(step), x, denoised)
+    }
+
+    fn done_between(&mut self, step: usize, (from, to): (Level, Level), x: &Latent, denoised: &Latent) -> Result<()> {
+        (self.on_step)(&Step { index: self.part.before + step, from, to, latent: x, denoised })
+    }
 }
 
 /// A sampler takes a latent from `levels[0]` to the last level.
 pub type Sampler = fn(&mut dyn Denoise, Latent, &mut Run) -> Result<Latent>;
 
-/// A sampler with the name that users type.
+/// A sampler with the name that users type, and what they should know of it.
 pub struct Method {
     /// The name in requests, manifests and reports.
     pub name: &'static str,
     /// One line for help texts.
     pub about: &'static str,
+    /// Where it comes from.
+    pub source: &'static str,
+    /// Which models it suits.
+    pub suits: &'static str,
     /// The function.
     pub sample: Sampler,
     /// Which kind of levels it is defined on.
     pub grid: Grid,
-    /// Whether [`Run::eta`] changes anything.
-    pub takes_eta: bool,
     /// Its own timetable, where the model's default would be wrong for it.
     pub schedule: Option<&'static str>,
+    /// How many steps it takes.
+    pub steps: Steps,
+    /// Options that it takes, with its own defaults.
+    pub options: &'static [(Opt, f64)],
+    /// Order of convergence without noise; none for methods that jump to the estimate.
+    pub order: Option<usize>,
+    /// Evaluations a step: of `n` steps altogether.
+    pub evaluations: fn(usize) -> usize,
+    /// Whether CFG++ works with it.
+    pub cfg_pp: bool,
 }
 
-/// Every sampler that a request or a manifest can name.
-pub const SAMPLERS: &[Method] = &[
-    Method {
-        name: "ddim",
-        about: "Song et al. 2021; eta adds noise",
-        sample: ddim,
-        takes_eta: true,
-        grid: Grid::Timesteps,
-        schedule: None,
-    },
-    Method {
-        name: "euler",
-        about: "first-order ODE solver",
-        sample: euler,
-        takes_eta: false,
-        grid: Grid::Sigmas,
-        schedule: None,
-    },
-    Method {
-        name: "lcm",
-        about: "latent consistency, 1 to 8 steps, distilled models",
-        sample: lcm,
-        takes_eta: false,
-        grid: Grid::Timesteps,
-        schedule: Some("lcm"),
-    },
-];
+/// How many steps a method takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steps {
+    /// As many as are asked for.
+    Any,
+    /// One.
+    One,
+    /// As many as its tolerance needs.
+    Adaptive,
+}
+
+impl std::fmt::Debug for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Method({})", self.name)
+    }
+}
+
+impl Method {
+    /// Whether it draws noise with its default options.
+    pub fn is_stochastic(&self) -> bool {
+        let draws = |opt| matches!(opt, Opt::Eta | Opt::Gamma | Opt::Tau);
+        self.options.iter().any(|&(opt, default)| draws(opt) && default > 0.0) || self.order.is_none()
+    }
+}
 
 /// Looks a sampler up by name.
 ///
@@ -96,206 +200,89 @@ pub fn find_sampler(name: &str) -> Result<&'static Method> {
     found.ok_or_else(|| Error::usage(unknown("sampler", name, SAMPLERS.iter().map(|method| method.name))))
 }
 
-/// Euler's method for the probability-flow ODE in `x/alpha` over `sigma/alpha` (Karras et al. 2022,
-/// arXiv:2206.00364, algorithm 1 without churn), written so that `alpha = 0` needs no division.
-pub fn euler(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> Result<Latent> {
-    let mut denoised = Latent::zeros(x.dim());
-    for step in 0..run.levels.len() - 1 {
-        let (from, to) = (run.levels[step], run.levels[step + 1]);
-        denoiser.denoise(&x, from, &mut denoised)?;
-        move_along_noise(&mut x, &denoised, from, to.alpha, to.sigma);
-        (run.on_step)(step, &x, &denoised)?;
-    }
-    Ok(x)
+/// The last outputs of a denoiser and the levels that they are of, newest first; allocated once.
+struct History<const N: usize> {
+    entries: [Latent; N],
+    levels: [Level; N],
+    len: usize,
 }
 
-/// DDIM (Song et al. 2021, arXiv:2010.02502, eqs. 12 and 16).
-pub fn ddim(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> Result<Latent> {
-    let mut denoised = Latent::zeros(x.dim());
-    let mut fresh = Latent::zeros(x.dim());
-    for step in 0..run.levels.len() - 1 {
-        let (from, to) = (run.levels[step], run.levels[step + 1]);
-        denoiser.denoise(&x, from, &mut denoised)?;
-        let fresh_sigma = run.eta * ancestral_sigma(from, to);
-        move_along_noise(&mut x, &denoised, from, to.alpha, (to.sigma.powi(2) - fresh_sigma.powi(2)).max(0.0).sqrt());
-        if fresh_sigma > 0.0 {
-            (run.noise)(&mut fresh)?;
-            x.scaled_add(fresh_sigma as f32, &fresh);
-        }
-        (run.on_step)(step, &x, &denoised)?;
+impl<const N: usize> History<N> {
+    fn new(x: &Latent) -> Self {
+        Self { entries: std::array::from_fn(|_| alike(x)), levels: [Level::CLEAN; N], len: 0 }
     }
-    Ok(x)
+
+    /// Makes room for the output at a level, in place of the oldest, and returns it to be written.
+    fn next(&mut self, at: Level) -> &mut Latent {
+        self.entries.rotate_right(1);
+        self.levels.rotate_right(1);
+        self.levels[0] = at;
+        self.len = (self.len + 1).min(N);
+        &mut self.entries[0]
+    }
+
+    fn entries(&self) -> &[Latent; N] {
+        &self.entries
+    }
+
+    fn levels(&self) -> &[Level; N] {
+        &self.levels
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn forget(&mut self) {
+        self.len = 0;
+    }
 }
 
-/// Multistep latent consistency sampling (Luo et al. 2023, arXiv:2310.04378, algorithm 2): each step jumps to the
-/// consistency function `c_skip·x + c_out·x₀` and, but for the last, back to the next level with fresh noise.
-pub fn lcm(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> Result<Latent> {
-    const SIGMA_DATA: f64 = 0.5;
-    let mut denoised = Latent::zeros(x.dim());
-    let last = run.levels.len() - 2;
-    for step in 0..=last {
-        let (from, to) = (run.levels[step], run.levels[step + 1]);
-        denoiser.denoise(&x, from, &mut denoised)?;
-        let scaled = from.timestep * run.timestep_scaling;
-        let c_skip = SIGMA_DATA.powi(2) / (scaled.powi(2) + SIGMA_DATA.powi(2));
-        let c_out = scaled / scaled.hypot(SIGMA_DATA);
-        combine(&mut denoised, c_out, &x, c_skip);
-        if step == last {
-            x.assign(&denoised);
-        } else {
-            (run.noise)(&mut x)?;
-            combine(&mut x, to.sigma, &denoised, to.alpha);
-        }
-        (run.on_step)(step, &x, &denoised)?;
-    }
-    Ok(x)
+fn alike(x: &Latent) -> Latent {
+    Latent::zeros(x.raw_dim())
 }
 
-/// Keeps the noise that lies between `x` and `denoised`, and gives both their weights of another level.
-fn move_along_noise(x: &mut Latent, denoised: &Latent, from: Level, alpha: f64, sigma: f64) {
-    let keep = sigma / from.sigma;
-    combine(x, keep, denoised, alpha - keep * from.alpha);
+/// `x = x·keep + Σ weight·latent`.
+fn blend(x: &mut Latent, keep: f64, terms: &[(f64, &Latent)]) {
+    let Some(((weight, first), more)) = terms.split_first() else { return };
+    let (keep, weight) = (keep as f32, *weight as f32);
+    Zip::from(&mut *x).and(*first).for_each(|x, &other| *x = *x * keep + other * weight);
+    for (weight, other) in more {
+        x.scaled_add(*weight as f32, other);
+    }
 }
 
-/// `x = x·weight + other·other_weight`.
-fn combine(x: &mut Latent, weight: f64, other: &Latent, other_weight: f64) {
-    let (weight, other_weight) = (weight as f32, other_weight as f32);
-    Zip::from(x).and(other).for_each(|x, &other| *x = *x * weight + other * other_weight);
+/// Turns an estimate of the clean latent at a level into one of the noise.
+fn into_noise(denoised: &mut Latent, x: &Latent, at: Level) {
+    blend(denoised, -at.alpha / at.sigma, &[(1.0 / at.sigma, x)]);
 }
 
-/// Standard deviation of the noise that DDPM would add between two levels (DDIM, eq. 16 with eta 1).
-fn ancestral_sigma(from: Level, to: Level) -> f64 {
-    let shrink = from.alpha / to.alpha;
-    to.sigma / from.sigma * (1.0 - shrink.powi(2)).max(0.0).sqrt()
+/// A step to `to` with fresh noise: the level to walk to without, and the deviation of what is then added. With eta 1
+/// that is what DDPM adds (Song et al. 2021, eq. 16), the same in every scaling of the latent.
+fn split(from: Level, to: Level, eta: f64) -> (Level, f64) {
+    if eta == 0.0 {
+        return (to, 0.0);
+    }
+    let added = eta * to.sigma * (1.0 - (to.ratio() / from.ratio()).powi(2)).max(0.0).sqrt();
+    (Level { sigma: (to.sigma.powi(2) - added.powi(2)).max(0.0).sqrt(), ..to }, added)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::schedule::Level;
-
-    const SHAPE: (usize, usize, usize, usize) = (1, 1, 2, 2);
-    const MEAN: f64 = 0.7;
-    const DEVIATION: f64 = 0.4;
-
-    /// The exact denoiser of data that is Gaussian, for which the ODE has a closed solution.
-    fn gaussian(x: &Latent, at: Level, denoised: &mut Latent) -> Result<()> {
-        let variance = DEVIATION.powi(2);
-        let gain = at.alpha * variance / (at.alpha.powi(2) * variance + at.sigma.powi(2));
-        Zip::from(denoised).and(x).for_each(|d, &x| {
-            *d = (MEAN + gain * (f64::from(x) - at.alpha * MEAN)) as f32;
-        });
-        Ok(())
+/// Raises the noise before a step (Karras et al. 2022, algorithm 2), and returns the level that this leads to. As in
+/// k-diffusion, noise is drawn for every step, used or not.
+fn churned(x: &mut Latent, fresh: &mut Latent, from: Level, to: Level, run: &mut Run) -> Result<Level> {
+    let churn = run.options.get(Opt::Churn) / run.part.of as f64;
+    if churn == 0.0 {
+        return Ok(from);
     }
-
-    fn levels(steps: usize) -> Vec<Level> {
-        let ratio = |i: usize| 10.0 * (1.0 - i as f64 / steps as f64);
-        (0..=steps).map(|i| Level::from_ratio(i as f64, ratio(i))).collect()
+    run.draw(fresh, from, to)?;
+    let within = run.options.get(Opt::ChurnMin)..=run.options.get(Opt::ChurnMax);
+    if from.alpha == 0.0 || !within.contains(&from.ratio()) {
+        return Ok(from);
     }
-
-    /// Samples with torch's noise of a seed.
-    fn sample(sampler: Sampler, levels: &[Level], x: Latent, eta: f64, seed: u64) -> Latent {
-        let mut source = crate::noise::TorchCpu::new(seed);
-        let mut run = Run {
-            levels,
-            noise: &mut |latent| {
-                source.fill(latent.as_slice_mut().unwrap());
-                Ok(())
-            },
-            on_step: &mut |_, _, _| Ok(()),
-            eta,
-            timestep_scaling: 10.0,
-        };
-        sampler(&mut gaussian, x, &mut run).unwrap()
-    }
-
-    fn exact() -> f64 {
-        let start = levels(1)[0];
-        let spread = (start.alpha.powi(2) * DEVIATION.powi(2) + start.sigma.powi(2)).sqrt();
-        MEAN + DEVIATION * (1.3 - start.alpha * MEAN) / spread
-    }
-
-    #[test]
-    fn deterministic_samplers_converge_with_order_one() {
-        for (name, sampler) in [("euler", euler as Sampler), ("ddim", ddim)] {
-            let end = |steps| sample(sampler, &levels(steps), Latent::from_elem(SHAPE, 1.3), 0.0, 7);
-            let error = |steps| (f64::from(end(steps)[[0, 0, 0, 0]]) - exact()).abs();
-            let order = (error(200) / error(400)).log2();
-            assert!((order - 1.0).abs() < 0.1, "{name}: order {order}, errors {} {}", error(200), error(400));
-        }
-    }
-
-    #[test]
-    fn one_step_returns_the_denoised_latent() {
-        for method in SAMPLERS {
-            let x = Latent::from_elem(SHAPE, 1.3);
-            let mut expected = Latent::zeros(SHAPE);
-            let start = Level { timestep: 999.0, ..levels(1)[0] };
-            gaussian(&x, start, &mut expected).unwrap();
-            let mut run = Run {
-                levels: &[start, Level::CLEAN],
-                noise: &mut |_| panic!("the last step draws no noise"),
-                on_step: &mut |_, _, _| Ok(()),
-                eta: 1.0,
-                timestep_scaling: 10.0,
-            };
-            let got = (method.sample)(&mut gaussian, x, &mut run).unwrap();
-            let worst = (&got - &expected).iter().fold(0f32, |worst, d| worst.max(d.abs()));
-            assert!(worst < 1e-6, "{}: {worst}", method.name);
-        }
-    }
-
-    #[test]
-    fn pure_noise_without_any_signal_is_a_valid_start() {
-        let start = Level { timestep: 999.0, alpha: 0.0, sigma: 1.0 };
-        let levels = [start, Level::from_ratio(499.0, 1.0), Level::CLEAN];
-        for method in SAMPLERS {
-            let mut run = Run {
-                levels: &levels,
-                noise: &mut |latent| {
-                    latent.fill(0.5);
-                    Ok(())
-                },
-                on_step: &mut |_, _, _| Ok(()),
-                eta: 0.0,
-                timestep_scaling: 10.0,
-            };
-            let got = (method.sample)(&mut gaussian, Latent::from_elem(SHAPE, 1.3), &mut run).unwrap();
-            assert!(got.iter().all(|x| x.is_finite()), "{}: {got}", method.name);
-        }
-    }
-
-    #[test]
-    fn ddim_with_eta_one_draws_the_variance_of_the_data() {
-        // Many independent pixels: their spread must be the data's, as every exact sampler's is in the limit.
-        let levels = levels(1500);
-        let start = levels[0];
-        let spread = (start.alpha * DEVIATION).hypot(start.sigma) as f32;
-        let mut x = Latent::zeros((1, 1, 64, 64));
-        crate::noise::TorchCpu::new(3).fill(x.as_slice_mut().unwrap());
-        x.mapv_inplace(|noise| (start.alpha * MEAN) as f32 + spread * noise);
-        let got = sample(ddim, &levels, x, 1.0, 4);
-        let mean = got.mean().unwrap();
-        let deviation = got.std(0.0);
-        assert!((f64::from(mean) - MEAN).abs() < 0.02, "mean {mean}");
-        assert!((f64::from(deviation) - DEVIATION).abs() < 0.02, "deviation {deviation}");
-    }
-
-    #[test]
-    fn an_error_of_the_observer_stops_the_run() {
-        let levels = levels(8);
-        let mut steps_seen = 0;
-        let mut run = Run {
-            levels: &levels,
-            noise: &mut |_| Ok(()),
-            on_step: &mut |step, _, _| {
-                steps_seen = step + 1;
-                if step == 2 { Err(Error::numeric("stop")) } else { Ok(()) }
-            },
-            eta: 0.0,
-            timestep_scaling: 10.0,
-        };
-        assert!(euler(&mut gaussian, Latent::zeros(SHAPE), &mut run).is_err());
-        assert_eq!(steps_seen, 3);
-    }
+    let ratio = from.ratio() * (1.0 + churn.min(std::f64::consts::SQRT_2 - 1.0));
+    let raised =
+        Level { timestep: run.training.at_ratio(ratio).timestep, alpha: from.alpha, sigma: ratio * from.alpha };
+    let added = (raised.sigma.powi(2) - from.sigma.powi(2)).max(0.0).sqrt();
+    x.scaled_add((added * run.options.get(Opt::NoiseScale)) as f32, fresh);
+    Ok(raised)
 }

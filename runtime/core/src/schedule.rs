@@ -1,239 +1,32 @@
-//! Training betas and a number of steps → the noise levels that a sampler visits.
+//! A training process and a number of steps → the noise levels that a sampler visits.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::error::unknown;
+use crate::options::{Opt, Options};
+use crate::training::{Level, Prediction, Training, TrainingSpec};
 use crate::{Error, Result};
 
-/// One noise level of the forward process, `x = alpha·x₀ + sigma·noise`.
-///
-/// `alpha` and `sigma` are kept apart, instead of the one ratio `sigma/alpha` of Karras et al. 2022, because
-/// that ratio is infinite where a zero-terminal-SNR or a flow-matching model starts. Variance-preserving models
-/// have `alpha² + sigma² = 1`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Level {
-    /// What the graph is told: a training timestep, fractional between two of them.
-    pub timestep: f64,
-    /// Weight of the clean latent.
-    pub alpha: f64,
-    /// Weight of the unit Gaussian noise.
-    pub sigma: f64,
-}
-
-impl Level {
-    /// Where every trajectory ends: no noise.
-    pub const CLEAN: Self = Self { timestep: 0.0, alpha: 1.0, sigma: 0.0 };
-
-    /// The variance-preserving level of a cumulative product ᾱ of alphas: `alpha = √ᾱ`, `sigma = √(1 − ᾱ)`.
-    pub fn variance_preserving(timestep: f64, alpha_cumprod: f64) -> Self {
-        Self { timestep, alpha: alpha_cumprod.sqrt(), sigma: (1.0 - alpha_cumprod).sqrt() }
-    }
-
-    /// The variance-preserving level whose ratio `sigma/alpha` is `ratio` (the sigma of Karras et al. 2022).
-    pub fn from_ratio(timestep: f64, ratio: f64) -> Self {
-        let norm = ratio.hypot(1.0);
-        Self { timestep, alpha: 1.0 / norm, sigma: ratio / norm }
-    }
-}
-
-/// How betas run from `beta_start` to `beta_end`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Betas {
-    /// Evenly spaced (Ho et al. 2020, arXiv:2006.11239).
-    Linear,
-    /// Evenly spaced square roots (Rombach et al. 2022, arXiv:2112.10752).
-    ScaledLinear,
-    /// The cosine schedule, each beta capped at 0.999 (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17).
-    SquaredcosCapV2,
-}
-
-/// What the denoiser's graph predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Prediction {
-    /// The noise.
-    #[serde(rename = "epsilon")]
-    Epsilon,
-    /// The velocity `alpha·noise − sigma·x₀` (Salimans & Ho 2022, arXiv:2202.00512).
-    #[serde(rename = "v_prediction", alias = "v")]
-    V,
-    /// The clean latent.
-    #[serde(rename = "sample")]
-    Sample,
-}
-
-impl Prediction {
-    /// Coefficients `(of x, of the graph's output)` that give the clean latent at `level`.
-    pub fn denoised_coefficients(self, level: Level) -> (f64, f64) {
-        let Level { alpha, sigma, .. } = level;
-        match self {
-            Self::Epsilon => (1.0 / alpha, -sigma / alpha),
-            Self::V => (alpha, -sigma),
-            Self::Sample => (0.0, 1.0),
-        }
-    }
-}
-
-/// How a model was trained: the facts that its manifest or `scheduler_config.json` states.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainingSpec {
-    /// Number of training timesteps.
-    #[serde(default = "default_timesteps")]
-    pub timesteps: usize,
-    /// First beta.
-    pub beta_start: f64,
-    /// Last beta.
-    pub beta_end: f64,
-    /// Their curve.
-    pub betas: Betas,
-    /// Betas rescaled so that the last level is pure noise (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
-    #[serde(default)]
-    pub zero_terminal_snr: bool,
-    /// What the graph predicts.
-    pub prediction: Prediction,
-    /// Added to every timestep of the leading spacing (1 for SD 1.x).
-    #[serde(default)]
-    pub steps_offset: usize,
-    /// Whether DDIM's last step lands on ᾱ = 1, or on the first training level.
-    #[serde(default = "default_true")]
-    pub set_alpha_to_one: bool,
-    /// The grid of steps that a latent consistency model was distilled on.
-    #[serde(default = "default_original_steps")]
-    pub original_steps: usize,
-    /// Sharpness of a consistency model's boundary condition (Luo et al. 2023, arXiv:2310.04378).
-    #[serde(default = "default_timestep_scaling")]
-    pub timestep_scaling: f64,
-}
-
-fn default_timesteps() -> usize {
-    1000
-}
-
-fn default_true() -> bool {
-    true
-}
-
-fn default_original_steps() -> usize {
-    50
-}
-
-fn default_timestep_scaling() -> f64 {
-    10.0
-}
-
-/// A training schedule with its table of ᾱ, ready to be asked for levels.
-#[derive(Debug, Clone)]
-pub struct Training {
-    spec: TrainingSpec,
-    alphas_cumprod: Vec<f64>,
-}
-
-impl Training {
-    /// Most training timesteps that are accepted.
-    pub const MAX_TIMESTEPS: usize = 100_000;
-
-    /// Computes the table of a checked specification.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Model`](crate::ErrorKind::Model) for impossible betas, no timesteps or too many, or an
-    /// epsilon model with zero terminal SNR (its first step would divide by zero).
-    pub fn new(spec: TrainingSpec) -> Result<Self> {
-        check(&spec)?;
-        let mut alphas_cumprod = cumulative_alphas(&spec);
-        if spec.zero_terminal_snr {
-            rescale_to_zero_terminal_snr(&mut alphas_cumprod);
-        }
-        Ok(Self { spec, alphas_cumprod })
-    }
-
-    /// The specification that the table was made from.
-    pub fn spec(&self) -> &TrainingSpec {
-        &self.spec
-    }
-
-    /// ᾱ of each training timestep, `[timesteps]`, falling.
-    pub fn alphas_cumprod(&self) -> &[f64] {
-        &self.alphas_cumprod
-    }
-
-    /// The level of a whole training timestep.
-    fn level(&self, timestep: usize) -> Level {
-        Level::variance_preserving(timestep as f64, self.alphas_cumprod[timestep])
-    }
-
-    /// `sigma/alpha` at a fractional timestep, linear between two training timesteps as Euler schedulers have it.
-    fn ratio(&self, timestep: f64) -> f64 {
-        // The ratio of a zero-terminal-SNR model is infinite at its end; 2⁻²⁴ is what the field puts there.
-        let ratio_at = |t: usize| {
-            let alpha_cumprod = self.alphas_cumprod[t].max(f64::exp2(-24.0));
-            ((1.0 - alpha_cumprod) / alpha_cumprod).sqrt()
-        };
-        let below = timestep.floor() as usize;
-        let above = (below + 1).min(self.alphas_cumprod.len() - 1);
-        let weight = timestep - below as f64;
-        ratio_at(below) * (1.0 - weight) + ratio_at(above) * weight
-    }
-}
-
-fn check(spec: &TrainingSpec) -> Result<()> {
-    let fault = if spec.timesteps == 0 || spec.timesteps > Training::MAX_TIMESTEPS {
-        format!("timesteps is {}, expected 1 to {}", spec.timesteps, Training::MAX_TIMESTEPS)
-    } else if !(spec.beta_start > 0.0 && spec.beta_start <= spec.beta_end && spec.beta_end < 1.0) {
-        format!("betas run from {} to {}, expected 0 < start ≤ end < 1", spec.beta_start, spec.beta_end)
-    } else if spec.zero_terminal_snr && spec.prediction == Prediction::Epsilon {
-        "epsilon prediction cannot have zero_terminal_snr: its first step divides by zero".into()
-    } else if spec.steps_offset >= spec.timesteps {
-        format!("steps_offset is {}, expected less than the {} timesteps", spec.steps_offset, spec.timesteps)
-    } else if spec.original_steps == 0 || spec.original_steps > spec.timesteps {
-        format!("original_steps is {}, expected 1 to {}", spec.original_steps, spec.timesteps)
-    } else if !(spec.timestep_scaling.is_finite() && spec.timestep_scaling > 0.0) {
-        format!("timestep_scaling is {}, expected a positive number", spec.timestep_scaling)
-    } else {
-        return Ok(());
-    };
-    Err(Error::model(format!("training schedule: {fault}")))
-}
-
-fn cumulative_alphas(spec: &TrainingSpec) -> Vec<f64> {
-    let count = spec.timesteps;
-    let between = |start: f64, end: f64, i: usize| match count {
-        1 => start,
-        _ => start + (end - start) * i as f64 / (count - 1) as f64,
-    };
-    let beta = |i: usize| match spec.betas {
-        Betas::Linear => between(spec.beta_start, spec.beta_end, i),
-        Betas::ScaledLinear => between(spec.beta_start.sqrt(), spec.beta_end.sqrt(), i).powi(2),
-        Betas::SquaredcosCapV2 => {
-            let alpha_bar = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
-            let (from, to) = (i as f64 / count as f64, (i + 1) as f64 / count as f64);
-            (1.0 - alpha_bar(to) / alpha_bar(from)).min(0.999)
-        }
-    };
-    let cumulate = |product: &mut f64, i: usize| {
-        *product *= 1.0 - beta(i);
-        Some(*product)
-    };
-    (0..count).scan(1.0, cumulate).collect()
-}
-
-fn rescale_to_zero_terminal_snr(alphas_cumprod: &mut [f64]) {
-    let (Some(first), Some(last)) = (alphas_cumprod.first(), alphas_cumprod.last()) else { return };
-    let (first, last) = (first.sqrt(), last.sqrt());
-    for alpha_cumprod in alphas_cumprod {
-        *alpha_cumprod = ((alpha_cumprod.sqrt() - last) * first / (first - last)).powi(2);
-    }
-}
-
-/// Which timesteps n steps visit: a name that users type, and the function behind it.
+/// Which levels n steps visit: a name that users type, and the function behind it.
 #[derive(Debug)]
 pub struct Timetable {
     /// The name in requests, manifests and reports.
     pub name: &'static str,
     /// One line for help texts.
     pub about: &'static str,
-    timesteps: fn(&TrainingSpec, usize) -> Result<Vec<f64>>,
+    /// The options that it takes, with its own defaults.
+    pub options: &'static [(Opt, f64)],
+    points: Points,
     start: Start,
+}
+
+/// How a schedule places its n levels, noisiest first.
+#[derive(Debug, Clone, Copy)]
+enum Points {
+    /// As training timesteps, counted from 0, fractional between two.
+    Indexes(fn(&Training, usize, Grid) -> Result<Vec<f64>>),
+    /// As own sigmas of the process.
+    Sigmas(fn(&Training, usize, &Options) -> Result<Vec<f64>>),
 }
 
 /// What the first latent of an ODE solver is, given unit Gaussian noise.
@@ -241,8 +34,8 @@ pub struct Timetable {
 enum Start {
     /// The noise at the first level's own strength.
     Sigma,
-    /// The noise as it is: the variance of a noised latent.
-    UnitVariance,
+    /// The variance of a noised latent.
+    NoisedLatent,
 }
 
 /// Every schedule that a request or a manifest can name.
@@ -250,26 +43,107 @@ pub const SCHEDULES: &[Timetable] = &[
     Timetable {
         name: "leading",
         about: "every T/n-th timestep from the clean end (SD 1.x)",
-        timesteps: leading,
-        start: Start::UnitVariance,
+        options: &[],
+        points: Points::Indexes(leading),
+        start: Start::NoisedLatent,
     },
     Timetable {
         name: "linspace",
-        about: "evenly spread, both ends included",
-        timesteps: linspace,
+        about: "timesteps evenly spread, both ends included",
+        options: &[],
+        points: Points::Indexes(linspace),
         start: Start::Sigma,
     },
     Timetable {
         name: "trailing",
         about: "every T/n-th timestep from the noisy end",
-        timesteps: trailing,
+        options: &[],
+        points: Points::Indexes(trailing),
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "simple",
+        about: "every T/n-th timestep from the noisy end, rounded to the noisier one",
+        options: &[],
+        points: Points::Indexes(simple),
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "sgm_uniform",
+        about: "timesteps evenly spread, the clean end left out",
+        options: &[],
+        points: Points::Sigmas(sgm_uniform),
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "karras",
+        about: "sigma^(1/rho) evenly spread (Karras et al. 2022)",
+        options: &[(Opt::Rho, 7.0)],
+        points: Points::Sigmas(karras),
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "exponential",
+        about: "ln sigma evenly spread",
+        options: &[],
+        points: Points::Sigmas(exponential),
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "polyexponential",
+        about: "ln sigma as a polynomial of degree rho",
+        options: &[(Opt::Rho, 1.0)],
+        points: Points::Sigmas(polyexponential),
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "lu",
+        about: "log-SNR evenly spread (Lu et al. 2022)",
+        options: &[],
+        points: Points::Sigmas(exponential),
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "beta",
+        about: "sigmas at quantiles of a Beta distribution, dense at both ends (Lee et al. 2024)",
+        options: &[(Opt::Alpha, 0.6), (Opt::Beta, 0.6)],
+        points: Points::Sigmas(beta),
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "kl_optimal",
+        about: "arctan sigma evenly spread (Sabour et al. 2024, theorem 3.1)",
+        options: &[],
+        points: Points::Sigmas(kl_optimal),
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "ays_sd1",
+        about: "Align Your Steps for SD 1.5 (Sabour et al. 2024), log-linear between its 10 steps",
+        options: &[],
+        points: Points::Sigmas(ays_sd1),
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "ays_sdxl",
+        about: "Align Your Steps for SDXL (Sabour et al. 2024), log-linear between its 10 steps",
+        options: &[],
+        points: Points::Sigmas(ays_sdxl),
+        start: Start::Sigma,
+    },
+    Timetable {
+        name: "consistency",
+        about: "every 40/n-th of the 40 levels that consistency models are trained on (Song et al. 2023)",
+        options: &[(Opt::Rho, 7.0)],
+        points: Points::Sigmas(consistency),
         start: Start::Sigma,
     },
     Timetable {
         name: "lcm",
         about: "the timetable of latent consistency distillation",
-        timesteps: lcm,
-        start: Start::UnitVariance,
+        options: &[],
+        points: Points::Indexes(lcm),
+        start: Start::NoisedLatent,
     },
 ];
 
@@ -282,13 +156,17 @@ pub fn find_schedule(name: &str) -> Result<&'static Timetable> {
     found.ok_or_else(|| Error::usage(unknown("schedule", name, SCHEDULES.iter().map(|timetable| timetable.name))))
 }
 
-/// How a sampler turns timesteps into levels.
+/// How a sampler turns a schedule into levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grid {
-    /// Whole timesteps and their ᾱ, as DDIM and LCM are defined.
+    /// Whole timesteps and their ᾱ in the process's own scaling, as DDIM and LCM are defined.
     Timesteps,
-    /// Fractional timesteps and interpolated `sigma/alpha`, ending at zero, as ODE solvers are defined.
+    /// The same, ending clean whatever the model says of its end, as DDPM does.
+    TimestepsToClean,
+    /// Fractional timesteps and interpolated sigmas, ending at zero, as ODE solvers over sigma are defined.
     Sigmas,
+    /// Whole timesteps, the clean end left out, as the field defines its exponential integrators.
+    LogSnr,
 }
 
 /// The levels of one trajectory.
@@ -301,158 +179,268 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The levels of `steps` steps through `timetable`.
+    /// The levels of `steps` steps through `timetable`, bent as its options say.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for zero steps or more than the timetable holds.
-    pub fn new(training: &Training, timetable: &Timetable, grid: Grid, steps: usize) -> Result<Self> {
-        let most = training.spec.timesteps;
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for zero steps, more than the timetable holds, or a timetable that
+    /// was made for another kind of process.
+    pub fn new(
+        training: &Training,
+        timetable: &Timetable,
+        grid: Grid,
+        steps: usize,
+        options: &Options,
+    ) -> Result<Self> {
+        let most = training.timesteps();
         if steps == 0 || steps > most {
             return Err(Error::usage(format!("steps is {steps}, expected 1 to {most}")));
         }
-        let timesteps = (timetable.timesteps)(&training.spec, steps)?;
-        if let Some(beyond) = timesteps.iter().find(|&&t| t > (most - 1) as f64) {
-            return Err(Error::usage(format!(
-                "{steps} steps with schedule \"{}\" reach timestep {beyond}, but training ended at {}; use fewer \
-                 steps or another schedule",
-                timetable.name,
-                most - 1
-            )));
+        match timetable.points {
+            Points::Sigmas(place) => {
+                let sigmas = place(training, steps, options)?;
+                Ok(Self::of_sigmas(training, &sigmas, grid, timetable.start))
+            }
+            Points::Indexes(place) => {
+                let indexes = place(training, steps, grid)?;
+                if let Some(beyond) = indexes.iter().find(|&&t| t > (most - 1) as f64) {
+                    return Err(Error::usage(format!(
+                        "{steps} steps with schedule \"{}\" reach timestep {beyond}, but training ended at {}; use \
+                         fewer steps or another schedule",
+                        timetable.name,
+                        most - 1
+                    )));
+                }
+                Ok(Self::of_indexes(training, &indexes, grid, timetable.start))
+            }
         }
-        Ok(match grid {
-            Grid::Timesteps => Self::of_timesteps(training, &timesteps),
-            Grid::Sigmas => Self::of_sigmas(training, &timesteps, timetable.start),
-        })
     }
 
-    fn of_timesteps(training: &Training, timesteps: &[f64]) -> Self {
-        let level = |t: &f64| training.level(t.round_ties_even() as usize);
-        let mut levels: Vec<_> = timesteps.iter().map(level).collect();
-        levels.push(if training.spec.set_alpha_to_one { Level::CLEAN } else { training.level(0) });
-        Self { levels, initial_scale: 1.0 }
+    /// The levels where the graph is told the given timesteps.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) unless they fall and lie within those of training.
+    pub fn of_timesteps(training: &Training, timesteps: &[f64], grid: Grid) -> Result<Self> {
+        let told = |index| training.at_index(index).timestep;
+        let (least, most) = (told(0.0), told((training.timesteps() - 1) as f64));
+        check_given("timesteps", timesteps, least, most, training.timesteps())?;
+        if matches!(training.spec(), TrainingSpec::Diffusion(_)) {
+            return Ok(Self::of_indexes(training, timesteps, grid, Start::Sigma));
+        }
+        let levels = timesteps.iter().map(|&timestep| training.at_timestep(timestep)).collect();
+        Ok(Self::of_straight(training, levels, grid, Start::Sigma))
     }
 
-    fn of_sigmas(training: &Training, timesteps: &[f64], start: Start) -> Self {
-        let level = |&t: &f64| Level::from_ratio(t, training.ratio(t));
-        let mut levels: Vec<_> = timesteps.iter().map(level).collect();
-        let initial_scale = match start {
-            Start::Sigma => levels[0].sigma,
-            Start::UnitVariance => 1.0,
+    /// The levels of the given sigmas, those that the process's field speaks of; a zero at the end may be left out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) unless they fall, are positive and no larger than training's.
+    pub fn of_given_sigmas(training: &Training, sigmas: &[f64], grid: Grid) -> Result<Self> {
+        let sigmas = sigmas.strip_suffix(&[0.0]).unwrap_or(sigmas);
+        // Tables of the literature round the largest sigma up.
+        let most = 1.01 * training.sigma_range().1;
+        check_given("sigmas", sigmas, f64::MIN_POSITIVE, most, training.timesteps())?;
+        Ok(Self::of_sigmas(training, sigmas, grid, Start::Sigma))
+    }
+
+    fn of_indexes(training: &Training, indexes: &[f64], grid: Grid, start: Start) -> Self {
+        let at = |&index: &f64| match grid {
+            Grid::Timesteps | Grid::TimestepsToClean => training.at_own_index(index),
+            Grid::Sigmas => training.at_index(index),
+            Grid::LogSnr => training.at_index(whole(training, index)),
+        };
+        let levels = indexes.iter().map(at).collect();
+        match grid {
+            Grid::Timesteps | Grid::TimestepsToClean => Self::of_own(training, levels, grid),
+            Grid::Sigmas | Grid::LogSnr => Self::of_straight(training, levels, grid, start),
+        }
+    }
+
+    fn of_sigmas(training: &Training, sigmas: &[f64], grid: Grid, start: Start) -> Self {
+        let levels = sigmas.iter().map(|&sigma| training.at_sigma(sigma)).collect();
+        Self::of_straight(training, levels, grid, start)
+    }
+
+    /// Levels on the straight line, put into the scaling of the grid.
+    fn of_straight(training: &Training, mut levels: Vec<Level>, grid: Grid, start: Start) -> Self {
+        match grid {
+            Grid::Timesteps | Grid::TimestepsToClean => {
+                let levels = levels.into_iter().map(|level| training.in_own_scaling(level)).collect();
+                return Self::of_own(training, levels, grid);
+            }
+            Grid::Sigmas => (),
+            Grid::LogSnr => levels.iter_mut().for_each(|level| level.timestep = whole(training, level.timestep)),
+        }
+        let first = levels[0];
+        let noised = first.alpha.hypot(first.sigma);
+        let initial_scale = match (training.spec(), start) {
+            (TrainingSpec::Flow(_), _) => first.sigma,
+            (TrainingSpec::Diffusion(_), Start::Sigma) if grid == Grid::Sigmas => first.sigma,
+            (TrainingSpec::Edm(spec), _) if spec.prediction == Prediction::Consistency => first.sigma,
+            _ => noised,
         };
         levels.push(Level::CLEAN);
         Self { levels, initial_scale }
     }
+
+    fn of_own(training: &Training, mut levels: Vec<Level>, grid: Grid) -> Self {
+        let first = levels[0];
+        let initial_scale = match training.spec() {
+            TrainingSpec::Flow(_) => first.sigma,
+            TrainingSpec::Diffusion(_) | TrainingSpec::Edm(_) => first.alpha.hypot(first.sigma),
+        };
+        levels.push(if grid == Grid::Timesteps { training.last_level() } else { Level::CLEAN });
+        Self { levels, initial_scale }
+    }
 }
 
-fn leading(spec: &TrainingSpec, steps: usize) -> Result<Vec<f64>> {
-    let stride = spec.timesteps / steps;
-    Ok((0..steps).rev().map(|i| (i * stride + spec.steps_offset) as f64).collect())
+/// The whole timestep next to one that a diffusion is told.
+fn whole(training: &Training, timestep: f64) -> f64 {
+    match training.spec() {
+        TrainingSpec::Diffusion(_) => timestep.round_ties_even(),
+        TrainingSpec::Flow(_) | TrainingSpec::Edm(_) => timestep,
+    }
 }
 
-fn linspace(spec: &TrainingSpec, steps: usize) -> Result<Vec<f64>> {
+fn check_given(what: &str, values: &[f64], least: f64, most: f64, longest: usize) -> Result<()> {
+    if values.is_empty() || values.len() > longest {
+        return Err(Error::usage(format!("{what}: {} values, expected 1 to {longest}", values.len())));
+    }
+    if let Some(value) = values.iter().find(|value| !(least..=most).contains(*value)) {
+        let least = if least == f64::MIN_POSITIVE { "more than 0".into() } else { least.to_string() };
+        return Err(Error::usage(format!("{what}: {value} is outside of this model's {least} to {most}")));
+    }
+    if let Some(pair) = values.windows(2).find(|pair| pair[0] <= pair[1]) {
+        return Err(Error::usage(format!("{what}: {} follows {}; they must fall at every step", pair[1], pair[0])));
+    }
+    Ok(())
+}
+
+fn leading(training: &Training, steps: usize, grid: Grid) -> Result<Vec<f64>> {
+    let (count, skipped) = match grid {
+        Grid::Timesteps | Grid::TimestepsToClean | Grid::Sigmas => (steps, 0),
+        Grid::LogSnr => (steps + 1, 1),
+    };
+    let stride = training.timesteps() / count;
+    Ok((skipped..count).rev().map(|i| (i * stride + training.steps_offset()) as f64).collect())
+}
+
+fn linspace(training: &Training, steps: usize, grid: Grid) -> Result<Vec<f64>> {
     // One step of NumPy's linspace is its start, the clean end, which no sampler can begin at; the field's code
     // does start there and returns noise. One step here is the noisy end.
-    let last = (spec.timesteps - 1) as f64;
-    let at = |i: usize| if steps == 1 { last } else { last * i as f64 / (steps - 1) as f64 };
-    Ok((0..steps).rev().map(at).collect())
+    let (first, last) = (training.first_index(), (training.timesteps() - 1) as f64);
+    let gaps = match grid {
+        Grid::Timesteps | Grid::TimestepsToClean | Grid::Sigmas => (steps - 1).max(1),
+        Grid::LogSnr => steps,
+    };
+    Ok((0..steps).map(|i| last + (first - last) * i as f64 / gaps as f64).collect())
 }
 
-fn trailing(spec: &TrainingSpec, steps: usize) -> Result<Vec<f64>> {
-    let total = spec.timesteps as f64;
+fn trailing(training: &Training, steps: usize, _: Grid) -> Result<Vec<f64>> {
+    let total = training.timesteps() as f64;
     let stride = total / steps as f64;
-    Ok((0..steps).map(|i| (total - i as f64 * stride).round_ties_even() - 1.0).collect())
+    let at = |i: usize| total - i as f64 * stride;
+    Ok((0..steps).map(|i| whole(training, at(i)) - 1.0).collect())
 }
 
-fn lcm(spec: &TrainingSpec, steps: usize) -> Result<Vec<f64>> {
-    let grid = spec.original_steps;
+fn simple(training: &Training, steps: usize, _: Grid) -> Result<Vec<f64>> {
+    let total = training.timesteps();
+    Ok((0..steps).map(|i| (total - 1 - i * total / steps) as f64).collect())
+}
+
+fn sgm_uniform(training: &Training, steps: usize, _: &Options) -> Result<Vec<f64>> {
+    let last = (training.timesteps() - 1) as f64;
+    Ok((0..steps).map(|i| training.sigma_at(last * (1.0 - i as f64 / steps as f64))).collect())
+}
+
+fn lcm(training: &Training, steps: usize, _: Grid) -> Result<Vec<f64>> {
+    let grid = training.original_steps();
     if steps > grid {
         return Err(Error::usage(format!(
             "{steps} steps, but schedule \"lcm\" has {grid} (original_steps of this model); use fewer steps or another \
              schedule"
         )));
     }
-    let stride = spec.timesteps / grid;
+    let stride = training.timesteps() / grid;
     Ok((0..steps).map(|i| ((grid - i * grid / steps) * stride - 1) as f64).collect())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Values of `at` for shares 0, …, 1 of the way from the noisy end to the clean one; one step is the noisy end.
+fn spread(steps: usize, at: impl Fn(f64) -> f64) -> Result<Vec<f64>> {
+    Ok((0..steps).map(|i| at(i as f64 / (steps - 1).max(1) as f64)).collect())
+}
 
-    fn spec() -> TrainingSpec {
-        TrainingSpec {
-            timesteps: 1000,
-            beta_start: 0.00085,
-            beta_end: 0.012,
-            betas: Betas::ScaledLinear,
-            zero_terminal_snr: true,
-            prediction: Prediction::V,
-            steps_offset: 0,
-            set_alpha_to_one: true,
-            original_steps: 50,
-            timestep_scaling: 10.0,
-        }
-    }
+fn karras(training: &Training, steps: usize, options: &Options) -> Result<Vec<f64>> {
+    spread(steps, |share| karras_sigma(training, share, options))
+}
 
-    #[test]
-    fn zero_terminal_snr_keeps_the_first_level_and_ends_in_pure_noise() {
-        let plain = Training::new(TrainingSpec { zero_terminal_snr: false, ..spec() }).unwrap();
-        let rescaled = Training::new(spec()).unwrap();
-        assert!((plain.alphas_cumprod()[0] - rescaled.alphas_cumprod()[0]).abs() < 1e-12);
-        assert_eq!(*rescaled.alphas_cumprod().last().unwrap(), 0.0);
-    }
+/// Karras et al. 2022, arXiv:2206.00364, eq. 5.
+fn karras_sigma(training: &Training, share: f64, options: &Options) -> f64 {
+    let (rho, (low, high)) = (options.get(Opt::Rho), training.sigma_range());
+    let (low, high) = (low.powf(1.0 / rho), high.powf(1.0 / rho));
+    (high + share * (low - high)).powf(rho)
+}
 
-    #[test]
-    fn every_beta_of_the_cosine_schedule_counts() {
-        let cosine = TrainingSpec { betas: Betas::SquaredcosCapV2, zero_terminal_snr: false, ..spec() };
-        let table = Training::new(cosine).unwrap().alphas_cumprod().to_vec();
-        assert!(table.windows(2).all(|pair| pair[1] < pair[0]), "falls at every step");
-        assert!((table[499] - 0.5).abs() < 0.01, "half-way the signal is about half: {}", table[499]);
+fn consistency(training: &Training, steps: usize, options: &Options) -> Result<Vec<f64>> {
+    const GRID: usize = 40;
+    if steps > GRID {
+        return Err(Error::usage(format!(
+            "{steps} steps, but schedule \"consistency\" has {GRID}; use fewer steps or another schedule"
+        )));
     }
+    let at = |i: usize| karras_sigma(training, (i * (GRID / steps)) as f64 / (GRID - 1) as f64, options);
+    Ok((0..steps).map(at).collect())
+}
 
-    #[test]
-    fn lcm_timetable_is_the_one_of_distillation() {
-        let training = Training::new(spec()).unwrap();
-        let levels = Schedule::new(&training, find_schedule("lcm").unwrap(), Grid::Timesteps, 4).unwrap().levels;
-        let timesteps: Vec<_> = levels.iter().map(|level| level.timestep).collect();
-        assert_eq!(timesteps, [999.0, 759.0, 499.0, 259.0, 0.0]);
-    }
+fn exponential(training: &Training, steps: usize, _: &Options) -> Result<Vec<f64>> {
+    spread(steps, |share| log_between(training, 1.0 - share))
+}
 
-    #[test]
-    fn one_step_is_finite_on_every_schedule_and_starts_with_noise() {
-        let training = Training::new(spec()).unwrap();
-        for timetable in SCHEDULES.iter().filter(|timetable| timetable.name != "leading") {
-            for grid in [Grid::Timesteps, Grid::Sigmas] {
-                let schedule = Schedule::new(&training, timetable, grid, 1).unwrap();
-                assert_eq!(schedule.levels.len(), 2, "{}", timetable.name);
-                assert_eq!(schedule.levels[0].timestep, 999.0, "{}", timetable.name);
-                assert_eq!(schedule.levels[1], Level::CLEAN);
-            }
-        }
-    }
+/// `get_sigmas_polyexponential` of k-diffusion.
+fn polyexponential(training: &Training, steps: usize, options: &Options) -> Result<Vec<f64>> {
+    let rho = options.get(Opt::Rho);
+    spread(steps, |share| log_between(training, (1.0 - share).powf(rho)))
+}
 
-    #[test]
-    fn impossible_steps_are_refused() {
-        let training = Training::new(TrainingSpec { steps_offset: 1, ..spec() }).unwrap();
-        for (name, steps) in [("leading", 0), ("leading", 1000), ("trailing", 1001), ("lcm", 51)] {
-            let timetable = find_schedule(name).unwrap();
-            let error = Schedule::new(&training, timetable, Grid::Timesteps, steps).unwrap_err();
-            assert_eq!(error.kind(), crate::ErrorKind::Usage, "{name} {steps}: {error}");
-        }
-    }
+/// The sigma at a share of the way, in ln sigma, from the least to the largest.
+fn log_between(training: &Training, share: f64) -> f64 {
+    let (low, high) = training.sigma_range();
+    (low.ln() + share * (high.ln() - low.ln())).exp()
+}
 
-    #[test]
-    fn bad_training_schedules_are_refused() {
-        let bad = [
-            TrainingSpec { timesteps: 0, ..spec() },
-            TrainingSpec { beta_start: 0.0, ..spec() },
-            TrainingSpec { beta_end: f64::NAN, ..spec() },
-            TrainingSpec { prediction: Prediction::Epsilon, ..spec() },
-            TrainingSpec { original_steps: 0, ..spec() },
-            TrainingSpec { timestep_scaling: f64::INFINITY, ..spec() },
-        ];
-        for spec in bad {
-            assert!(Training::new(spec.clone()).is_err(), "{spec:?}");
-        }
+/// Lee et al. 2024, arXiv:2407.12173, on sigmas as diffusers has it.
+fn beta(training: &Training, steps: usize, options: &Options) -> Result<Vec<f64>> {
+    let (alpha, beta) = (options.get(Opt::Alpha), options.get(Opt::Beta));
+    let (low, high) = training.sigma_range();
+    spread(steps, |share| low + puruspe::invbetai(1.0 - share, alpha, beta) * (high - low))
+}
+
+/// Sabour et al. 2024, arXiv:2404.14507, eq. 13.
+fn kl_optimal(training: &Training, steps: usize, _: &Options) -> Result<Vec<f64>> {
+    let (low, high) = training.sigma_range();
+    let (low, high) = (low.atan(), high.atan());
+    spread(steps, |share| (share * low + (1.0 - share) * high).tan())
+}
+
+fn ays_sd1(training: &Training, steps: usize, _: &Options) -> Result<Vec<f64>> {
+    const SIGMAS: [f64; 11] = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029];
+    ays(training, steps, &SIGMAS)
+}
+
+fn ays_sdxl(training: &Training, steps: usize, _: &Options) -> Result<Vec<f64>> {
+    const SIGMAS: [f64; 11] = [14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029];
+    ays(training, steps, &SIGMAS)
+}
+
+/// A published table, log-linear between its entries for other numbers of steps.
+fn ays(training: &Training, steps: usize, table: &[f64; 11]) -> Result<Vec<f64>> {
+    if !matches!(training.spec(), TrainingSpec::Diffusion(_)) {
+        return Err(Error::usage("the ays schedules are tables for diffusion models, which this one is not"));
     }
+    let at = |i: usize| {
+        let place = i as f64 * (table.len() - 1) as f64 / steps as f64;
+        let below = (place.floor() as usize).min(table.len() - 2);
+        let weight = place - below as f64;
+        (table[below].ln() * (1.0 - weight) + table[below + 1].ln() * weight).exp()
+    };
+    Ok((0..steps).map(at).collect())
 }

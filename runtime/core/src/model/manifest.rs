@@ -8,9 +8,9 @@ use serde::Deserialize;
 use super::files::{DataFile, GraphFile, graph_bytes, inside};
 use super::{Defaults, Golden, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary};
 use crate::error::unknown;
-use crate::schedule::TrainingSpec;
 use crate::stage::{Precision, Stage};
 use crate::tokenizer::Window;
+use crate::training::{DiffusionSpec, EdmSpec, FlowSpec, TrainingSpec};
 use crate::{Error, ErrorKind, Result, yaml};
 
 pub(super) const FILE: &str = "model.yaml";
@@ -30,7 +30,9 @@ struct Manifest {
     licence: String,
     picture: PictureSize,
     latent: LatentGeometry,
-    training: TrainingSpec,
+    training: Option<DiffusionSpec>,
+    flow: Option<FlowSpec>,
+    edm: Option<EdmSpec>,
     tokenizer: TokenizerEntry,
     defaults: Defaults,
     #[serde(default)]
@@ -87,6 +89,12 @@ pub(super) fn open(root: &Path) -> Result<Model> {
     if manifest.schema != SCHEMA {
         return Err(told(Error::model(format!("schema is \"{}\", expected \"{SCHEMA}\"", manifest.schema))));
     }
+    let training: TrainingSpec = match (manifest.training, manifest.flow, manifest.edm) {
+        (Some(diffusion), None, None) => diffusion.into(),
+        (None, Some(flow), None) => flow.into(),
+        (None, None, Some(edm)) => edm.into(),
+        _ => return Err(told(Error::model("expected exactly one of training, flow and edm"))),
+    };
     let TokenizerEntry { file, length, start, end, pad } = manifest.tokenizer;
     let vocabulary = Vocabulary::TokenizerJson(inside(root, &file).map_err(told)?);
     let stages = manifest.stages.into_iter().map(|(stage, entry)| Ok((stage, stage_files(root, stage, entry)?)));
@@ -100,7 +108,7 @@ pub(super) fn open(root: &Path) -> Result<Model> {
         goldens: goldens.collect::<Result<_>>().map_err(told)?,
         latent: manifest.latent,
         picture: manifest.picture,
-        training: super::training(manifest.training, &path)?,
+        training: super::training(training, &path)?,
         tokenizer: TokenizerFiles { vocabulary, window: Window { length, start, end, pad } },
         defaults: manifest.defaults,
         range: manifest.range,

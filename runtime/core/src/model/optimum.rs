@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::files::{DataFile, GraphFile, graph_bytes, inside, is_half};
 use super::{Defaults, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary};
-use crate::schedule::{Betas, Prediction, TrainingSpec};
+use crate::curve::Curve;
 use crate::stage::{Precision, Stage};
 use crate::tokenizer::Window;
+use crate::training::{Betas, DiffusionSpec, Prediction};
 use crate::{Error, Result, bounded};
 
 pub(super) const FILE: &str = "model_index.json";
@@ -64,8 +65,19 @@ struct Scheduler {
     timestep_scaling: Option<f64>,
     #[serde(default)]
     clip_sample: bool,
+    clip_sample_range: Option<f64>,
     #[serde(default)]
     thresholding: bool,
+    dynamic_thresholding_ratio: Option<f64>,
+    sample_max_value: Option<f64>,
+    skip_prk_steps: Option<bool>,
+    algorithm_type: Option<String>,
+    solver_order: Option<usize>,
+    solver_type: Option<String>,
+    use_karras_sigmas: Option<bool>,
+    use_exponential_sigmas: Option<bool>,
+    use_beta_sigmas: Option<bool>,
+    use_lu_lambdas: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -147,11 +159,11 @@ fn latent_geometry(unet: &Unet, vae: &Vae) -> Result<LatentGeometry> {
     Ok(LatentGeometry { channels: unet.in_channels, downscale, scale, shift: vae.shift_factor.unwrap_or(0.0) })
 }
 
-fn training_spec(scheduler: &Scheduler) -> Result<TrainingSpec> {
+fn training_spec(scheduler: &Scheduler) -> Result<DiffusionSpec> {
     if scheduler.trained_betas.as_ref().is_some_and(|betas| !betas.is_null()) {
         return Err(Error::model("scheduler/scheduler_config.json: trained_betas is not supported; expected null"));
     }
-    Ok(TrainingSpec {
+    Ok(DiffusionSpec {
         timesteps: scheduler.num_train_timesteps,
         beta_start: scheduler.beta_start.unwrap_or(0.0001),
         beta_end: scheduler.beta_end.unwrap_or(0.02),
@@ -165,29 +177,78 @@ fn training_spec(scheduler: &Scheduler) -> Result<TrainingSpec> {
     })
 }
 
-/// The scheduler's class says which sampler the pipeline was published with.
+/// The scheduler's class and settings say how the pipeline was published to be sampled.
 fn defaults(class: &str, scheduler: &Scheduler) -> (Defaults, Vec<String>) {
     let mut warnings = Vec::new();
-    let (sampler, spacing) = match scheduler.class_name.as_str() {
-        "DDIMScheduler" => ("ddim", "leading"),
-        "EulerDiscreteScheduler" => ("euler", "linspace"),
-        "LCMScheduler" => ("lcm", "lcm"),
-        other => {
-            warnings.push(format!("the pipeline's own {other} is not offered yet; ddim is the default instead"));
-            ("ddim", "leading")
-        }
-    };
-    if scheduler.clip_sample || scheduler.thresholding {
-        warnings.push("clip_sample and thresholding of scheduler_config.json are not applied".into());
+    let (sampler, spacing) = sampler(scheduler).unwrap_or_else(|| {
+        let other = &scheduler.class_name;
+        warnings.push(format!("the pipeline's own {other} is not known; ddim is the default instead"));
+        ("ddim".into(), "leading")
+    });
+    let consistency = sampler == "lcm" || sampler == "tcd" || class.ends_with("LatentConsistencyModelPipeline");
+    let spacing = scheduler.timestep_spacing.as_deref().unwrap_or(spacing);
+    let sigmas = [
+        (scheduler.use_karras_sigmas, "karras"),
+        (scheduler.use_exponential_sigmas, "exponential"),
+        (scheduler.use_beta_sigmas, "beta"),
+        (scheduler.use_lu_lambdas, "lu"),
+    ];
+    let schedule = sigmas.iter().find(|(used, _)| *used == Some(true)).map_or(spacing, |(_, name)| name);
+    // Schedules of distilled models are their samplers' own.
+    let schedule = if consistency { "lcm" } else { schedule };
+    let mut options = BTreeMap::new();
+    if scheduler.thresholding {
+        options.insert("threshold".into(), Curve::constant(scheduler.dynamic_thresholding_ratio.unwrap_or(0.995)));
+        options.insert("threshold_max".into(), Curve::constant(scheduler.sample_max_value.unwrap_or(1.0)));
+    } else if scheduler.clip_sample {
+        options.insert("clip".into(), Curve::constant(scheduler.clip_sample_range.unwrap_or(1.0)));
     }
-    let consistency = sampler == "lcm" || class.ends_with("LatentConsistencyModelPipeline");
-    let schedule = match &scheduler.timestep_spacing {
-        Some(spacing) if sampler != "lcm" => spacing.clone(),
-        _ => spacing.into(),
-    };
+    if let (true, Some(order)) = (["deis", "unipc", "unipc_bh1"].contains(&&*sampler), scheduler.solver_order) {
+        options.insert("order".into(), Curve::constant(order as f64));
+    }
     // The defaults of the diffusers pipelines, but for the 50 steps of SD: 25 are what the field uses.
     let (steps, guidance) = if consistency { (4, 8.5) } else { (25, 7.5) };
-    (Defaults { sampler: sampler.into(), schedule, steps, guidance }, warnings)
+    (Defaults { sampler, schedule: schedule.into(), steps, guidance, options }, warnings)
+}
+
+/// The sampler that a scheduler's class and settings mean, and the class's usual spacing.
+fn sampler(scheduler: &Scheduler) -> Option<(String, &'static str)> {
+    let named = |name: &str, spacing| Some((name.to_owned(), spacing));
+    let order = scheduler.solver_order.unwrap_or(2);
+    let algorithm = scheduler.algorithm_type.as_deref().unwrap_or("dpmsolver++");
+    let heun = if scheduler.solver_type.as_deref() == Some("heun") && order == 2 { "_heun" } else { "" };
+    match scheduler.class_name.as_str() {
+        "DDIMScheduler" => named("ddim", "leading"),
+        "DDPMScheduler" => named("ddpm", "leading"),
+        "PNDMScheduler" if scheduler.skip_prk_steps == Some(true) => named("plms", "leading"),
+        "PNDMScheduler" => named("pndm", "leading"),
+        "EulerDiscreteScheduler" => named("euler", "linspace"),
+        "EulerAncestralDiscreteScheduler" => named("euler_ancestral", "linspace"),
+        "HeunDiscreteScheduler" => named("heun", "linspace"),
+        "KDPM2DiscreteScheduler" => named("dpm2", "linspace"),
+        "KDPM2AncestralDiscreteScheduler" => named("dpm2_ancestral", "linspace"),
+        "LMSDiscreteScheduler" => named("lms", "linspace"),
+        "DPMSolverSDEScheduler" => named("dpmpp_sde", "linspace"),
+        "DEISMultistepScheduler" => named("deis", "linspace"),
+        "UniPCMultistepScheduler" if scheduler.solver_type.as_deref() == Some("bh1") => named("unipc_bh1", "linspace"),
+        "UniPCMultistepScheduler" => named("unipc", "linspace"),
+        "SASolverScheduler" => named("sa", "linspace"),
+        "LCMScheduler" => named("lcm", "lcm"),
+        "TCDScheduler" => named("tcd", "lcm"),
+        "DPMSolverMultistepScheduler" | "DPMSolverSinglestepScheduler" => {
+            let many = if scheduler.class_name.contains("Singlestep") { "s" } else { "m" };
+            let step = if order == 1 { "1".into() } else { format!("{order}{many}") };
+            let name = match algorithm {
+                "dpmsolver++" => format!("dpmpp_{step}{}", if many == "m" { heun } else { "" }),
+                "dpmsolver" => format!("dpm_{step}"),
+                "sde-dpmsolver++" => format!("dpmpp_{step}_sde{heun}"),
+                "sde-dpmsolver" => format!("dpm_{step}_sde"),
+                _ => return None,
+            };
+            crate::sampler::find_sampler(&name).is_ok().then_some((name, "linspace"))
+        }
+        _ => None,
+    }
 }
 
 fn graphs(root: &Path, folder: &str) -> Result<BTreeMap<Precision, GraphFile>> {
