@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use ndarray::Zip;
-use safelight::noise::TorchCpu;
-use safelight::options::{Opt, Options};
+use safelight::guidance::GUIDANCES;
+use safelight::noise::{GENERATORS, TorchCpu};
+use safelight::options::{OPTIONS, Opt, OptionKind, OptionRow, Options};
 use safelight::sampler::{
     Denoise, Latent, Method, Part, Run, SAMPLERS, Step, Steps, Tally, ddim_inverse, find_sampler,
 };
@@ -531,6 +533,7 @@ fn even_levels(training: &Training, method: &Method, steps: usize) -> Vec<Level>
 
 const FROM: f64 = 8.0;
 const TO: f64 = 0.3;
+static SOLUTIONS: OnceLock<[f64; 8]> = OnceLock::new();
 const STARTS: [f64; 8] = [5.0, -9.0, 2.0, -3.5, 0.4, 11.0, -1.0, 7.5];
 
 /// Where the probability-flow ODE takes a number from `FROM` to `TO`: Runge–Kutta in double precision, a thousand steps.
@@ -570,28 +573,29 @@ fn error_of(method: &Method, options: &Options, steps: usize) -> f64 {
         Ok(())
     };
     let end = (method.sample)(&mut exact, start, &mut run).unwrap();
-    let squares: f64 = end.iter().zip(STARTS).map(|(&end, start)| (f64::from(end) - solution(start)).powi(2)).sum();
+    let solutions = SOLUTIONS.get_or_init(|| STARTS.map(solution));
+    let squares: f64 = end.iter().zip(solutions).map(|(&end, exact)| (f64::from(end) - exact).powi(2)).sum();
     (squares / STARTS.len() as f64).sqrt()
 }
 
 /// The slope of error over steps, as far out as single precision allows.
 fn measured_order(method: &Method, options: &Options) -> f64 {
-    let counts = [4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128];
-    let errors: Vec<_> =
-        counts.iter().map(|&n| (n, error_of(method, options, n), error_of(method, options, 2 * n))).collect();
-    let clear = errors.iter().rev().find(|(_, _, finer)| *finer > 2e-5);
-    let (_, coarse, fine) = clear.unwrap_or(&errors[0]);
-    (coarse / fine).log2()
+    let slope = |n: usize| {
+        let (coarse, fine) = (error_of(method, options, n), error_of(method, options, 2 * n));
+        ((coarse / fine).log2(), fine)
+    };
+    let clear = [128, 96, 64, 48, 32, 24, 16, 12, 8, 6].into_iter().map(slope).find(|(_, fine)| *fine > 2e-5);
+    clear.unwrap_or_else(|| slope(4)).0
 }
 
 /// Deterministic forms of every sampler: its name, the options that make it so, and its order.
 fn deterministic() -> Vec<(String, &'static Method, Options, usize)> {
     let mut forms = Vec::new();
     for method in SAMPLERS.iter().filter(|method| method.steps == Steps::Any) {
-        // The reverse SDE of the noise has no deterministic form.
-        let noise_sde = method.name.starts_with("dpm_") && method.name.ends_with("_sde");
-        let Some(order) = method.order.filter(|_| !noise_sde) else { continue };
         let takes = |opt: Opt| method.options.iter().any(|(taken, _)| *taken == opt);
+        // The reverse SDE of the noise has no deterministic form.
+        let can_be_still = !method.stochastic || takes(Opt::Eta) || takes(Opt::Tau);
+        let Some(order) = method.order.filter(|_| can_be_still) else { continue };
         let still = [Opt::Eta, Opt::Tau].into_iter().filter(|&opt| takes(opt));
         let still: BTreeMap<_, _> = still.map(|opt| (opt.row().name.to_owned(), Curve::from(0.0))).collect();
         let orders = if takes(Opt::Order) { vec![1, 2, 3] } else { vec![0] };
@@ -633,45 +637,86 @@ fn gaussian(x: &Latent, at: Level, denoised: &mut Latent) -> Result<()> {
     Ok(())
 }
 
+/// Forms of a stochastic sampler with half and all of its noise, as far as it has a say.
+fn noisy_forms(method: &'static Method) -> Vec<(String, Options)> {
+    let amount = [Opt::Eta, Opt::Tau].into_iter().find(|opt| method.options.iter().any(|(taken, _)| taken == opt));
+    let given = match amount {
+        Some(opt) => [0.5, 1.0].map(|value| BTreeMap::from([(opt.row().name.to_owned(), Curve::from(value))])).to_vec(),
+        None => vec![BTreeMap::new()],
+    };
+    let form = |given: BTreeMap<String, Curve>| {
+        let options = Options::resolve(&[(method.name, method.options)], &given).unwrap();
+        (format!("{} {given:?}", method.name), options)
+    };
+    given.into_iter().map(form).collect()
+}
+
 #[test]
 fn stochastic_samplers_draw_the_mean_and_the_variance_of_the_data() {
-    let draws = |opt: &Opt| matches!(opt, Opt::Eta | Opt::Tau);
-    for method in
-        SAMPLERS.iter().filter(|method| method.order.is_some() && method.options.iter().any(|(opt, _)| draws(opt)))
+    let stochastic = SAMPLERS.iter().filter(|method| method.stochastic && method.order.is_some());
+    for (method, (name, options)) in
+        stochastic.flat_map(|method| noisy_forms(method).into_iter().map(move |form| (method, form)))
     {
-        for process in ["sd", "flow3", "edm"] {
-            let prediction = match process {
-                "sd" => Prediction::Epsilon,
-                "flow3" => Prediction::Flow,
-                _ => Prediction::Edm,
-            };
+        for (process, prediction, timetable) in [
+            ("sd", Prediction::Epsilon, "exponential"),
+            ("flow3", Prediction::Flow, "trailing"),
+            ("edm", Prediction::Edm, "exponential"),
+        ] {
             let training = training(process, prediction);
-            for amount in [0.5, 1.0] {
-                let name = if method.options.iter().any(|(opt, _)| *opt == Opt::Tau) { "tau" } else { "eta" };
-                let given = BTreeMap::from([(name.to_owned(), amount.into())]);
-                let options = Options::resolve(&[(method.name, method.options)], &given).unwrap();
-                let schedule =
-                    scheduled(&training, if process == "flow3" { "trailing" } else { "exponential" }, method.grid, 100)
-                        .unwrap();
-                let relay = Relay::parse(method.name).unwrap();
-                let trajectory = Trajectory::new(&relay, &schedule, &[], &training).unwrap();
-                let mut noise = torch(11);
-                // Many independent numbers, distributed as the first level is.
-                let mut x = Latent::zeros((1, 1, 64, 64));
-                noise(&mut x, Level::CLEAN, Level::CLEAN).unwrap();
-                let first = schedule.levels[0];
-                let spread = (first.alpha * DEVIATION).hypot(first.sigma) as f32;
-                x.mapv_inplace(|noise| (first.alpha * MEAN) as f32 + spread * noise);
-                let mut walk =
-                    Walk { training: &training, options: &options, noise: &mut noise, on_step: &mut |_| Ok(()) };
-                let (end, _) = trajectory.walk(&mut gaussian, x, &mut walk).unwrap();
-                let (mean, deviation) = (f64::from(end.mean().unwrap()), f64::from(end.std(0.0)));
-                // Five standard errors, and what the steps themselves leave.
-                let told = format!("{} {process} {name} {amount}: mean {mean}, deviation {deviation}", method.name);
-                assert!((mean - MEAN).abs() < 5.0 * DEVIATION / 64.0, "{told}");
-                assert!((deviation - DEVIATION).abs() < 5.0 * DEVIATION / (64.0 * 2f64.sqrt()) + 0.01, "{told}");
-            }
+            let schedule = scheduled(&training, timetable, method.grid, 100).unwrap();
+            let trajectory = Trajectory::new(&Relay::parse(method.name).unwrap(), &schedule, &[], &training).unwrap();
+            let mut noise = torch(11);
+            // Many independent numbers, distributed as the first level is.
+            let mut x = Latent::zeros((1, 1, 64, 64));
+            noise(&mut x, Level::CLEAN, Level::CLEAN).unwrap();
+            let first = schedule.levels[0];
+            let spread = (first.alpha * DEVIATION).hypot(first.sigma) as f32;
+            x.mapv_inplace(|noise| (first.alpha * MEAN) as f32 + spread * noise);
+            let mut walk = Walk { training: &training, options: &options, noise: &mut noise, on_step: &mut |_| Ok(()) };
+            let (end, _) = trajectory.walk(&mut gaussian, x, &mut walk).unwrap();
+            let (mean, deviation) = (f64::from(end.mean().unwrap()), f64::from(end.std(0.0)));
+            // Five standard errors, and what a hundred steps leave of the variance.
+            let told = format!("{name} {process}: mean {mean}, deviation {deviation}");
+            assert!((mean - MEAN).abs() < 5.0 * DEVIATION / 64.0, "{told}");
+            assert!((deviation - DEVIATION).abs() < 5.0 * DEVIATION / (64.0 * 2f64.sqrt()) + 0.01, "{told}");
         }
+    }
+}
+
+#[test]
+fn noise_is_drawn_by_those_that_say_so() {
+    let training = training("sd", Prediction::Epsilon);
+    for method in SAMPLERS {
+        let steps = if method.steps == Steps::Any { 4 } else { 1 };
+        let schedule = scheduled(&training, "karras", method.grid, steps).unwrap();
+        let options = defaults(method);
+        let mut draws = 0;
+        let mut run = Run {
+            levels: &schedule.levels,
+            training: &training,
+            options: &options,
+            noise: &mut |_, _, _| {
+                draws += 1;
+                Ok(())
+            },
+            on_step: &mut |_| Ok(()),
+            part: Part { before: 0, of: steps },
+            tally: Tally::default(),
+        };
+        (method.sample)(&mut gaussian, Latent::ones(SHAPE), &mut run).unwrap();
+        assert_eq!(draws > 0, method.stochastic, "{}: {draws} draws", method.name);
+    }
+}
+
+#[test]
+fn few_steps_leave_pure_noise_as_the_table_says() {
+    let training = training("sd_zero", Prediction::V);
+    for method in SAMPLERS.iter().filter(|method| method.steps == Steps::Any) {
+        let schedule = scheduled(&training, "trailing", method.grid, 4).unwrap();
+        let found = walk(&Relay::parse(method.name).unwrap(), &training, &schedule, &defaults(method), 3).unwrap();
+        let largest = found.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        // The data lies within ±2.5.
+        assert_eq!(largest < 3.0, method.from_pure_noise, "{}: {largest}", method.name);
     }
 }
 
@@ -703,7 +748,7 @@ fn peaks(x: f64, at: Level) -> f64 {
     estimate(&MIXTURE.map(|(weight, mean, deviation)| (weight, mean, deviation / 10.0)), x, at)
 }
 
-static REFERENCE: std::sync::OnceLock<Vec<f64>> = std::sync::OnceLock::new();
+static REFERENCE: OnceLock<Vec<f64>> = OnceLock::new();
 
 /// The ODE from sigma 80 to 0.002 in double precision, and the estimate there.
 fn fine(start: &[f64]) -> Vec<f64> {
@@ -904,4 +949,152 @@ fn going_backwards_and_forwards_again_comes_closer_with_more_steps() {
         (&again - &x0).iter().fold(0f32, |worst, d| worst.max(d.abs()))
     };
     assert!(error(200) < 0.1 && error(200) < 0.6 * error(50), "{} {}", error(50), error(200));
+}
+
+// ── docs/samplers.md ────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn row(cells: &[String]) -> String {
+    format!("| {} |\n", cells.join(" | "))
+}
+
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let head: Vec<_> = head.iter().map(|name| (*name).to_owned()).collect();
+    let line: Vec<_> = head.iter().map(|_| "---".to_owned()).collect();
+    [row(&head), row(&line)].into_iter().chain(rows.map(|cells| row(&cells))).collect()
+}
+
+fn taken(options: &[(Opt, f64)]) -> String {
+    let named = options.iter().map(|(opt, default)| format!("{} {default}", opt.row().name));
+    named.collect::<Vec<_>>().join(", ")
+}
+
+fn samplers_table() -> String {
+    table(
+        &[
+            "name",
+            "what it is",
+            "source",
+            "order",
+            "evaluations for 1, 4, 10 steps",
+            "grid",
+            "noise",
+            "options and defaults",
+            "suits",
+        ],
+        SAMPLERS.iter().map(|method| {
+            let evaluations = match method.steps {
+                Steps::Any => [1, 4, 10].map(|n| (method.evaluations)(n).to_string()).join(", "),
+                Steps::One => "1".into(),
+                Steps::Adaptive => "as the tolerance needs".into(),
+            };
+            let grid = match method.grid {
+                Grid::Timesteps | Grid::TimestepsToClean => "timesteps",
+                Grid::Sigmas => "sigmas",
+                Grid::LogSnr => "log-SNR",
+            };
+            vec![
+                format!("`{}`", method.name),
+                method.about.into(),
+                method.source.into(),
+                method.order.map_or("–".into(), |order| order.to_string()),
+                evaluations,
+                grid.into(),
+                if method.stochastic { "yes" } else { "no" }.into(),
+                taken(method.options),
+                method.suits.into(),
+            ]
+        }),
+    )
+}
+
+fn proofs_table() -> String {
+    let mut references = BTreeMap::<_, BTreeMap<String, usize>>::new();
+    for case in golden().cases {
+        let short = case.reference.trim_start_matches("k_diffusion.").replace("formula", "the paper's formulae");
+        *references.entry(case.sampler).or_default().entry(short).or_default() += case.predictions.len();
+    }
+    let slopes: BTreeMap<_, _> =
+        deterministic().into_iter().map(|(_, method, options, _)| (method.name, slope(method, &options))).collect();
+    table(
+        &["name", "vectors, by reference", "slope in theory", "measured"],
+        SAMPLERS.iter().map(|method| {
+            let vectors = references.get(method.name).map(|counts| {
+                counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+            });
+            vec![
+                format!("`{}`", method.name),
+                vectors.unwrap_or("its tolerance, or its estimate".into()),
+                method.order.filter(|_| method.steps == Steps::Any).map_or("–".into(), |order| order.to_string()),
+                slopes.get(method.name).cloned().unwrap_or("–".into()),
+            ]
+        }),
+    )
+}
+
+fn orders_table() -> String {
+    let forms =
+        deterministic().into_iter().filter(|(_, method, ..)| method.options.iter().any(|(opt, _)| *opt == Opt::Order));
+    table(
+        &["form", "slope in theory", "measured"],
+        forms.map(|(name, method, options, order)| vec![name, order.to_string(), slope(method, &options)]),
+    )
+}
+
+fn slope(method: &Method, options: &Options) -> String {
+    format!("{:.1}", measured_order(method, options))
+}
+
+fn named_rows(rows: impl Iterator<Item = (String, String, String)>) -> String {
+    table(
+        &["name", "what it is", "options and defaults"],
+        rows.map(|(name, about, options)| vec![format!("`{name}`"), about, options]),
+    )
+}
+
+/// The text with each generated part written anew.
+fn with_parts(text: &str, parts: &[(&str, String)]) -> String {
+    parts.iter().fold(text.to_owned(), |text, (name, part)| {
+        let begin = format!("<!-- {name} -->\n");
+        let (before, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("no part {name}"));
+        let (_, after) = rest.split_once("<!-- end -->").unwrap();
+        format!("{before}{begin}{part}<!-- end -->{after}")
+    })
+}
+
+#[test]
+fn docs_are_current() {
+    let option = |row: &OptionRow| {
+        let (low, high) = row.range;
+        let kind = match row.kind {
+            OptionKind::Whole => "a whole number",
+            OptionKind::Real => "a number",
+            OptionKind::Curve => "a number, or several over the steps",
+        };
+        vec![format!("`{}`", row.name), row.about.into(), format!("{kind}, {low} to {high}")]
+    };
+    let guidance = GUIDANCES.iter().map(|rule| (rule.name.into(), rule.about.into(), taken(rule.options)));
+    let parts = [
+        ("samplers", samplers_table()),
+        ("proofs", proofs_table()),
+        ("orders", orders_table()),
+        ("schedules", named_rows(SCHEDULES.iter().map(|it| (it.name.into(), it.about.into(), taken(it.options))))),
+        ("guidance", named_rows(guidance)),
+        ("options", table(&["name", "what it is", "values"], OPTIONS.iter().map(option))),
+        (
+            "generators",
+            table(&["name", "what it is"], GENERATORS.iter().map(|it| vec![format!("`{}`", it.name), it.about.into()])),
+        ),
+    ];
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/samplers.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let current = with_parts(&text, &parts);
+    if std::env::var_os("SAFELIGHT_WRITE_DOCS").is_some() {
+        std::fs::write(&path, current).unwrap();
+        return;
+    }
+    let stale = text.lines().zip(current.lines()).find(|(a, b)| a != b);
+    assert!(
+        stale.is_none() && text.len() == current.len(),
+        "docs/samplers.md is out of date, write it with SAFELIGHT_WRITE_DOCS=1: {stale:?}"
+    );
 }

@@ -121,9 +121,9 @@ pub const OPTIONS: &[OptionRow] = &[
     row!(TauMax, "tau_max", "largest share of the training timesteps with tau", 0.0..=1.0, Real, 1.0),
     row!(Predictor, "predictor", "order of the predictor", 1.0..=4.0, Whole, 1.0),
     row!(Corrector, "corrector", "order of the corrector, 0 none", 0.0..=4.0, Whole, 0.0),
-    row!(Rtol, "rtol", "relative tolerance of a step", 1e-6..=1.0, Real, 0.05),
-    row!(Atol, "atol", "absolute tolerance of a step, in units of the latent", 1e-6..=1.0, Real, 0.0078),
-    row!(MaxEvaluations, "max_evaluations", "most evaluations before it gives up", 2.0..=100000.0, Whole, 300.0),
+    row!(Rtol, "rtol", "relative tolerance of a step", 1e-6..=1.0, Real, 0.0),
+    row!(Atol, "atol", "absolute tolerance of a step, in units of the latent", 1e-6..=1.0, Real, 0.0),
+    row!(MaxEvaluations, "max_evaluations", "most evaluations before it gives up", 2.0..=100000.0, Whole, 0.0),
     row!(Rho, "rho", "bend of the schedule", 0.1..=100.0, Real, 1.0),
     row!(Alpha, "alpha", "first shape of the Beta distribution, of the clean end", 0.05..=20.0, Real, 1.0),
     row!(Beta, "beta", "second shape of the Beta distribution, of the noisy end", 0.05..=20.0, Real, 1.0),
@@ -201,9 +201,11 @@ impl Options {
         self.get(opt) as usize
     }
 
-    /// Names and values, for reports.
+    /// Names and values of those that change anything, for reports.
     pub fn named(&self) -> BTreeMap<&'static str, Curve> {
-        self.0.iter().map(|(opt, curve)| (opt.row().name, curve.clone())).collect()
+        let named = self.0.iter().map(|(opt, curve)| (opt.row(), curve));
+        let effective = named.filter(|(row, curve)| curve.values() != [row.neutral]);
+        effective.map(|(row, curve)| (row.name, curve.clone())).collect()
     }
 }
 

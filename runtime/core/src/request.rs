@@ -14,7 +14,7 @@ use crate::sampler::Steps;
 use crate::schedule::{Schedule, find_schedule};
 use crate::stage::Stage;
 use crate::target::Target;
-use crate::training::{Training, TrainingSpec};
+use crate::training::{Level, Training, TrainingSpec};
 use crate::trajectory::{Relay, Restart, Trajectory};
 use crate::{Error, Result};
 
@@ -206,7 +206,7 @@ impl Plan {
             width,
             height,
             latent,
-            warnings: warnings(request, model, &guidance, (steps, on)),
+            warnings: [warnings(request, model, &guidance, (steps, on)), route.warnings()].concat(),
             relay: route.relay,
             schedule: route.schedule,
             trajectory: route.trajectory,
@@ -282,6 +282,28 @@ impl Route {
         }
         check_limits_of_estimates(&options)?;
         Ok(Self { relay, schedule: name, trajectory, training, options })
+    }
+}
+
+/// Beyond this sigma a latent is pure noise to whoever looks at it.
+const PURE_NOISE: f64 = 1000.0;
+/// So many steps leave it with any method.
+const MANY_STEPS: usize = 20;
+
+impl Route {
+    /// What the caller should know of the way that the latent is going.
+    pub fn warnings(&self) -> Vec<String> {
+        let method = self.relay.first();
+        let first = self.trajectory.levels().next().unwrap_or(Level::CLEAN);
+        let few = self.trajectory.steps.is_some_and(|steps| (2..MANY_STEPS).contains(&steps));
+        if method.from_pure_noise || !few || self.training.own_sigma(first) < PURE_NOISE {
+            return Vec::new();
+        }
+        vec![format!(
+            "sampler {} needs {MANY_STEPS} steps or more to leave the pure noise where this model begins; dpmpp_2m and \
+             euler need one",
+            method.name
+        )]
     }
 }
 

@@ -164,6 +164,10 @@ pub struct Method {
     pub evaluations: fn(usize) -> usize,
     /// Whether CFG++ works with it.
     pub cfg_pp: bool,
+    /// Whether it draws noise with its default options.
+    pub stochastic: bool,
+    /// Whether few steps are enough to leave the pure noise where zero-terminal-SNR models begin.
+    pub from_pure_noise: bool,
 }
 
 /// How many steps a method takes.
@@ -180,14 +184,6 @@ pub enum Steps {
 impl std::fmt::Debug for Method {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Method({})", self.name)
-    }
-}
-
-impl Method {
-    /// Whether it draws noise with its default options.
-    pub fn is_stochastic(&self) -> bool {
-        let draws = |opt| matches!(opt, Opt::Eta | Opt::Gamma | Opt::Tau);
-        self.options.iter().any(|&(opt, default)| draws(opt) && default > 0.0) || self.order.is_none()
     }
 }
 

@@ -28,6 +28,8 @@ const PLAIN: Method = Method {
     order: Some(1),
     evaluations: |n| n,
     cfg_pp: false,
+    stochastic: false,
+    from_pure_noise: true,
 };
 
 /// Every sampler that a request or a manifest can name.
@@ -49,6 +51,7 @@ pub const SAMPLERS: &[Method] = &[
         grid: Grid::TimestepsToClean,
         options: ANCESTRAL,
         cfg_pp: true,
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -87,6 +90,7 @@ pub const SAMPLERS: &[Method] = &[
         suits: "all models, SD-Turbo and SDXL-Turbo",
         options: ANCESTRAL,
         cfg_pp: true,
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -97,6 +101,7 @@ pub const SAMPLERS: &[Method] = &[
         options: CHURN,
         order: Some(2),
         evaluations: |n| 2 * n - 1,
+        from_pure_noise: false,
         ..PLAIN
     },
     Method {
@@ -117,6 +122,8 @@ pub const SAMPLERS: &[Method] = &[
         options: ANCESTRAL,
         order: Some(2),
         evaluations: |n| 2 * n - 1,
+        from_pure_noise: false,
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -144,6 +151,7 @@ pub const SAMPLERS: &[Method] = &[
         sample: runge_kutta::rk4,
         order: Some(4),
         evaluations: |n| 4 * n - 1,
+        from_pure_noise: false,
         ..PLAIN
     },
     Method {
@@ -197,6 +205,7 @@ pub const SAMPLERS: &[Method] = &[
         sample: |d, x, run| singlestep(d, x, run, (2, Form::Noise)),
         grid: Grid::LogSnr,
         order: Some(2),
+        from_pure_noise: false,
         ..PLAIN
     },
     Method {
@@ -206,6 +215,7 @@ pub const SAMPLERS: &[Method] = &[
         sample: |d, x, run| singlestep(d, x, run, (3, Form::Noise)),
         grid: Grid::LogSnr,
         order: Some(2),
+        from_pure_noise: false,
         ..PLAIN
     },
     Method {
@@ -214,7 +224,9 @@ pub const SAMPLERS: &[Method] = &[
         source: "Lu et al. 2022, arXiv:2211.01095",
         sample: |d, x, run| multistep(d, x, run, dpm(1, Form::NoiseSde)),
         grid: Grid::LogSnr,
-        options: &[(Opt::Eta, 1.0), NOISE],
+        options: &[NOISE],
+        from_pure_noise: false,
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -223,7 +235,9 @@ pub const SAMPLERS: &[Method] = &[
         source: "Lu et al. 2022, arXiv:2211.01095",
         sample: |d, x, run| multistep(d, x, run, dpm(2, Form::NoiseSde)),
         grid: Grid::LogSnr,
-        options: &[(Opt::Eta, 1.0), NOISE],
+        options: &[NOISE],
+        from_pure_noise: false,
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -287,6 +301,7 @@ pub const SAMPLERS: &[Method] = &[
         options: ANCESTRAL,
         order: Some(2),
         evaluations: |n| 2 * n - 1,
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -297,6 +312,7 @@ pub const SAMPLERS: &[Method] = &[
         options: ANCESTRAL,
         order: Some(2),
         evaluations: |n| 2 * n - 1,
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -306,6 +322,7 @@ pub const SAMPLERS: &[Method] = &[
         sample: |d, x, run| multistep(d, x, run, dpm(1, Form::Data)),
         grid: Grid::LogSnr,
         options: ANCESTRAL,
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -316,6 +333,7 @@ pub const SAMPLERS: &[Method] = &[
         grid: Grid::LogSnr,
         options: ANCESTRAL,
         order: Some(2),
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -326,6 +344,7 @@ pub const SAMPLERS: &[Method] = &[
         grid: Grid::LogSnr,
         options: ANCESTRAL,
         order: Some(2),
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -339,6 +358,7 @@ pub const SAMPLERS: &[Method] = &[
         grid: Grid::LogSnr,
         options: ANCESTRAL,
         order: Some(2),
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -385,6 +405,7 @@ pub const SAMPLERS: &[Method] = &[
             (Opt::TauMax, 0.8),
         ],
         order: Some(2),
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -396,6 +417,7 @@ pub const SAMPLERS: &[Method] = &[
         grid: Grid::TimestepsToClean,
         schedule: Some("lcm"),
         order: None,
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -408,6 +430,7 @@ pub const SAMPLERS: &[Method] = &[
         schedule: Some("lcm"),
         options: &[(Opt::Gamma, 0.3), NOISE],
         order: None,
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -419,6 +442,7 @@ pub const SAMPLERS: &[Method] = &[
         schedule: Some("consistency"),
         options: &[NOISE],
         order: None,
+        stochastic: true,
         ..PLAIN
     },
     Method {
@@ -445,7 +469,7 @@ pub const SAMPLERS: &[Method] = &[
     },
     Method {
         name: "rk_adaptive",
-        about: "Bogacki–Shampine 3(2) in log sigma with steps as long as the tolerance allows",
+        about: "Bogacki–Shampine 3(2) in sigma with steps as long as the tolerance allows",
         source: "Bogacki & Shampine 1989; Söderlind 2003",
         sample: adaptive::rk_adaptive,
         steps: Steps::Adaptive,
