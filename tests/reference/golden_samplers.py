@@ -1,9 +1,6 @@
 """Final latents of every sampler with an exact denoiser, from diffusers, k-diffusion and formulae.
 
-    python tests/reference/golden_samplers.py
-
-Needs scipy, k-diffusion==0.1.1.post1, torchdiffeq==0.2.5 and torchsde==0.2.6 besides requirements.txt; of k-diffusion
-only its samplers are imported. Writes tests/golden/samplers.json:
+Of k-diffusion only its samplers are imported (README.md says how to install it). Writes tests/golden/samplers.json:
 
 - `cases`: what ours must return. `sigmas` are the ratios sigma/alpha of the n + 1 levels that steps go between (the
   sigma itself in flow matching; null where alpha is 0), `timesteps` what the network is told at each evaluation.
@@ -40,7 +37,6 @@ from compact_json import write_json
 from mixture import Level, denoise, predict
 from sampler_cases import ANY_PREDICTION, EVERY, FEW, SPACINGS, STEP_COUNTS
 
-GOLDEN = Path(__file__).resolve().parents[2] / "tests/golden"
 SHAPE = [1, 2, 2, 2]
 # Two ways to compute one latent differ by rounding only, relative to its largest element.
 TOLERANCE = 2e-5
@@ -50,8 +46,7 @@ CLEAN_LATENT = [-1.35, 0.62, 1.44, -0.87, 0.11, 1.73, -1.02, 0.48]
 IMAGE_TOKENS = 1024
 
 
-def main():
-    torch.set_num_threads(1)
+def write_samplers(golden: Path):
     warnings.simplefilter("ignore")
     diffusers.utils.logging.set_verbosity_error()
     cases = list(all_cases())
@@ -61,7 +56,7 @@ def main():
         "schedules": list(schedules()),
         "alphas_cumprod": list(sigmoid_alphas()),
     }
-    write_json(GOLDEN / "samplers.json", fields)
+    write_json(golden / "samplers.json", fields)
 
 
 def all_cases():
@@ -79,6 +74,7 @@ def all_cases():
     yield from each(["consistency"], consistency_cases)
     for method in known.ZERO_SNR_METHODS:
         yield from each(method.schedules, partial(scheduler_cases, method))
+    yield from adaptive_cases()
     yield from custom_cases()
 
 
@@ -694,6 +690,24 @@ def flow_scheduler(scheduler_class, process, schedule, steps):
     return scheduler
 
 
+def adaptive_cases():
+    """k-diffusion's ends at the least sigma; ours goes on to the estimate there."""
+    levels, scale = sigma_levels("karras", 25)
+    first, last = levels[0].sigma, levels[-2].sigma
+    for options in ({"order": 3}, {"order": 2}, {"order": 3, "rtol": 0.01}, {"order": 2, "rtol": 0.01}):
+        told = []
+
+        def model(x, sigma):
+            told.append(timestep_of(float(sigma)))
+            return torch.from_numpy(denoise(x.numpy(), Level(told[-1], 1.0, float(sigma))))
+
+        x = seeded(1)[0] * scale
+        x = k_diffusion().sample_dpm_adaptive(model, x, last, first, disable=True, **options)
+        run = Run(told, [first, 0.0], scale, model(x, last).numpy().ravel())
+        name = "k_diffusion.sample_dpm_adaptive"
+        yield entry("dpm_adaptive", "sd", "karras", 1, options, run, name, ANY_PREDICTION, "ve")
+
+
 def custom_cases():
     steps = len(known.TIMESTEPS)
     for method in (known.EULER, known.DPMPP_2M, known.LCM):
@@ -781,7 +795,3 @@ def sigmoid_alphas():
         betas = {"beta_schedule": "sigmoid", "beta_start": start, "beta_end": end}
         values = diffusers.DDPMScheduler(**betas).alphas_cumprod[indexes]
         yield betas | {"indexes": indexes, "values": [short(float(value)) for value in values]}
-
-
-if __name__ == "__main__":
-    main()

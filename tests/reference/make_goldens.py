@@ -8,6 +8,7 @@ import torch
 from golden_guidance import write_guidance
 from golden_noise import write_noise
 from golden_pipelines import write_pipelines
+from golden_samplers import write_samplers
 from golden_schedules import write_schedules
 from golden_tokens import write_tokens
 
@@ -25,6 +26,7 @@ def main():
     write_schedules(golden)
     write_guidance(golden)
     write_tokens(models, emoji, golden)
+    write_samplers(golden)
     write_pipelines(REPOSITORY, emoji, golden)
 
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::curve::Curve;
+use crate::guidance::{GUIDANCES, LIMITS};
+use crate::options::Options;
 use crate::schedule::find_schedule;
 use crate::stage::{Precision, Stage};
 use crate::training::{Training, TrainingSpec};
@@ -235,9 +237,15 @@ impl Model {
                 )));
             }
         }
-        let Defaults { sampler, schedule, steps, guidance, options: _ } = &self.defaults;
-        Relay::parse(sampler).map_err(|e| Error::model(format!("defaults: {e}")))?;
-        find_schedule(schedule).map_err(|e| Error::model(format!("defaults: {e}")))?;
+        let Defaults { sampler, schedule, steps, guidance, options } = &self.defaults;
+        let told = |e: Error| Error::model(format!("defaults: {e}"));
+        let relay = Relay::parse(sampler).map_err(told)?;
+        let timetable = find_schedule(schedule).map_err(told)?;
+        let mut methods: Vec<_> = relay.methods().map(|method| (method.name, method.options)).collect();
+        methods.push((timetable.name, timetable.options));
+        methods.extend(GUIDANCES.iter().map(|rule| (rule.name, rule.options)));
+        methods.push(("every sampler", LIMITS));
+        Options::resolve(&methods, options).map_err(told)?;
         if *steps == 0 || !guidance.is_finite() || *guidance < 0.0 {
             return Err(Error::model(format!(
                 "defaults: steps {steps} and guidance {guidance}, expected from 1 and from 0"

@@ -263,10 +263,7 @@ impl Route {
         methods.extend(timetable.map(|timetable| (timetable.name, timetable.options)));
         methods.extend(guided.map(|(rule, _)| (rule.name, rule.options)));
         methods.push(("every sampler", LIMITS));
-        let own_defaults = sampling.sampler.is_none();
-        let mut given = if own_defaults { model.defaults.options.clone() } else { BTreeMap::new() };
-        given.extend(sampling.options.clone());
-        let options = Options::resolve(&methods, &given)?;
+        let options = Options::resolve(&methods, &given_options(sampling, model, &methods))?;
         let grid = relay.first().grid;
         let schedule = match (sampling.given(), timetable) {
             (Some(Given::Timesteps(timesteps)), _) => Schedule::of_timesteps(&training, timesteps, grid)?,
@@ -283,6 +280,13 @@ impl Route {
         check_limits_of_estimates(&options)?;
         Ok(Self { relay, schedule: name, trajectory, training, options })
     }
+}
+
+/// The model's own options, as far as its own sampler is used and anything takes them, and the request's.
+fn given_options(sampling: &Sampling, model: &Model, methods: &[(&str, &[(Opt, f64)])]) -> BTreeMap<String, Curve> {
+    let taken = |name: &str| methods.iter().any(|(_, options)| options.iter().any(|(opt, _)| opt.row().name == name));
+    let own = model.defaults.options.iter().filter(|(name, _)| sampling.sampler.is_none() && taken(name));
+    own.chain(&sampling.options).map(|(name, curve)| (name.clone(), curve.clone())).collect()
 }
 
 /// Beyond this sigma a latent is pure noise to whoever looks at it.
