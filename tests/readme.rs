@@ -38,3 +38,19 @@ fn the_manifest_is_understood() {
     let error = safelight::Model::open(folder.path()).unwrap_err().to_string();
     assert!(error.contains("text_encoder.int8.onnx: is missing"), "{error}");
 }
+
+#[test]
+fn samplers_and_vectors_are_as_many_as_shown() {
+    let readme = read("README.md");
+    let golden: serde_json::Value = serde_json::from_str(&read("tests/golden/samplers.json")).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    let runs: usize = cases.iter().map(|case| case["predictions"].as_array().unwrap().len()).sum();
+    let thousands = |count: usize| format!("{},{:03}", count / 1000, count % 1000);
+    for told in [
+        format!("{} of them", safelight::sampler::SAMPLERS.len()),
+        format!("{} vectors", thousands(cases.len())),
+        format!("{} runs", thousands(runs)),
+    ] {
+        assert!(readme.contains(&told), "{told}");
+    }
+}

@@ -667,7 +667,7 @@ fn stochastic_samplers_draw_the_mean_and_the_variance_of_the_data() {
             ("edm", Prediction::Edm, "exponential"),
         ] {
             let training = training(process, prediction);
-            let schedule = scheduled(&training, timetable, method.grid, 100).unwrap();
+            let schedule = scheduled(&training, timetable, method.grid, 200).unwrap();
             let trajectory = Trajectory::new(&Relay::parse(method.name).unwrap(), &schedule, &[], &training).unwrap();
             let mut noise = torch(11);
             // Many independent numbers, distributed as the first level is.
@@ -679,10 +679,12 @@ fn stochastic_samplers_draw_the_mean_and_the_variance_of_the_data() {
             let mut walk = Walk { training: &training, options: &options, noise: &mut noise, on_step: &mut |_| Ok(()) };
             let (end, _) = trajectory.walk(&mut gaussian, x, &mut walk).unwrap();
             let (mean, deviation) = (f64::from(end.mean().unwrap()), f64::from(end.std(0.0)));
-            // Five standard errors, and what a hundred steps leave of the variance.
+            // Five standard errors, and what two hundred steps leave: more where a group of steps is taken anew with
+            // other noise than its evaluations had.
+            let bias = if ["dpmpp_2s_sde", "dpmpp_3s_sde"].contains(&method.name) { 0.03 } else { 0.01 };
             let told = format!("{name} {process}: mean {mean}, deviation {deviation}");
             assert!((mean - MEAN).abs() < 5.0 * DEVIATION / 64.0, "{told}");
-            assert!((deviation - DEVIATION).abs() < 5.0 * DEVIATION / (64.0 * 2f64.sqrt()) + 0.01, "{told}");
+            assert!((deviation - DEVIATION).abs() < 5.0 * DEVIATION / (64.0 * 2f64.sqrt()) + bias, "{told}");
         }
     }
 }

@@ -186,6 +186,8 @@ LOG_SNR_METHODS = [
     multistep("dpmpp_2m_sde_heun", "sde-dpmsolver++", 2, "heun"),
     singlestep("dpmpp_2s", "dpmsolver++", 2),
     singlestep("dpmpp_3s", "dpmsolver++", 3),
+    singlestep("dpmpp_2s_sde", "sde-dpmsolver++", 2),
+    singlestep("dpmpp_3s_sde", "sde-dpmsolver++", 3),
     *(unipc("unipc", "bh2", order) for order in (1, 2, 3)),
 ]
 # The third order of its class is wrong, see the deviations.

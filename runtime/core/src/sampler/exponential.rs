@@ -162,7 +162,8 @@ impl Coefficients {
 }
 
 /// Singlestep DPM-Solver (Lu et al. 2022, arXiv:2206.00927, algorithms 1 and 2; arXiv:2211.01095, algorithm 1): groups
-/// of up to `order` steps, each taken anew from the group's start with all that has been seen since.
+/// of up to `order` steps, each taken anew from the group's start with all that has been seen since, and with as much
+/// fresh noise as eta says.
 pub(super) fn singlestep(
     denoiser: &mut dyn Denoise,
     mut x: Latent,
@@ -170,7 +171,7 @@ pub(super) fn singlestep(
     (order, form): (usize, Form),
 ) -> Result<Latent> {
     let mut outputs = History::<3>::new(&x);
-    let (mut denoised, mut start) = (alike(&x), alike(&x));
+    let (mut denoised, mut start, mut fresh) = (alike(&x), alike(&x), alike(&x));
     for step in 0..run.steps() {
         let (from, to) = run.interval(step);
         denoiser.denoise(&x, from, &mut denoised)?;
@@ -186,7 +187,7 @@ pub(super) fn singlestep(
             into_noise(output, &x, from);
         }
         let base = outputs.levels()[place - 1];
-        let coefficients = Coefficients::new(form, base, to, 0.0);
+        let coefficients = Coefficients::new(form, base, to, run.at(Opt::Eta, step));
         let span = to.half_log_snr() - base.half_log_snr();
         let slope = match place {
             1 => 0.0,
@@ -202,6 +203,7 @@ pub(super) fn singlestep(
                 blend(&mut x, coefficients.keep, &[(coefficients.gain - slope, first), (slope, newest)]);
             }
         }
+        run.add_noise(&mut x, &mut fresh, coefficients.noise, (base, to))?;
         run.done(step, &x, &denoised)?;
     }
     Ok(x)

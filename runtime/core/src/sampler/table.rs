@@ -294,6 +294,28 @@ pub const SAMPLERS: &[Method] = &[
         ..PLAIN
     },
     Method {
+        name: "dpmpp_2s_sde",
+        about: "DPM-Solver++(2S) for the reverse SDE",
+        source: "Lu et al. 2022, arXiv:2211.01095",
+        sample: |d, x, run| singlestep(d, x, run, (2, Form::Data)),
+        grid: Grid::LogSnr,
+        options: ANCESTRAL,
+        order: Some(2),
+        stochastic: true,
+        ..PLAIN
+    },
+    Method {
+        name: "dpmpp_3s_sde",
+        about: "DPM-Solver++(3S) for the reverse SDE",
+        source: "Lu et al. 2022, arXiv:2211.01095",
+        sample: |d, x, run| singlestep(d, x, run, (3, Form::Data)),
+        grid: Grid::LogSnr,
+        options: ANCESTRAL,
+        order: Some(2),
+        stochastic: true,
+        ..PLAIN
+    },
+    Method {
         name: "dpmpp_2s_ancestral",
         about: "DPM-Solver++(2S) with fresh noise each step",
         source: "k-diffusion",
