@@ -86,38 +86,22 @@ impl Denoiser {
         with: Conditions<'a>,
     ) -> Result<Conditioned<'a>> {
         let (batch, channels, height, width) = shape;
-        let guided = matches!(guidance, Guidance::Guided { .. });
-        let together = guided
-            && match self.fixed_batch() {
-                Some(fixed) => fixed == 2 * batch,
-                None => runs_together(with.plan),
-            };
+        let together = matches!(guidance, Guidance::Guided { .. }) && self.takes_both(batch, with.plan);
         let rows = if together { 2 * batch } else { batch };
         self.graph.reshape(self.sample, &[rows, channels, height, width])?;
         self.graph.reshape(self.hidden, &[rows, hidden.tokens, hidden.width])?;
         let timesteps = self.timestep_shape(rows)?;
         self.graph.reshape(self.timestep, &timesteps)?;
         let embedding = self.embedding(rows, guidance)?;
-        let elements = batch * channels * height * width;
-        let projected = guided && with.plan.rule.kind == Kind::Projected;
-        let option = |opt| with.plan.options.get(opt);
-        let apg = |_| Apg::new(elements / batch, option(Opt::Parallel), option(Opt::Norm), option(Opt::Momentum));
-        let needs_noise_estimate = with.plan.rule.kind == Kind::PlusPlus || is_limited(with.plan);
-        let buffer = |needed: bool| vec![0.0; if needed { elements } else { 0 }];
         let mut conditioned = Conditioned {
             denoiser: self,
             hidden,
             guidance,
             together,
             shape: [rows, channels, height, width],
-            scaled: buffer(true),
-            predicted: buffer(true),
-            positive: buffer(guided),
-            noise_estimate: Latent::zeros(if needs_noise_estimate { shape } else { (0, 0, 0, 0) }),
-            guided: false,
+            buffers: Buffers::new(shape, guidance, with.plan),
             embedding,
-            apg: (0..if projected { batch } else { 0 }).map(apg).collect(),
-            scratch: Vec::new(),
+            guided: false,
             timestep: 0.0,
             evaluations: 0,
             saved: 0,
@@ -131,6 +115,14 @@ impl Denoiser {
             _ => conditioned.write_hidden(0, batch, hidden)?,
         }
         Ok(conditioned)
+    }
+
+    /// Whether both predictions of guidance go through the graph in one run.
+    fn takes_both(&self, batch: usize, plan: &Plan) -> bool {
+        match self.fixed_batch() {
+            Some(fixed) => fixed == 2 * batch,
+            None => runs_together(plan),
+        }
     }
 
     /// One timestep, or one a row where the graph's axis is that of the batch.
@@ -199,19 +191,10 @@ pub(crate) struct Conditioned<'a> {
     /// Both halves of guidance go through the graph in one run: `[negative, positive]`.
     together: bool,
     shape: [usize; 4],
-    scaled: Vec<f32>,
-    /// The graph's output, of the negative prompt until it is guided; in the end the estimate.
-    predicted: Vec<f32>,
-    /// The graph's output for the prompt, while there are two.
-    positive: Vec<f32>,
-    /// The estimate that the noise is to be read off: of the negative prompt for CFG++, or before it is limited.
-    noise_estimate: Latent,
+    buffers: Buffers,
+    embedding: Vec<f32>,
     /// Whether the last evaluation was guided.
     guided: bool,
-    embedding: Vec<f32>,
-    /// One a picture.
-    apg: Vec<Apg>,
-    scratch: Vec<f32>,
     /// Of the last evaluation.
     timestep: f64,
     evaluations: usize,
@@ -219,11 +202,46 @@ pub(crate) struct Conditioned<'a> {
     with: Conditions<'a>,
 }
 
+/// What an evaluation writes, allocated once.
+struct Buffers {
+    /// The graph's input.
+    scaled: Vec<f32>,
+    /// The graph's output, of the negative prompt until it is guided; in the end the estimate.
+    predicted: Vec<f32>,
+    /// The graph's output for the prompt, while there are two.
+    positive: Vec<f32>,
+    /// The estimate that the noise is to be read off: of the negative prompt for CFG++, or before it is limited.
+    noise_estimate: Latent,
+    /// One a picture.
+    apg: Vec<Apg>,
+    scratch: Vec<f32>,
+}
+
+impl Buffers {
+    fn new(shape: (usize, usize, usize, usize), guidance: Guidance, plan: &Plan) -> Self {
+        let (batch, channels, height, width) = shape;
+        let picture = channels * height * width;
+        let option = |opt| plan.options.get(opt);
+        let apg = |_| Apg::new(picture, option(Opt::Parallel), option(Opt::Norm), option(Opt::Momentum));
+        let guided = if matches!(guidance, Guidance::Guided { .. }) { batch } else { 0 };
+        let projected = if plan.rule.kind == Kind::Projected { guided } else { 0 };
+        let judged = if plan.rule.kind == Kind::PlusPlus || is_limited(plan) { batch } else { 0 };
+        Self {
+            scaled: vec![0.0; batch * picture],
+            predicted: vec![0.0; batch * picture],
+            positive: vec![0.0; guided * picture],
+            noise_estimate: Latent::zeros((judged, channels, height, width)),
+            apg: (0..projected).map(apg).collect(),
+            scratch: Vec::new(),
+        }
+    }
+}
+
 impl Denoise for Conditioned<'_> {
     fn denoise(&mut self, x: &Latent, at: Level, denoised: &mut Latent) -> Result<()> {
         let Conditions { plan, done, .. } = self.with;
         let weights = plan.training.preconditioning(at);
-        for (scaled, x) in self.scaled.iter_mut().zip(x) {
+        for (scaled, x) in self.buffers.scaled.iter_mut().zip(x) {
             *scaled = x * weights.input as f32;
         }
         let scale = plan.guidance.at(self.share());
@@ -231,7 +249,7 @@ impl Denoise for Conditioned<'_> {
         let skipped =
             self.guided && plan.rule.kind == Kind::ZeroStar && done.get() < plan.options.whole(Opt::ZeroSteps);
         if skipped {
-            self.predicted.fill(0.0);
+            self.buffers.predicted.fill(0.0);
             self.saved += 2;
         } else {
             self.predict(at.timestep, scale)?;
@@ -239,19 +257,19 @@ impl Denoise for Conditioned<'_> {
         if self.guided && !skipped {
             self.guide(x, weights, scale);
         } else {
-            into_estimate(&mut self.predicted, x, weights);
+            into_estimate(&mut self.buffers.predicted, x, weights);
         }
         if is_limited(plan) {
             self.limit();
         }
-        for (denoised, estimate) in denoised.iter_mut().zip(&self.predicted) {
+        for (denoised, estimate) in denoised.iter_mut().zip(&self.buffers.predicted) {
             *denoised = *estimate;
         }
-        self.check_numbers(&self.predicted)
+        self.check_numbers(&self.buffers.predicted)
     }
 
     fn noise_estimate(&self) -> Option<&Latent> {
-        Some(&self.noise_estimate).filter(|_| self.is_plus_plus() || is_limited(self.with.plan))
+        Some(&self.buffers.noise_estimate).filter(|_| self.is_plus_plus() || is_limited(self.with.plan))
     }
 }
 
@@ -283,33 +301,33 @@ impl Conditioned<'_> {
     /// Two outputs of the graph → one guided estimate, in `predicted`.
     fn guide(&mut self, x: &Latent, weights: Preconditioning, scale: f64) {
         let Plan { rule, options, .. } = self.with.plan;
-        let one = self.scaled.len() / x.dim().0;
+        let one = self.buffers.scaled.len() / x.dim().0;
         match rule.kind {
             Kind::PlusPlus => {
-                let unguided = as_slice(&mut self.noise_estimate);
-                unguided.copy_from_slice(&self.predicted);
+                let unguided = as_slice(&mut self.buffers.noise_estimate);
+                unguided.copy_from_slice(&self.buffers.predicted);
                 into_estimate(unguided, x, weights);
             }
             Kind::Projected => {
-                into_estimate(&mut self.predicted, x, weights);
-                into_estimate(&mut self.positive, x, weights);
+                into_estimate(&mut self.buffers.predicted, x, weights);
+                into_estimate(&mut self.buffers.positive, x, weights);
             }
             Kind::Plain | Kind::ZeroStar => (),
         }
         let share = options.get(Opt::Rescale);
-        let pictures = self.predicted.chunks_exact_mut(one).zip(self.positive.chunks_exact(one));
+        let pictures = self.buffers.predicted.chunks_exact_mut(one).zip(self.buffers.positive.chunks_exact(one));
         for (i, (negative, positive)) in pictures.enumerate() {
             match rule.kind {
                 Kind::Plain | Kind::PlusPlus => guidance::guide(negative, positive, scale),
                 Kind::ZeroStar => guidance::cfg_zero_star(negative, positive, scale),
-                Kind::Projected => self.apg[i].guide(negative, positive, scale),
+                Kind::Projected => self.buffers.apg[i].guide(negative, positive, scale),
             }
             if share > 0.0 {
                 guidance::rescale(negative, positive, share);
             }
         }
         if rule.kind != Kind::Projected {
-            into_estimate(&mut self.predicted, x, weights);
+            into_estimate(&mut self.buffers.predicted, x, weights);
         }
     }
 
@@ -320,18 +338,18 @@ impl Conditioned<'_> {
     /// Keeps the estimate within the limits that were asked for.
     fn limit(&mut self) {
         if !self.is_plus_plus() {
-            as_slice(&mut self.noise_estimate).copy_from_slice(&self.predicted);
+            as_slice(&mut self.buffers.noise_estimate).copy_from_slice(&self.buffers.predicted);
         }
         let options = &self.with.plan.options;
         let (clip, quantile) = (options.get(Opt::Clip), options.get(Opt::Threshold));
         if clip > 0.0 {
-            guidance::clip(&mut self.predicted, clip);
+            guidance::clip(&mut self.buffers.predicted, clip);
         }
         if quantile > 0.0 {
             let one = self.shape[1..].iter().product();
             let most = options.get(Opt::ThresholdMax);
-            let pictures = self.predicted.chunks_exact_mut(one);
-            pictures.for_each(|picture| guidance::threshold(picture, quantile, most, &mut self.scratch));
+            let pictures = self.buffers.predicted.chunks_exact_mut(one);
+            pictures.for_each(|picture| guidance::threshold(picture, quantile, most, &mut self.buffers.scratch));
         }
     }
 
@@ -383,34 +401,34 @@ impl Conditioned<'_> {
             }
             Guidance::Guided { negative } => {
                 self.evaluate()?;
-                std::mem::swap(&mut self.predicted, &mut self.positive);
+                std::mem::swap(&mut self.buffers.predicted, &mut self.buffers.positive);
                 self.write_hidden(0, batch, negative)?;
                 self.evaluate()?;
                 self.write_hidden(0, batch, hidden)?;
             }
         }
-        self.check_numbers(&self.predicted)
+        self.check_numbers(&self.buffers.predicted)
     }
 
     /// Runs the graph once.
     fn evaluate(&mut self) -> Result<()> {
         let Denoiser { graph, sample, .. } = &mut *self.denoiser;
         for copy in 0..if self.together { 2 } else { 1 } {
-            graph.write(*sample, copy * self.scaled.len(), &self.scaled)?;
+            graph.write(*sample, copy * self.buffers.scaled.len(), &self.buffers.scaled)?;
         }
         self.evaluations += 1;
         let (output, shape) = graph.run(self.with.cancel)?;
         if shape != self.shape {
             return Err(Error::model(format!("denoiser: returned {shape:?} for a latent of {:?}", self.shape)));
         }
-        let (first, second) = output.split_at(self.scaled.len());
+        let (first, second) = output.split_at(self.buffers.scaled.len());
         match (self.together, self.guided) {
             (true, true) => {
-                self.predicted.copy_from_slice(first);
-                self.positive.copy_from_slice(second);
+                self.buffers.predicted.copy_from_slice(first);
+                self.buffers.positive.copy_from_slice(second);
             }
-            (true, false) => self.predicted.copy_from_slice(second),
-            (false, _) => self.predicted.copy_from_slice(first),
+            (true, false) => self.buffers.predicted.copy_from_slice(second),
+            (false, _) => self.buffers.predicted.copy_from_slice(first),
         }
         Ok(())
     }
