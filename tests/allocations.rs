@@ -3,10 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use safelight::{Model, Pipeline, Request, Sampling, Target};
+use safelight::noise::TorchCpu;
+use safelight::options::Options;
+use safelight::sampler::{Latent, Method, Part, Run, SAMPLERS, Steps, Tally};
+use safelight::schedule::{Schedule, find_schedule};
+use safelight::training::{Betas, DiffusionSpec, Level, Prediction, Training};
+use safelight::{Model, Pipeline, Request, Result, Sampling, Target};
 
 struct Counting;
 
@@ -31,6 +37,13 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+/// What a piece of work allocates: how often, and how many bytes.
+fn allocated<T>(work: impl FnOnce() -> T) -> (usize, usize) {
+    let before = (ALLOCATIONS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
+    work();
+    (ALLOCATIONS.load(Ordering::Relaxed) - before.0, BYTES.load(Ordering::Relaxed) - before.1)
+}
+
 fn during(pipeline: &mut Pipeline, steps: usize, sampler: &str) -> (usize, usize) {
     let request = Request {
         prompt: "a red apple".into(),
@@ -43,13 +56,17 @@ fn during(pipeline: &mut Pipeline, steps: usize, sampler: &str) -> (usize, usize
         ..Request::default()
     };
     pipeline.generate(&request).unwrap();
-    let before = (ALLOCATIONS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
-    pipeline.generate(&request).unwrap();
-    (ALLOCATIONS.load(Ordering::Relaxed) - before.0, BYTES.load(Ordering::Relaxed) - before.1)
+    allocated(|| pipeline.generate(&request).unwrap())
 }
 
+/// One test for both, since what another one allocates meanwhile would be counted, too.
 #[test]
 fn steps_allocate_no_tensors() {
+    assert_pipeline_allocates_no_tensors();
+    assert_samplers_allocate_nothing();
+}
+
+fn assert_pipeline_allocates_no_tensors() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = Target::open(&root.join("targets/generic-cpu.yaml")).unwrap().with_threads(1);
     let model = Model::open(&root.join("models/emoji")).unwrap();
@@ -64,4 +81,57 @@ fn steps_allocate_no_tensors() {
         assert!(bytes_a_step < latent_bytes as f64 / 4.0, "{sampler}: {bytes_a_step} bytes a step");
         assert!(a_step < 12.0, "{sampler}: {a_step} allocations a step");
     }
+}
+
+fn assert_samplers_allocate_nothing() {
+    let training = training();
+    for method in SAMPLERS.iter().filter(|method| method.steps == Steps::Any) {
+        let [few, many] = [10, 20].map(|steps| walk(method, &training, steps));
+        assert_eq!(many, few, "{}: allocations and bytes of 20 steps, and of 10", method.name);
+    }
+}
+
+/// What a sampler allocates in so many steps of a latent of SD's size, with a denoiser that allocates nothing.
+fn walk(method: &Method, training: &Training, steps: usize) -> (usize, usize) {
+    let none = BTreeMap::new();
+    let timetable = find_schedule(method.schedule.unwrap_or("trailing")).unwrap();
+    let tuned = Options::resolve(&[(timetable.name, timetable.options)], &none).unwrap();
+    let schedule = Schedule::new(training, timetable, method.grid, steps, &tuned).unwrap();
+    let options = Options::resolve(&[(method.name, method.options)], &none).unwrap();
+    let mut source = TorchCpu::new(7);
+    let mut noise = |latent: &mut Latent, _: Level, _: Level| {
+        source.fill(latent.as_slice_mut().unwrap());
+        Ok(())
+    };
+    let mut denoiser = |x: &Latent, at: Level, denoised: &mut Latent| -> Result<()> {
+        denoised.zip_mut_with(x, |denoised, x| *denoised = x / (at.alpha.hypot(at.sigma) as f32));
+        Ok(())
+    };
+    let mut run = Run {
+        levels: &schedule.levels,
+        training,
+        options: &options,
+        noise: &mut noise,
+        on_step: &mut |_| Ok(()),
+        part: Part { before: 0, of: steps },
+        tally: Tally::default(),
+    };
+    let x = Latent::from_elem((1, 4, 64, 64), schedule.initial_scale as f32);
+    allocated(|| (method.sample)(&mut denoiser, x, &mut run).unwrap())
+}
+
+fn training() -> Training {
+    Training::new(DiffusionSpec {
+        timesteps: 1000,
+        beta_start: 0.00085,
+        beta_end: 0.012,
+        betas: Betas::ScaledLinear,
+        zero_terminal_snr: false,
+        prediction: Prediction::Epsilon,
+        steps_offset: 1,
+        set_alpha_to_one: false,
+        original_steps: 50,
+        timestep_scaling: 10.0,
+    })
+    .unwrap()
 }
