@@ -472,6 +472,7 @@ fn a_request_that_cannot_be_is_refused_before_the_library_is_opened() {
         (&["--restart", "5..1:400x2", "--steps", "400", "--schedule", "karras", "--sampler", "euler"], 5, "steps: 1200 asked for"),
         (&["--generator", "magic"], 2, "unknown generator \"magic\"; known: torch_cpu, torch_cuda, numpy"),
         (&["--noise-seed", "18446744073709551615", "--count", "2"], 2, "leaves no room for 2 pictures"),
+        (&["--noise-seed", "7", "--seed", "7"], 2, "the sampler would draw the initial noise again"),
         (&["--guidance", "-1"], 2, "guidance is -1, expected 0 to 1000"),
         (&["--sampler", "magic"], 2, "unknown sampler \"magic\"; known: "),
         (&["--schedule", "magic"], 2, "unknown schedule \"magic\"; known: leading, linspace, trailing, simple, "),

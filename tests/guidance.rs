@@ -292,11 +292,9 @@ fn cfg_pp_keeps_its_noise_whatever_the_scale() {
 }
 
 #[test]
-fn cfg_pp_of_nothing_is_refused() {
+fn cfg_pp_that_cannot_be_is_refused() {
     let mut tiny = pipeline(&tiny("tiny-sd"));
-    for (sampler, scale, telling) in
-        [("ddim", 0.0, "guidance 0 is off"), ("ddim", 1.5, "takes 0 to 1"), ("heun", 0.6, "does not work with")]
-    {
+    for (sampler, scale, telling) in [("ddim", 1.5, "takes 0 to 1"), ("heun", 0.6, "does not work with")] {
         let error = tiny.generate(&by("cfg_pp", guided(&along(sampler), &[scale]))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
         assert!(error.to_string().contains(telling), "{error}");
@@ -484,7 +482,8 @@ fn the_number_of_threads_changes_no_bit() {
 const SCHEDULERS: &[(&str, &str, &str, &str)] = &[
     ("DDIM", "{}", "ddim leading", "{}"),
     ("DDIM", r#"{"timestep_spacing": "trailing"}"#, "ddim trailing", "{}"),
-    ("DDIM", r#"{"clip_sample": true, "clip_sample_range": 1.5}"#, "ddim leading", r#"{"clip": 1.5}"#),
+    // diffusers' pipeline of Stable Diffusion never clips.
+    ("DDIM", r#"{"clip_sample": true, "clip_sample_range": 1.5}"#, "ddim leading", "{}"),
     (
         "DDIM",
         r#"{"clip_sample": true, "thresholding": true, "dynamic_thresholding_ratio": 0.99, "sample_max_value": 2.0}"#,
@@ -523,10 +522,17 @@ const SCHEDULERS: &[(&str, &str, &str, &str)] = &[
     ),
     ("DPMSolverSinglestep", "{}", "dpmpp_2s linspace", "{}"),
     ("DPMSolverSinglestep", r#"{"solver_order": 3, "algorithm_type": "dpmsolver"}"#, "dpm_3s linspace", "{}"),
+    ("DPMSolverSinglestep", r#"{"algorithm_type": "sde-dpmsolver++"}"#, "dpmpp_2s_sde linspace", "{}"),
     ("DEISMultistep", r#"{"solver_order": 3}"#, "deis linspace", r#"{"order": 3.0}"#),
     ("UniPCMultistep", r#"{"solver_order": 2}"#, "unipc linspace", r#"{"order": 2.0}"#),
     ("UniPCMultistep", r#"{"solver_type": "bh1", "solver_order": 3}"#, "unipc_bh1 linspace", r#"{"order": 3.0}"#),
     ("SASolver", "{}", "sa linspace", "{}"),
+    (
+        "SASolver",
+        r#"{"predictor_order": 3, "corrector_order": 4}"#,
+        "sa linspace",
+        r#"{"predictor": 3.0, "corrector": 4.0}"#,
+    ),
     ("LCM", "{}", "lcm lcm", "{}"),
     ("LCM", r#"{"timestep_spacing": "trailing"}"#, "lcm lcm", "{}"),
     ("TCD", "{}", "tcd lcm", "{}"),
@@ -561,16 +567,45 @@ fn a_published_scheduler_is_the_default() {
 fn a_scheduler_without_a_sampler_of_ours_is_told() {
     let place = Place::new();
     let folder = place.copy_of("tiny-sd");
-    for (class, settings) in [
-        ("Unheard", "{}"),
-        ("DPMSolverMultistep", r#"{"algorithm_type": "sde-dpmsolver", "solver_order": 3}"#),
-        ("DPMSolverSinglestep", r#"{"algorithm_type": "sde-dpmsolver++"}"#),
-    ] {
+    for (class, settings) in
+        [("Unheard", "{}"), ("DPMSolverMultistep", r#"{"algorithm_type": "sde-dpmsolver", "solver_order": 3}"#)]
+    {
         let model = scheduled(&folder, class, settings);
         assert_eq!(model.defaults.sampler, "ddim", "{class}");
         let told = model.warnings.join("; ");
         assert!(told.contains(&format!("{class}Scheduler is not known")), "{class}: {told}");
         let plan = Plan::new(&Request::default(), &model, &target()).unwrap();
         assert_eq!(plan.warnings, model.warnings, "a request is told, too");
+    }
+}
+
+#[test]
+fn settings_that_are_not_followed_are_told() {
+    let place = Place::new();
+    let folder = place.copy_of("tiny-sd");
+    for (class, settings, telling) in [
+        ("DPMSolverMultistep", r#"{"algorithm_type": "dpmsolver", "solver_type": "heun"}"#, "solver_type heun, which"),
+        (
+            "DPMSolverSinglestep",
+            r#"{"solver_type": "heun"}"#,
+            "solver_type heun, which sampler dpmpp_2s does not follow",
+        ),
+        ("DEISMultistep", r#"{"final_sigmas_type": "sigma_min"}"#, "final_sigmas_type sigma_min"),
+        ("DPMSolverMultistep", r#"{"lower_order_final": false}"#, "lower_order_final false"),
+        ("DPMSolverMultistep", r#"{"euler_at_final": true}"#, "euler_at_final"),
+        ("UniPCMultistep", r#"{"predict_x0": false}"#, "predict_x0 false"),
+        ("UniPCMultistep", r#"{"disable_corrector": [0]}"#, "disable_corrector"),
+    ] {
+        let told = scheduled(&folder, class, settings).warnings.join("; ");
+        assert!(told.contains(telling), "{class} {settings}: {told}");
+    }
+}
+
+#[test]
+fn a_fused_consistency_model_is_not_guided_unless_asked() {
+    let place = Place::new();
+    let folder = place.copy_of("tiny-sd");
+    for class in ["LCM", "TCD"] {
+        assert_eq!(scheduled(&folder, class, "{}").defaults.guidance, 1.0, "{class}");
     }
 }

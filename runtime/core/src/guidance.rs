@@ -83,8 +83,8 @@ impl Rule {
     /// Whether a scale asks for more than the prompt alone gives.
     pub(crate) fn is_on(&self, scale: f64) -> bool {
         match self.kind {
-            // Below 1 it still adds the noise of the unguided prediction.
-            Kind::PlusPlus => scale > 0.0,
+            // Whatever the scale, it adds the noise of the unguided prediction.
+            Kind::PlusPlus => true,
             Kind::Plain | Kind::Projected | Kind::ZeroStar => scale > 1.0,
         }
     }

@@ -423,6 +423,12 @@ fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {
             return Err(Error::usage(format!("{name} is 0, expected at least 1")));
         }
     }
+    if request.noise_seed == Some(request.seed) && request.sampler_noise == SamplerNoise::Independent {
+        return Err(Error::usage(format!(
+            "noise seed {0} is the seed, too: the sampler would draw the initial noise again; give it another one",
+            request.seed
+        )));
+    }
     for seed in [Some(request.seed), request.noise_seed].into_iter().flatten() {
         if seed.checked_add(request.count as u64 - 1).is_none() {
             return Err(Error::usage(format!("seed {seed} leaves no room for {} pictures", request.count)));

@@ -56,10 +56,8 @@ struct Scheduler {
     prediction_type: Option<Prediction>,
     #[serde(default)]
     rescale_betas_zero_snr: bool,
-    #[serde(default)]
-    steps_offset: usize,
-    #[serde(default = "yes")]
-    set_alpha_to_one: bool,
+    steps_offset: Option<usize>,
+    set_alpha_to_one: Option<bool>,
     timestep_spacing: Option<String>,
     original_inference_steps: Option<usize>,
     timestep_scaling: Option<f64>,
@@ -78,6 +76,13 @@ struct Scheduler {
     use_exponential_sigmas: Option<bool>,
     use_beta_sigmas: Option<bool>,
     use_lu_lambdas: Option<bool>,
+    predictor_order: Option<usize>,
+    corrector_order: Option<usize>,
+    final_sigmas_type: Option<String>,
+    lower_order_final: Option<bool>,
+    euler_at_final: Option<bool>,
+    predict_x0: Option<bool>,
+    disable_corrector: Option<Vec<usize>>,
 }
 
 #[derive(Deserialize)]
@@ -95,10 +100,6 @@ struct Vae {
 
 fn thousand() -> usize {
     1000
-}
-
-fn yes() -> bool {
-    true
 }
 
 pub(super) fn open(root: &Path) -> Result<Model> {
@@ -125,7 +126,7 @@ pub(super) fn open(root: &Path) -> Result<Model> {
         stages,
         latent,
         picture: PictureSize { width: side, height: side, multiple: Some(latent.downscale) },
-        training: super::training(training_spec(&scheduler)?, Path::new("scheduler/scheduler_config.json"))?,
+        training: super::training(training_spec(&class, &scheduler)?, Path::new("scheduler/scheduler_config.json"))?,
         tokenizer: tokenizer(root)?,
         defaults,
         range: Range::default(),
@@ -159,7 +160,7 @@ fn latent_geometry(unet: &Unet, vae: &Vae) -> Result<LatentGeometry> {
     Ok(LatentGeometry { channels: unet.in_channels, downscale, scale, shift: vae.shift_factor.unwrap_or(0.0) })
 }
 
-fn training_spec(scheduler: &Scheduler) -> Result<DiffusionSpec> {
+fn training_spec(class: &str, scheduler: &Scheduler) -> Result<DiffusionSpec> {
     if scheduler.trained_betas.as_ref().is_some_and(|betas| !betas.is_null()) {
         return Err(Error::model("scheduler/scheduler_config.json: trained_betas is not supported; expected null"));
     }
@@ -170,8 +171,9 @@ fn training_spec(scheduler: &Scheduler) -> Result<DiffusionSpec> {
         betas: scheduler.beta_schedule.unwrap_or(Betas::Linear),
         zero_terminal_snr: scheduler.rescale_betas_zero_snr,
         prediction: scheduler.prediction_type.unwrap_or(Prediction::Epsilon),
-        steps_offset: scheduler.steps_offset,
-        set_alpha_to_one: scheduler.set_alpha_to_one,
+        // diffusers' own pipeline of Stable Diffusion makes 1 of an older file's 0.
+        steps_offset: scheduler.steps_offset.unwrap_or(0).max(usize::from(is_stable_diffusion(class))),
+        set_alpha_to_one: scheduler.set_alpha_to_one.unwrap_or(scheduler.class_name != "PNDMScheduler"),
         original_steps: scheduler.original_inference_steps.unwrap_or(50),
         timestep_scaling: scheduler.timestep_scaling.unwrap_or(10.0),
     })
@@ -196,19 +198,58 @@ fn defaults(class: &str, scheduler: &Scheduler) -> (Defaults, Vec<String>) {
     let schedule = sigmas.iter().find(|(used, _)| *used == Some(true)).map_or(spacing, |(_, name)| name);
     // Schedules of distilled models are their samplers' own.
     let schedule = if consistency { "lcm" } else { schedule };
-    let mut options = BTreeMap::new();
-    if scheduler.thresholding {
-        options.insert("threshold".into(), Curve::constant(scheduler.dynamic_thresholding_ratio.unwrap_or(0.995)));
-        options.insert("threshold_max".into(), Curve::constant(scheduler.sample_max_value.unwrap_or(1.0)));
-    } else if scheduler.clip_sample {
-        options.insert("clip".into(), Curve::constant(scheduler.clip_sample_range.unwrap_or(1.0)));
-    }
-    if let (true, Some(order)) = (["deis", "unipc", "unipc_bh1"].contains(&&*sampler), scheduler.solver_order) {
-        options.insert("order".into(), Curve::constant(order as f64));
-    }
-    // The defaults of the diffusers pipelines, but for the 50 steps of SD: 25 are what the field uses.
-    let (steps, guidance) = if consistency { (4, 8.5) } else { (25, 7.5) };
+    // The defaults of the diffusers pipelines, but for the 50 steps of SD: 25 are what the field uses; and a consistency
+    // model that does not take its scale as an input has it inside.
+    let (steps, guidance) = match consistency {
+        true if is_stable_diffusion(class) => (4, 1.0),
+        true => (4, 8.5),
+        false => (25, 7.5),
+    };
+    let options = options(class, scheduler, &sampler);
+    warnings.extend(not_followed(scheduler, &sampler));
     (Defaults { sampler, schedule: schedule.into(), steps, guidance, options }, warnings)
+}
+
+fn is_stable_diffusion(class: &str) -> bool {
+    class.ends_with("StableDiffusionPipeline")
+}
+
+fn options(class: &str, scheduler: &Scheduler, sampler: &str) -> BTreeMap<String, Curve> {
+    let mut options = BTreeMap::new();
+    let mut set = |name: &str, value: Option<f64>| options.extend(value.map(|value| (name.to_owned(), value.into())));
+    let number = |order: Option<usize>| order.map(|order| order as f64);
+    if scheduler.thresholding {
+        set("threshold", scheduler.dynamic_thresholding_ratio.or(Some(0.995)));
+        set("threshold_max", scheduler.sample_max_value.or(Some(1.0)));
+    } else if scheduler.clip_sample && !is_stable_diffusion(class) {
+        // diffusers' own pipeline of Stable Diffusion never clips, whatever the file says.
+        set("clip", scheduler.clip_sample_range.or(Some(1.0)));
+    }
+    match sampler {
+        "deis" | "unipc" | "unipc_bh1" => set("order", number(scheduler.solver_order)),
+        "sa" => {
+            set("predictor", number(scheduler.predictor_order));
+            set("corrector", number(scheduler.corrector_order));
+        }
+        _ => (),
+    }
+    options
+}
+
+/// Settings of the scheduler that change its numbers and are not followed.
+fn not_followed(scheduler: &Scheduler, sampler: &str) -> Vec<String> {
+    let heun = scheduler.solver_type.as_deref() == Some("heun") && !sampler.contains("heun");
+    let settings = [
+        ("solver_type heun", heun && scheduler.class_name.starts_with("DPMSolver")),
+        ("final_sigmas_type sigma_min", scheduler.final_sigmas_type.as_deref() == Some("sigma_min")),
+        ("lower_order_final false", scheduler.lower_order_final == Some(false)),
+        ("euler_at_final", scheduler.euler_at_final == Some(true)),
+        ("predict_x0 false", scheduler.predict_x0 == Some(false)),
+        ("disable_corrector", scheduler.disable_corrector.as_ref().is_some_and(|steps| !steps.is_empty())),
+    ];
+    let told = settings.into_iter().filter(|(_, set)| *set);
+    told.map(|(name, _)| format!("the pipeline's scheduler has {name}, which sampler {sampler} does not follow"))
+        .collect()
 }
 
 /// The sampler that a scheduler's class and settings mean, and the class's usual spacing.
