@@ -7,14 +7,27 @@ from typing import Callable, NamedTuple
 import numpy as np
 import onnxruntime
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, LatentConsistencyModelPipeline, LCMScheduler
+from diffusers import (
+    DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+)
 from diffusers.utils.torch_utils import randn_tensor
 
 from compact_json import write_json
 from golden_tokens import emoji_ids, clip_ids
 from pipeline_cases import CASES
 
-SCHEDULERS = {"ddim": DDIMScheduler, "euler": EulerDiscreteScheduler, "lcm": LCMScheduler}
+SCHEDULERS = {
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler_ancestral": EulerAncestralDiscreteScheduler,
+    "heun": HeunDiscreteScheduler,
+    "lcm": LCMScheduler,
+}
 ELEMENT_TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -109,6 +122,9 @@ def generate(model, case):
         output = predict(scheduler.scale_model_input(latents, timestep), timestep)
         latents, denoised = step(scheduler, case, output, timestep, latents, generators)
         steps.append(denoised)
+    if case["sampler"] == "heun":
+        # Two evaluations a step, of which the first tells where it goes.
+        steps = steps[::2]
     return {
         "initial": initial.numpy(),
         "steps": torch.stack(steps).numpy(),
@@ -192,6 +208,8 @@ def step(scheduler, case, output, timestep, latents, generators):
     """The next latents and the prediction of the clean ones."""
     if case["sampler"] == "ddim":
         result = scheduler.step(output, timestep, latents, eta=case["eta"], generator=generators)
+    elif case["sampler"] == "heun":
+        result = scheduler.step(output, timestep, latents)
     else:
         result = scheduler.step(output, timestep, latents, generator=generators)
     denoised = result.denoised if case["sampler"] == "lcm" else result.pred_original_sample
