@@ -330,7 +330,7 @@ fn summary(report: &Report, made: &[Made]) -> String {
     )
 }
 
-fn guidance_help() -> String {
+pub(crate) fn guidance_help() -> String {
     let rules = GUIDANCES.iter().map(|rule| format!("{} ({})", rule.name, rule.about));
     format!("How guidance combines its two predictions [default: cfg]: {}", rules.collect::<Vec<_>>().join("; "))
 }
@@ -354,7 +354,7 @@ fn format(name: &str) -> Result<Format, String> {
     found.ok_or_else(|| "expected png, jpeg or webp".into())
 }
 
-fn size(text: &str) -> Result<(usize, usize), String> {
+pub(crate) fn size(text: &str) -> Result<(usize, usize), String> {
     let sides = text.split_once(['x', '×']);
     let parsed = sides.and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
     parsed.ok_or_else(|| "expected WIDTHxHEIGHT in pixels, such as 512x512".into())

@@ -10,8 +10,10 @@ mod destination;
 mod folders;
 mod generate;
 mod models;
+mod plot;
 mod prompts;
 mod sampling;
+mod schedule;
 mod targets;
 mod version;
 
@@ -27,6 +29,8 @@ struct Arguments {
 enum Command {
     /// Make pictures from words
     Generate(Box<generate::Arguments>),
+    /// Show which noise levels a request would visit, without running anything
+    Schedule(Box<schedule::Arguments>),
     /// List the models that are here, checked
     Models(models::Arguments),
     /// List the targets that are here, checked
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Schedule(arguments) => schedule::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
         Command::Targets(arguments) => targets::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),

@@ -219,7 +219,7 @@ impl Plan {
     }
 
     /// Whether the negative prompt is asked about at all.
-    pub(crate) fn is_guided(&self) -> bool {
+    pub fn is_guided(&self) -> bool {
         self.guidance.values().iter().any(|&scale| self.rule.is_on(scale))
     }
 
