@@ -184,14 +184,14 @@ fn pure_noise_and_a_clean_latent_are_infinitely_far() {
 
 #[test]
 fn an_adaptive_sampler_has_two_ends() {
-    let arguments = ["--sampler", "rk_adaptive", "--schedule", "karras"];
+    let arguments = ["--sampler", "rk_adaptive"];
     let about = json(&tiny("tiny-sd"), &arguments);
     for count in ["steps", "evaluations", "guided_evaluations"] {
         assert!(about[count].is_null(), "{about}");
     }
     assert_eq!(levels(&about).len(), 2);
     let told = text(&schedule(&Place::new(), &tiny("tiny-sd"), &arguments));
-    assert!(told.starts_with("rk_adaptive, steps chosen by its tolerance (karras), guidance "), "{told}");
+    assert!(told.starts_with("rk_adaptive, steps chosen by its tolerance (adaptive), guidance "), "{told}");
     let rows: Vec<_> = told.lines().skip(4).collect();
     assert!(rows[0].starts_with("   0 ") && rows[2].starts_with(" end ") && rows.len() == 3, "{told}");
     assert_eq!(rows[1].trim(), "the tolerance chooses the steps between");
@@ -234,7 +234,7 @@ fn drawings_are_whole_and_have_a_dot_a_level() {
         (&sd, RELAY, 31),
         (&sd, &["--sampler", "euler", "--schedule", "trailing", "--steps", "1"], 2),
         (&sd, &["--sampler", "ddim", "--schedule", "trailing", "--steps", "1000"], 1001),
-        (&sd, &["--sampler", "dpm_adaptive", "--schedule", "karras"], 2),
+        (&sd, &["--sampler", "dpm_adaptive"], 2),
         (&sd, &["--sampler", "euler", "--sigmas", "0.5"], 2),
         (&sd, &["--sampler", "ddim until step 1, then euler until step 2, then lms", "--steps", "3"], 4),
         (&emoji(), &["--steps", "4"], 5),

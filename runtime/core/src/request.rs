@@ -132,7 +132,7 @@ impl Default for Request {
 pub struct Plan {
     /// The samplers.
     pub relay: Relay,
-    /// The schedule's name; `timesteps` or `sigmas` where the request gives those.
+    /// The schedule's name; `timesteps` or `sigmas` where the request gives those, `adaptive` where a tolerance decides.
     pub schedule: String,
     /// The levels that the samplers walk.
     pub trajectory: Trajectory,
@@ -233,7 +233,7 @@ impl Plan {
 pub struct Route {
     /// The samplers.
     pub relay: Relay,
-    /// The schedule's name; `timesteps` or `sigmas` where those are given.
+    /// The schedule's name; `timesteps` or `sigmas` where those are given, `adaptive` where a tolerance decides.
     pub schedule: String,
     /// The levels that the samplers walk.
     pub trajectory: Trajectory,
@@ -257,7 +257,11 @@ impl Route {
         let relay = Relay::parse(sampling.sampler.as_deref().unwrap_or(&model.defaults.sampler))?;
         let training = model.training.at_size(height, width);
         let name = schedule_name(sampling, &relay, model)?;
-        let timetable = if sampling.given().is_some() { None } else { Some(find_schedule(&name)?) };
+        let adaptive = relay.first().steps == Steps::Adaptive;
+        let timetable = match sampling.given() {
+            None if !adaptive => Some(find_schedule(&name)?),
+            _ => None,
+        };
         let mut methods: Vec<(&str, &[(Opt, f64)])> =
             relay.methods().map(|method| (method.name, method.options)).collect();
         methods.extend(timetable.map(|timetable| (timetable.name, timetable.options)));
@@ -269,7 +273,8 @@ impl Route {
             (Some(Given::Timesteps(timesteps)), _) => Schedule::of_timesteps(&training, timesteps, grid)?,
             (Some(Given::Sigmas(sigmas)), _) => Schedule::of_given_sigmas(&training, sigmas, grid)?,
             (None, timetable) => {
-                let timetable = timetable.map_or_else(|| find_schedule(&name), Ok)?;
+                // An adaptive sampler needs the noisy end alone, which is where one step of this one begins.
+                let timetable = timetable.map_or_else(|| find_schedule("karras"), Ok)?;
                 Schedule::new(&training, timetable, grid, steps(sampling, &relay, model)?, &options)?
             }
         };
@@ -288,6 +293,9 @@ fn given_options(sampling: &Sampling, model: &Model, methods: &[(&str, &[(Opt, f
     let own = model.defaults.options.iter().filter(|(name, _)| sampling.sampler.is_none() && taken(name));
     own.chain(&sampling.options).map(|(name, curve)| (name.clone(), curve.clone())).collect()
 }
+
+/// What reports call the levels of an adaptive sampler.
+const ADAPTIVE: &str = "adaptive";
 
 /// Beyond this sigma a latent is pure noise to whoever looks at it.
 const PURE_NOISE: f64 = 1000.0;
@@ -333,6 +341,15 @@ impl Sampling {
 
 /// The name of the schedule, and no second way of saying the same.
 fn schedule_name(sampling: &Sampling, relay: &Relay, model: &Model) -> Result<String> {
+    if relay.first().steps == Steps::Adaptive {
+        return match sampling.given().is_some() || sampling.schedule.is_some() {
+            false => Ok(ADAPTIVE.into()),
+            true => Err(Error::usage(format!(
+                "sampler {} chooses its own levels; leave schedule, timesteps and sigmas out",
+                relay.first().name
+            ))),
+        };
+    }
     let (what, count) = match sampling.given() {
         None => {
             let own = sampling.schedule.as_deref().or(relay.first().schedule);
@@ -349,9 +366,6 @@ fn schedule_name(sampling: &Sampling, relay: &Relay, model: &Model) -> Result<St
     }
     if let Some(steps) = sampling.steps.filter(|&steps| steps != count) {
         return Err(Error::usage(format!("{count} {what} are given, but {steps} steps; leave the steps out")));
-    }
-    if relay.first().steps == Steps::Adaptive {
-        return Err(Error::usage(format!("sampler {} chooses its own {what}", relay.first().name)));
     }
     Ok(what.to_owned())
 }

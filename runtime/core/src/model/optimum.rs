@@ -161,6 +161,15 @@ fn latent_geometry(unet: &Unet, vae: &Vae) -> Result<LatentGeometry> {
 }
 
 fn training_spec(class: &str, scheduler: &Scheduler) -> Result<DiffusionSpec> {
+    for (process, key) in [("FlowMatch", "flow"), ("EDM", "edm"), ("CMStochasticIterative", "edm")] {
+        if scheduler.class_name.starts_with(process) {
+            return Err(Error::model(format!(
+                "scheduler/scheduler_config.json: {} has no betas, which is all that is read from there; describe the \
+                 model by a model.yaml with {key}",
+                scheduler.class_name
+            )));
+        }
+    }
     if scheduler.trained_betas.as_ref().is_some_and(|betas| !betas.is_null()) {
         return Err(Error::model("scheduler/scheduler_config.json: trained_betas is not supported; expected null"));
     }
