@@ -172,9 +172,9 @@ fn run_as_json(run: &Run) -> Value {
 fn as_text(plan: &Plan, runs: &[Run]) -> String {
     let options = plan.options.named();
     let options: Vec<_> = options.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let (scale, options) = (significant(plan.trajectory.initial_scale), options.join(", "));
-    let table = table(plan, runs).join("\n");
-    format!("{}, initial scale {scale}\noptions: {options}\n\n{table}", summary(plan))
+    let options = if options.is_empty() { String::new() } else { format!("options: {}\n", options.join(", ")) };
+    let (scale, table) = (significant(plan.trajectory.initial_scale), table(plan, runs).join("\n"));
+    format!("{}, initial scale {scale}\n{options}\n{table}", summary(plan))
 }
 
 /// Sampler, steps, schedule and cost in one line.
