@@ -222,3 +222,16 @@ fn a_pipeline_can_be_given_to_a_worker() {
     let worker = std::thread::spawn(move || pipeline.generate(&one_step(SMALL)).map(|output| output.pictures.len()));
     assert_eq!(worker.join().unwrap().unwrap(), 1);
 }
+
+#[test]
+fn a_sampler_that_cannot_leave_pure_noise_in_few_steps_is_told() {
+    let mut emoji = pipeline("models/emoji", "");
+    let mut told = |sampler: &str, steps| {
+        let sampling = Sampling { sampler: Some(sampler.into()), ..Sampling::in_steps(steps) };
+        warnings(&mut emoji, &Request { prompt: "a red apple".into(), sampling, ..Request::default() })
+    };
+    assert!(told("heun", 4).contains("sampler heun needs 20 to 50 steps"));
+    for (sampler, steps) in [("heun", 1), ("heun", 50), ("dpmpp_2m", 4)] {
+        assert!(!told(sampler, steps).contains("pure noise"), "{sampler} {steps}");
+    }
+}

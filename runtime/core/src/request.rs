@@ -300,7 +300,7 @@ const ADAPTIVE: &str = "adaptive";
 /// Beyond this sigma a latent is pure noise to whoever looks at it.
 const PURE_NOISE: f64 = 1000.0;
 /// So many steps leave it with any method.
-const MANY_STEPS: usize = 20;
+const MANY_STEPS: usize = 50;
 
 impl Route {
     /// What the caller should know of the way that the latent is going.
@@ -312,7 +312,7 @@ impl Route {
             return Vec::new();
         }
         vec![format!(
-            "sampler {} needs {MANY_STEPS} steps or more to leave the pure noise where this model begins; dpmpp_2m and \
+            "sampler {} needs 20 to {MANY_STEPS} steps to leave the pure noise where this model begins; dpmpp_2m and \
              euler need one",
             method.name
         )]
