@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::curve::Curve;
 use crate::guidance::{GUIDANCES, LIMITS};
 use crate::options::Options;
+use crate::request::{Request, Sampling};
 use crate::schedule::find_schedule;
 use crate::stage::{Precision, Stage};
 use crate::training::{Training, TrainingSpec};
@@ -134,7 +135,7 @@ pub struct Range {
 }
 
 /// A request whose numbers are known; all that it does not say is the model's default.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Golden {
     /// What the picture shows.
     pub prompt: String,
@@ -147,6 +148,60 @@ pub struct Golden {
     /// A NumPy archive (`.npz`) of `initial` noise and final `latents`, `[1, channels, height, width]`, the denoised
     /// estimate of each of the `steps`, `[steps, 1, channels, height, width]`, and `images`, `[1, height, width, 3]`.
     pub numbers: DataFile,
+    /// How far another precision may be from them, where it is not [`Bound::usual`].
+    pub bounds: BTreeMap<Precision, Bound>,
+}
+
+/// How far numbers may be from those that are known.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bound {
+    /// Largest relative L2 distance of a step's estimate and of the final latent.
+    pub relative_l2: f64,
+    /// Smallest peak signal-to-noise ratio of the picture, in dB.
+    pub psnr_db: f64,
+}
+
+impl Golden {
+    /// The request that made the numbers.
+    pub fn request(&self) -> Request {
+        Request {
+            prompt: self.prompt.clone(),
+            seed: self.seed,
+            sampling: Sampling::in_steps(self.steps),
+            ..Request::default()
+        }
+    }
+
+    /// How far a device that runs graphs of `precision` may be.
+    pub fn bound(&self, precision: Precision) -> Bound {
+        self.bounds.get(&precision).copied().unwrap_or(Bound::usual(precision))
+    }
+}
+
+impl Bound {
+    /// The bound where nothing else is said.
+    ///
+    /// Goldens were made by FP16 graphs, or better ones, on the CPU. INT8 graphs of the shipped model were measured
+    /// against those (`cargo test --test verify -- --ignored --nocapture`, 200 prompts on the CPU): see the table in
+    /// the source. Half precision stands for what a device that also computes in it rounds: one unit in the last of
+    /// its ten bits is 5e-4, and a few dozen layers add up. Single precision is what `tests/reference.rs` holds to.
+    pub fn usual(precision: Precision) -> Self {
+        let (relative_l2, psnr_db) = match precision {
+            Precision::Int8 => (0.25, 25.0),
+            Precision::Fp16 => (0.03, 35.0),
+            Precision::Fp32 => (1e-3, 45.0),
+        };
+        Self { relative_l2, psnr_db }
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { relative_l2, psnr_db } = *self;
+        if relative_l2.is_finite() && relative_l2 > 0.0 && psnr_db.is_finite() && psnr_db > 0.0 {
+            return Ok(());
+        }
+        Err(Error::model(format!("relative_l2 {relative_l2} and psnr_db {psnr_db}, expected both above 0 and finite")))
+    }
 }
 
 impl Model {
