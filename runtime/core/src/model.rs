@@ -182,13 +182,18 @@ impl Golden {
 impl Bound {
     /// The bound where nothing else is said.
     ///
-    /// Goldens were made by FP16 graphs, or better ones, on the CPU. INT8 graphs of the shipped model were measured
-    /// against those (`cargo test --test verify -- --ignored --nocapture`, 200 prompts on the CPU): see the table in
-    /// the source. Half precision stands for what a device that also computes in it rounds: one unit in the last of
-    /// its ten bits is 5e-4, and a few dozen layers add up. Single precision is what `tests/reference.rs` holds to.
+    /// It is for goldens that FP16 graphs, or better ones, made on the CPU.
+    ///
+    /// - INT8: the shipped model's graphs against its FP16 graphs, 200 pictures each of 1, 2, 4 and 8 steps on an
+    ///   x86-64 CPU with VNNI, ONNX Runtime 1.31.1: relative L2 of the worst step 0.06 to 0.07 in the middle and
+    ///   0.165 at most; PSNR 35.7 to 37.4 dB in the middle, 31 to 33 dB at the 5th percentile, 26.5 dB at least
+    ///   (`cargo test --test verify -- --ignored --nocapture`).
+    /// - FP16: on the same CPU, which computes in FP32, at most 5.8e-4 and at least 67 dB. The bound leaves room for
+    ///   devices that also compute in half precision, whose numbers have ten bits; none of them was measured.
+    /// - FP32: what `tests/reference.rs` holds whole pipelines to.
     pub fn usual(precision: Precision) -> Self {
         let (relative_l2, psnr_db) = match precision {
-            Precision::Int8 => (0.25, 25.0),
+            Precision::Int8 => (0.2, 25.0),
             Precision::Fp16 => (0.03, 35.0),
             Precision::Fp32 => (1e-3, 45.0),
         };
