@@ -156,12 +156,12 @@ fn find(
         pipeline.on_event(move |event| observe(event, &bar));
         Ok(pipeline)
     };
-    let mut expected = expected(model, target, jobs, progress, open)?;
+    let expected = expected(model, target, jobs, progress, open)?;
     let mut pipeline = open(target)?;
     let graphs = pipeline.graphs();
     let coarsest = coarsest(&graphs);
     let (mut cases, mut outcomes) = (Vec::new(), Vec::new());
-    for (index, (job, expected)) in jobs.iter().zip(expected.drain(..)).enumerate() {
+    for (index, (job, expected)) in jobs.iter().zip(expected).enumerate() {
         progress.set_message(format!("comparing {} of {}", index + 1, jobs.len()));
         let bound = job.golden.map_or(Bound::usual(coarsest), |golden| model.goldens[golden].bound(coarsest));
         outcomes.push(Outcome::of(compare(&mut pipeline, &job.request, &expected, bound))?);

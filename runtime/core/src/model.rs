@@ -188,13 +188,15 @@ impl Bound {
     ///   x86-64 CPU with VNNI, ONNX Runtime 1.31.1: relative L2 of the worst step 0.06 to 0.07 in the middle and
     ///   0.165 at most; PSNR 35.7 to 37.4 dB in the middle, 31 to 33 dB at the 5th percentile, 26.5 dB at least
     ///   (`cargo test --test verify -- --ignored --nocapture`).
-    /// - FP16: on the same CPU, which computes in FP32, at most 5.8e-4 and at least 67 dB. The bound leaves room for
-    ///   devices that also compute in half precision, whose numbers have ten bits; none of them was measured.
+    /// - FP16: the three goldens of the shipped model on the same CPU, which computes them in FP32: at most 5.8e-4 and
+    ///   at least 67 dB; through OpenVINO 1.24.1 1.1e-3 and 63.9 dB; through OpenVINO computing in BF16, which is eight
+    ///   times coarser than half precision, 0.024 and 43.6 dB. The bound lets the last pass. No device that computes in
+    ///   half precision itself was measured.
     /// - FP32: what `tests/reference.rs` holds whole pipelines to.
     pub fn usual(precision: Precision) -> Self {
         let (relative_l2, psnr_db) = match precision {
             Precision::Int8 => (0.2, 25.0),
-            Precision::Fp16 => (0.03, 35.0),
+            Precision::Fp16 => (0.05, 35.0),
             Precision::Fp32 => (1e-3, 45.0),
         };
         Self { relative_l2, psnr_db }
