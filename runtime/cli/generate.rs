@@ -239,7 +239,7 @@ fn new_seed() -> u64 {
 }
 
 /// The first Ctrl-C stops the graph that is running, the second the process.
-fn cancel_on_interrupt(cancel: &safelight::Cancel) -> anyhow::Result<()> {
+pub(crate) fn cancel_on_interrupt(cancel: &safelight::Cancel) -> anyhow::Result<()> {
     let cancel = cancel.clone();
     let handler = move || match cancel.is_cancelled() {
         true => std::process::exit(8),
@@ -340,12 +340,12 @@ fn generator_help() -> String {
     format!("Where noise comes from [default: torch_cpu]: {}", generators.collect::<Vec<_>>().join("; "))
 }
 
-fn precision(name: &str) -> Result<Precision, String> {
+pub(crate) fn precision(name: &str) -> Result<Precision, String> {
     let found = Precision::ALL.into_iter().find(|precision| precision.name() == name);
     found.ok_or_else(|| "expected int8, fp16 or fp32, or several joined by commas, best first".into())
 }
 
-fn threads() -> impl clap::builder::TypedValueParser {
+pub(crate) fn threads() -> impl clap::builder::TypedValueParser {
     clap::value_parser!(u16).range(0..=i64::from(Session::MAX_THREADS))
 }
 

@@ -15,6 +15,7 @@ mod prompts;
 mod sampling;
 mod schedule;
 mod targets;
+mod verify;
 mod version;
 
 /// Develops latent images on edge devices: few-step latent diffusion through ONNX Runtime.
@@ -35,13 +36,19 @@ enum Command {
     Models(models::Arguments),
     /// List the targets that are here, checked
     Targets(targets::Arguments),
+    /// Compare this device's numbers with the model's goldens, or with the CPU's
+    ///
+    /// Makes the requests whose numbers came with the model, and compares initial noise, each step's estimate, the
+    /// final latent and the picture. Where one is beyond its bound, or NaN or black, the exit code is 6. A target file
+    /// that says `verify: { retry: true }` then has one stage after the other tried in its next better precision.
+    Verify(verify::Arguments),
     /// Print the versions of safelight and ONNX Runtime, and the library's execution providers
     Version(version::Arguments),
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 2 usage or target, 3 model, 4 library or provider, 5 limit, 6 NaN or black picture, \
-7 input or output, 8 cancelled, 70 a mistake of safelight";
+Exit codes: 0 done, 2 usage or target, 3 model, 4 library or provider, 5 limit, 6 NaN, black picture or numbers beyond \
+a bound, 7 input or output, 8 cancelled, 70 a mistake of safelight";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -50,6 +57,7 @@ fn main() -> ExitCode {
         Command::Schedule(arguments) => schedule::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
         Command::Targets(arguments) => targets::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };
     match outcome {

@@ -1,6 +1,7 @@
 //! The whole way from a request to pictures, on one screen.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use serde::Serialize;
 
 use crate::decoder::Decoder;
 use crate::denoiser::{Conditions, Denoiser, Guidance};
-use crate::graph::Source;
+use crate::graph::{Opened, Source};
 use crate::library::Library;
 use crate::model::Model;
 use crate::noise::{Brownian, Noise, Seeds};
@@ -175,6 +176,26 @@ impl Pipeline {
         })
     }
 
+    /// The model that was opened.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What each stage runs.
+    pub fn graphs(&self) -> BTreeMap<Stage, Opened> {
+        let stages = [
+            (Stage::TextEncoder, self.text.graph.opened()),
+            (Stage::Denoiser, self.denoiser.graph.opened()),
+            (Stage::Decoder, self.decoder.graph.opened()),
+        ];
+        stages.map(|(stage, opened)| (stage, opened.clone())).into()
+    }
+
+    /// Puts another observer in the place of the one that was set, and returns that.
+    pub(crate) fn replace_observer(&mut self, observer: Observer) -> Observer {
+        std::mem::replace(&mut self.observer, observer)
+    }
+
     /// Sets who is told about progress; it is called on the thread that generates.
     pub fn on_event(&mut self, observer: impl FnMut(&Event) + Send + 'static) {
         self.observer = Box::new(observer);
@@ -313,11 +334,6 @@ impl Pipeline {
 
     fn provenance(&self, job: &Job, index: usize) -> Provenance {
         let (request, plan) = (job.request, job.plan);
-        let stages = [
-            (Stage::TextEncoder, self.text.graph.opened()),
-            (Stage::Denoiser, self.denoiser.graph.opened()),
-            (Stage::Decoder, self.decoder.graph.opened()),
-        ];
         Provenance {
             safelight: env!("CARGO_PKG_VERSION"),
             prompt: request.prompt.clone(),
@@ -342,7 +358,7 @@ impl Pipeline {
             width: plan.width,
             height: plan.height,
             model: self.model.name.clone(),
-            graphs: stages.map(|(stage, opened)| (stage, opened.clone())).into(),
+            graphs: self.graphs(),
             target: self.target.name.clone(),
             onnxruntime: self.library.version().to_owned(),
         }
@@ -361,7 +377,7 @@ impl Pipeline {
     }
 }
 
-type Observer = Box<dyn FnMut(&Event) + Send>;
+pub(crate) type Observer = Box<dyn FnMut(&Event) + Send>;
 
 /// One generation while it is under way.
 struct Job<'a> {

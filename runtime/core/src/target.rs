@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::unknown;
-use crate::provider::{Provider, Scalar};
+use crate::provider::{Need, Provider, ProviderName, Scalar};
 use crate::stage::{Precision, Stage};
 use crate::{Error, ErrorKind, Result, catalogue, provider, yaml};
 
@@ -36,6 +36,9 @@ pub struct Target {
     /// What a request may ask of this device.
     #[serde(default)]
     pub limits: Limits,
+    /// What happens where the numbers of a comparison are too far off.
+    #[serde(default)]
+    pub verify: Verification,
 }
 
 /// How a session is set up. Absent fields leave ONNX Runtime's default.
@@ -99,6 +102,15 @@ pub struct Limits {
     pub max_prompt_bytes: usize,
     /// Bytes of one graph with its weights.
     pub max_graph_bytes: u64,
+}
+
+/// What happens where this device's numbers are too far from those that are known; see [`verify`](crate::verify).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Verification {
+    /// Whether one stage after the other is tried in its next better precision, to find the one that was too coarse.
+    /// Off unless it says true: it opens graphs anew for each.
+    pub retry: bool,
 }
 
 impl Default for Limits {
@@ -183,6 +195,24 @@ impl Target {
         self.precision = precision;
         for overrides in self.stages.values_mut() {
             overrides.precision = None;
+        }
+        self
+    }
+
+    /// The same target with other precisions, best first, for one stage.
+    pub fn with_stage_precision(mut self, stage: Stage, precision: Vec<Precision>) -> Self {
+        self.stages.entry(stage).or_default().precision = Some(precision);
+        self
+    }
+
+    /// The same target with the CPU as its only provider, for every stage: what any other is compared with.
+    pub fn on_cpu(mut self) -> Self {
+        self.providers = vec![Provider { name: ProviderName::CPU, need: Need::Required, options: BTreeMap::new() }];
+        // ONNX Runtime refuses this key where the CPU is asked for by name.
+        self.session.keys.remove(NO_CPU_FALLBACK);
+        for overrides in self.stages.values_mut() {
+            overrides.providers = None;
+            overrides.session.keys.remove(NO_CPU_FALLBACK);
         }
         self
     }
@@ -278,6 +308,9 @@ enum Value {
 /// ONNX Runtime reads these numbers as a C `int`.
 const MAX_COUNT: i64 = i32::MAX as i64;
 
+/// With this key a session fails where a node would run on the CPU instead.
+const NO_CPU_FALLBACK: &str = "session.disable_cpu_ep_fallback";
+
 /// Session keys that a target may set, beside the fields of [`Session`]. Names and meanings: ONNX Runtime's
 /// `onnxruntime_session_options_config_keys.h`.
 const SESSION_KEYS: &[(&str, Value)] = &[
@@ -289,7 +322,7 @@ const SESSION_KEYS: &[(&str, Value)] = &[
     ("optimization.disable_specified_optimizers", Value::Text),
     ("optimization.enable_cast_chain_elimination", Value::Flag),
     ("optimization.enable_gelu_approximation", Value::Flag),
-    ("session.disable_cpu_ep_fallback", Value::Flag),
+    (NO_CPU_FALLBACK, Value::Flag),
     ("session.disable_double_qdq_remover", Value::Flag),
     ("session.disable_model_compile", Value::Flag),
     ("session.disable_prepacking", Value::Flag),
@@ -386,6 +419,27 @@ mod tests {
     }
 
     #[test]
+    fn one_stage_can_be_given_another_precision_and_all_the_cpu() {
+        let target = Target::parse(&format!(
+            "{}session: {{keys: {{session.disable_cpu_ep_fallback: true}}}}\nstages: {{decoder: {{session: {{arena: false}},\
+             providers: [{{name: openvino, need: required}}]}}}}\n",
+            MINIMAL.replace("name: cpu", "name: cuda")
+        ))
+        .unwrap();
+        let target = target.with_stage_precision(Stage::Decoder, vec![Precision::Fp32]).on_cpu();
+        for stage in Stage::TEXT_TO_IMAGE {
+            let settings = target.stage(stage);
+            let names: Vec<_> = settings.providers.iter().map(|provider| provider.name).collect();
+            assert_eq!(names, [ProviderName::CPU], "{stage}");
+            assert!(settings.session.keys.is_empty(), "{stage}");
+        }
+        assert_eq!(target.stage(Stage::Decoder).precision, [Precision::Fp32]);
+        assert_eq!(target.stage(Stage::Decoder).session.arena, Some(false));
+        assert_eq!(target.stage(Stage::Denoiser).precision, [Precision::Int8, Precision::Fp32]);
+        assert!(!target.verify.retry);
+    }
+
+    #[test]
     fn faults_name_the_field_and_what_was_expected() {
         let cases = [
             ("colour: red\n", "unknown field `colour`"),
@@ -404,6 +458,7 @@ mod tests {
             ("stages: {decoder: {providers: [{name: warp, need: required}]}}\n", "unknown provider \"warp\""),
             ("session: {intra_threads: 1025}\n", "expected at most 1024"),
             ("limits: {max_steps: 0}\n", "a limit is 0"),
+            ("verify: {retries: 1}\n", "unknown field `retries`"),
             ("name: again\n", "duplicate"),
         ];
         for (extra, expected) in cases {

@@ -46,6 +46,19 @@ impl DataFile {
             None => Ok(()),
         }
     }
+
+    /// The file's bytes, once their number and hash are what the manifest promises.
+    ///
+    /// # Errors
+    /// As [`DataFile::verify`].
+    pub(crate) fn read(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(&self.path)
+            .and_then(|file| file.take(self.bytes + 1).read_to_end(&mut bytes))
+            .map_err(|e| unreadable(&self.path, &e).because(e))?;
+        check_hash(&self.path, &bytes, self.sha256.as_deref())?;
+        Ok(bytes)
+    }
 }
 
 impl GraphFile {

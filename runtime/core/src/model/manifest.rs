@@ -6,7 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::files::{DataFile, GraphFile, graph_bytes, inside};
-use super::{Defaults, Golden, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary};
+use super::{
+    Bound, Defaults, Golden, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary,
+};
 use crate::error::unknown;
 use crate::stage::{Precision, Stage};
 use crate::tokenizer::Window;
@@ -52,6 +54,8 @@ struct GoldenEntry {
     file: String,
     bytes: u64,
     sha256: String,
+    #[serde(default)]
+    bounds: BTreeMap<Precision, Bound>,
 }
 
 #[derive(Deserialize)]
@@ -134,7 +138,7 @@ fn stage_files(root: &Path, stage: Stage, entry: StageEntry) -> Result<StageFile
 }
 
 fn golden(root: &Path, entry: GoldenEntry) -> Result<Golden> {
-    let GoldenEntry { prompt, seed, steps, precision, file, bytes, sha256 } = entry;
+    let GoldenEntry { prompt, seed, steps, precision, file, bytes, sha256, bounds } = entry;
     if !(1..=MAX_GOLDEN_STEPS).contains(&steps) {
         return Err(Error::model(format!("goldens: {steps} steps, expected 1 to {MAX_GOLDEN_STEPS}")));
     }
@@ -146,7 +150,10 @@ fn golden(root: &Path, entry: GoldenEntry) -> Result<Golden> {
             numbers.bytes
         )));
     }
-    Ok(Golden { prompt, seed, steps, precision, numbers })
+    for (precision, bound) in &bounds {
+        bound.check().map_err(|e| e.context(format_args!("goldens: bounds.{precision}")))?;
+    }
+    Ok(Golden { prompt, seed, steps, precision, numbers, bounds })
 }
 
 /// A file that the manifest lists: there, of the promised length, and with a well-formed hash.
