@@ -340,7 +340,7 @@ fn generator_help() -> String {
     format!("Where noise comes from [default: torch_cpu]: {}", generators.collect::<Vec<_>>().join("; "))
 }
 
-fn precision(name: &str) -> Result<Precision, String> {
+pub(crate) fn precision(name: &str) -> Result<Precision, String> {
     let found = Precision::ALL.into_iter().find(|precision| precision.name() == name);
     found.ok_or_else(|| "expected int8, fp16 or fp32, or several joined by commas, best first".into())
 }

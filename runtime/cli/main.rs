@@ -10,6 +10,7 @@ mod destination;
 mod folders;
 mod generate;
 mod models;
+mod place;
 mod plot;
 mod prompts;
 mod sampling;
@@ -35,6 +36,8 @@ enum Command {
     Models(models::Arguments),
     /// List the targets that are here, checked
     Targets(targets::Arguments),
+    /// Prove which provider runs which nodes of each graph, and for how much of the time
+    Place(place::Arguments),
     /// Print the versions of safelight and ONNX Runtime, and the library's execution providers
     Version(version::Arguments),
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Schedule(arguments) => schedule::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
         Command::Targets(arguments) => targets::run(&arguments),
+        Command::Place(arguments) => place::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };
     match outcome {

@@ -44,6 +44,7 @@ mod decoder;
 pub mod picture;
 pub mod request;
 pub mod pipeline;
+pub mod placement;
 pub mod cancel;
 pub mod error;
 mod catalogue;
