@@ -204,7 +204,7 @@ mod tests {
         let fallen = placement(ProviderName::CPU);
         assert_eq!(fallen.fallen_back.len(), 1);
         assert!((fallen.fallen_back_time() - 0.8).abs() < 1e-12);
-        require(&[fallen.clone()], 0.8).unwrap();
+        require(std::slice::from_ref(&fallen), 0.8).unwrap();
         let error = require(&[fallen], 0.5).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Library);
         assert!(error.to_string().contains("80.0 % of its time is not on"), "{error}");
