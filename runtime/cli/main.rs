@@ -10,6 +10,7 @@ mod destination;
 mod folders;
 mod generate;
 mod models;
+mod place;
 mod plot;
 mod prompts;
 mod sampling;
@@ -42,6 +43,8 @@ enum Command {
     /// final latent and the picture. Where one is beyond its bound, or NaN or black, the exit code is 6. A target file
     /// that says `verify: { retry: true }` then has one stage after the other tried in its next better precision.
     Verify(verify::Arguments),
+    /// Prove which provider runs which nodes of each graph, and for how much of the time
+    Place(place::Arguments),
     /// Print the versions of safelight and ONNX Runtime, and the library's execution providers
     Version(version::Arguments),
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Models(arguments) => models::run(&arguments),
         Command::Targets(arguments) => targets::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Place(arguments) => place::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };
     match outcome {

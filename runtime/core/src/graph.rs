@@ -1,5 +1,6 @@
 //! One opened graph: checked against what its stage must look like, run by tensor role.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub(crate) struct Source {
     file: GraphFile,
     sha256: String,
     settings: StageSettings,
+    /// Where the library is to write down which node ran where and how long: the beginning of a file's name.
+    profile: Option<PathBuf>,
 }
 
 impl Source {
@@ -40,7 +43,13 @@ impl Source {
         let settings = target.stage(stage);
         let (precision, file) = model.graph(stage, &settings.precision)?;
         let (sha256, outline) = file.inspect()?;
-        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings })
+        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile: None })
+    }
+
+    /// The same, with every run written down in `folder`.
+    pub(crate) fn profiled(self, folder: Option<&Path>) -> Self {
+        let profile = folder.map(|folder| folder.join(self.stage.name()));
+        Self { profile, ..self }
     }
 }
 
@@ -53,6 +62,7 @@ pub(crate) struct Graph {
     library: &'static Library,
     file: GraphFile,
     settings: StageSettings,
+    profile: Option<PathBuf>,
     /// In the order of the session's inputs, which `Session::run` matches by position.
     values: Vec<SessionInputValue<'static>>,
     inputs: Vec<Port>,
@@ -94,10 +104,10 @@ pub struct Opened {
 impl Graph {
     /// Opens a graph with a target's settings and checks it against its contract.
     pub(crate) fn open(library: &'static Library, source: Source, contract: &Contract) -> Result<Self> {
-        let Source { outline, stage, precision, file, sha256, settings } = source;
+        let Source { outline, stage, precision, file, sha256, settings, profile } = source;
         let told = |e: Error| e.context(format_args!("{stage} {}", file.path.display()));
         let fixed = if settings.session.fixed_shapes == Some(false) { vec![] } else { contract.fixed_axes(&outline) };
-        let (session, providers) = open_session(library, &file, &settings, &fixed).map_err(told)?;
+        let (session, providers) = open_session(library, &file, &settings, &fixed, profile.as_deref()).map_err(told)?;
         let ports = |outlets: &[Outlet]| outlets.iter().map(Port::new).collect::<Result<Vec<_>>>();
         let mut inputs = ports(session.inputs()).map_err(told)?;
         inputs.iter_mut().for_each(|port| port.declare(&outline));
@@ -114,6 +124,7 @@ impl Graph {
             library,
             file,
             settings,
+            profile,
             values,
             inputs,
             output_index,
@@ -139,6 +150,11 @@ impl Graph {
     /// Time spent on opening it again for another size since this was last asked.
     pub(crate) fn take_reopen_time(&mut self) -> Duration {
         std::mem::take(&mut self.reopen_time)
+    }
+
+    /// Ends writing down where nodes ran, and says in which file that is.
+    pub(crate) fn end_profile(&mut self) -> Result<PathBuf> {
+        self.session.end_profiling().map(PathBuf::from).map_err(|e| internal("the end of profiling", &e))
     }
 
     /// The index of an input that the contract says is optional or may be asked about.
@@ -197,7 +213,7 @@ impl Graph {
 
     fn reopen_for_any_size(&mut self) -> Result<()> {
         let start = Instant::now();
-        let (session, providers) = open_session(self.library, &self.file, &self.settings, &[])
+        let (session, providers) = open_session(self.library, &self.file, &self.settings, &[], self.profile.as_deref())
             .map_err(|e| e.context(format_args!("{} {}", self.stage, self.file.path.display())))?;
         self.fixed.clear();
         self.session = session;

@@ -45,6 +45,7 @@ pub mod picture;
 pub mod request;
 pub mod pipeline;
 pub mod verify;
+pub mod placement;
 pub mod cancel;
 pub mod error;
 mod catalogue;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -146,10 +147,20 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::open`], and as [`Plan::new`] for the request.
     pub fn open_for(target: &Target, model: &Model, usual: &Request) -> Result<Self> {
+        Self::open_profiled(target, model, usual, None)
+    }
+
+    /// The same; where a folder is given, the library writes down there which node of each graph ran where.
+    pub(crate) fn open_profiled(
+        target: &Target,
+        model: &Model,
+        usual: &Request,
+        profiles: Option<&Path>,
+    ) -> Result<Self> {
         let start = Instant::now();
         let plan = Plan::new(usual, model, target)?;
         check_graph_sizes(target, model)?;
-        let find = |stage| Source::find(stage, model, target);
+        let find = |stage| Ok(Source::find(stage, model, target)?.profiled(profiles));
         // Loading the library and hashing the graphs take about as long, so they go side by side.
         let (library, sources) = std::thread::scope(|scope| {
             let library = scope.spawn(|| Library::open(None));
@@ -194,6 +205,13 @@ impl Pipeline {
     /// Puts another observer in the place of the one that was set, and returns that.
     pub(crate) fn replace_observer(&mut self, observer: Observer) -> Observer {
         std::mem::replace(&mut self.observer, observer)
+    }
+
+    /// The profile of each stage, ended.
+    pub(crate) fn end_profiles(&mut self) -> Result<[(Stage, PathBuf); 3]> {
+        let text = (Stage::TextEncoder, self.text.graph.end_profile()?);
+        let denoiser = (Stage::Denoiser, self.denoiser.graph.end_profile()?);
+        Ok([text, denoiser, (Stage::Decoder, self.decoder.graph.end_profile()?)])
     }
 
     /// Sets who is told about progress; it is called on the thread that generates.

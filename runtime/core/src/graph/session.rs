@@ -1,5 +1,7 @@
 //! Opening a session with a target's settings and those of its providers that can be used.
 
+use std::path::Path;
+
 use ort::AsPointer as _;
 use ort::ortsys;
 use ort::session::Session;
@@ -35,11 +37,12 @@ pub(super) fn open_session(
     file: &GraphFile,
     settings: &StageSettings,
     fixed: &[(String, usize)],
+    profile: Option<&Path>,
 ) -> Result<(Session, Providers)> {
     let mut providers = settings.providers.clone();
     let mut warnings = Vec::new();
     while !providers.is_empty() {
-        let (index, reason) = match try_session(library, file, settings, &providers, fixed) {
+        let (index, reason) = match try_session(library, file, (settings, profile), &providers, fixed) {
             Ok(session) => {
                 let used = providers.iter().map(|provider| provider.name).collect();
                 return Ok((session, Providers { used, warnings }));
@@ -73,7 +76,7 @@ fn suspect(code: ort::ErrorCode, providers: &[Provider]) -> Option<usize> {
 fn try_session(
     library: &Library,
     file: &GraphFile,
-    settings: &StageSettings,
+    (settings, profile): (&StageSettings, Option<&Path>),
     providers: &[Provider],
     fixed: &[(String, usize)],
 ) -> Result<Session, Failure> {
@@ -98,6 +101,9 @@ fn try_session(
     // After the providers: registering the CPU provider sets the arena, too.
     let mut builder = configure(builder, settings, providers)
         .map_err(|e| Failure::Opening(e.code(), internal("session options", &e)))?;
+    if let Some(prefix) = profile {
+        builder = builder.with_profiling(prefix).map_err(refused("profiling"))?;
+    }
     for (axis, size) in fixed {
         builder = builder.with_dimension_override(axis, *size as i64).map_err(refused("a dimension override"))?;
     }

@@ -1,0 +1,84 @@
+//! `safelight place`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use safelight::placement::{Placement, place, require};
+use safelight::{Library, Precision, Request, Sampling};
+
+use crate::generate::precision;
+use crate::{folders, print};
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// Model: a name in models/, or a folder [default: the only one]
+    #[arg(short, long, value_name = "NAME|FOLDER")]
+    model: Option<String>,
+    /// Target: a name in targets/, or a YAML file [default: this processor's]
+    #[arg(short, long, value_name = "NAME|FILE")]
+    target: Option<String>,
+    /// Precisions, best first [default: the target's]
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
+    precision: Vec<Precision>,
+    /// Number of steps of the pictures that are made to measure
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 2)]
+    steps: usize,
+    /// Fail where any node runs elsewhere than on the target's first provider
+    #[arg(long)]
+    strict: bool,
+    /// With --strict, the share of a graph's time that may run elsewhere, such as 0.05
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, requires = "strict")]
+    allow: f64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// ONNX Runtime library to open, or a folder that holds it
+    #[arg(long, value_name = "PATH")]
+    library: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  safelight place --model emoji
+  safelight place --target cuda --strict --allow 0.05 && echo \"it runs where it should\"";
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let model = folders::model(arguments.model.as_deref())?;
+    let mut target = folders::target(arguments.target.as_deref())?;
+    if !arguments.precision.is_empty() {
+        target = target.with_precision(arguments.precision.clone());
+    }
+    if let Some(path) = &arguments.library {
+        Library::open(Some(path))?;
+    }
+    let sampling = Sampling::in_steps(arguments.steps);
+    let request = Request { prompt: "a red apple".into(), sampling, ..Request::default() };
+    let placements = place(&target, &model, &request)?;
+    if arguments.json {
+        print(&serde_json::to_string_pretty(&placements)?)?;
+    } else {
+        print(placements.iter().map(as_text).collect::<Vec<_>>().join("\n").trim_end())?;
+    }
+    if arguments.strict {
+        require(&placements, arguments.allow)?;
+    }
+    Ok(())
+}
+
+fn as_text(placement: &Placement) -> String {
+    let mut text = format!("{}, wanted on {}\n", placement.stage, placement.wanted);
+    for share in &placement.providers {
+        let _ =
+            writeln!(text, "  {:5.1} % of the time  {:4} nodes  {}", 100.0 * share.time, share.nodes, share.provider);
+    }
+    let slowest = placement.fallen_back.iter().take(10);
+    for fallen in slowest {
+        let (time, nodes, operator) = (100.0 * fallen.time, fallen.nodes, &fallen.operator);
+        let _ = writeln!(text, "    elsewhere: {time:.1} %, {nodes} {operator}, such as \"{}\"", fallen.example);
+    }
+    if placement.fallen_back.len() > 10 {
+        let _ = writeln!(text, "    and {} operators more (--json has all)", placement.fallen_back.len() - 10);
+    }
+    text
+}
