@@ -465,7 +465,7 @@ fn a_request_that_cannot_be_is_refused_before_the_library_is_opened() {
         (&["--timesteps", "900,600", "--schedule", "karras"], 2, "timesteps and schedule \"karras\" cannot both be given"),
         (&["--timesteps", "900", "--sigmas", "9"], 2, "timesteps and sigmas cannot both be given"),
         (&["--sigmas", "0"], 2, "sigmas: 0 values, expected 1 to 1000"),
-        (&["--sigmas", "99,1"], 2, "sigmas: 99 is outside of this model's more than 0 to 14."),
+        (&["--sigmas", "99,1"], 2, "sigmas: 99 is outside of this model's 0.000001 to 14."),
         (&["--restart", "2"], 2, "expected HIGH..LOW:STEPSxTIMES, such as 2..0.1:4x2"),
         (&["--restart", "0.1..2:4x2"], 2, "expected 0 < low < high"),
         (&["--restart", "2..0.1:900x2", "--steps", "4"], 2, "expected at most 1000 altogether"),

@@ -1,0 +1,190 @@
+//! Whatever is combined with whatever, a walk ends in finite numbers or is refused with what to do.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use ndarray::Zip;
+use safelight::noise::TorchCpu;
+use safelight::options::Options;
+use safelight::sampler::{Latent, Method, SAMPLERS, Steps};
+use safelight::schedule::{Grid, SCHEDULES, Schedule, Timetable};
+use safelight::training::{Betas, DiffusionSpec, EdmSpec, FlowSpec, Level, Prediction, Training, TrainingSpec};
+use safelight::trajectory::{Relay, Restart, Trajectory, Walk};
+use safelight::{Curve, ErrorKind, Result};
+
+const GRIDS: [Grid; 4] = [Grid::Timesteps, Grid::TimestepsToClean, Grid::Sigmas, Grid::LogSnr];
+
+fn diffusion(timesteps: usize) -> DiffusionSpec {
+    DiffusionSpec {
+        timesteps,
+        beta_start: 0.00085,
+        beta_end: 0.012,
+        betas: Betas::ScaledLinear,
+        zero_terminal_snr: false,
+        prediction: Prediction::V,
+        steps_offset: usize::from(timesteps > 1),
+        set_alpha_to_one: false,
+        original_steps: timesteps.min(50),
+        timestep_scaling: 10.0,
+    }
+}
+
+fn flow(timesteps: usize, shift: f64) -> FlowSpec {
+    FlowSpec { timesteps, shift, dynamic_shift: None, prediction: Prediction::Flow }
+}
+
+fn edm(sigma_min: f64, sigma_max: f64) -> EdmSpec {
+    EdmSpec { sigma_min, sigma_max, sigma_data: 0.5, timestep_scale: 1.0, prediction: Prediction::Edm }
+}
+
+/// Usual processes, and the shortest, widest and narrowest that are accepted.
+fn processes() -> Vec<(String, Training)> {
+    let zero = |timesteps| DiffusionSpec { zero_terminal_snr: true, ..diffusion(timesteps) };
+    let cosine = DiffusionSpec { betas: Betas::SquaredcosCapV2, set_alpha_to_one: true, ..diffusion(1000) };
+    let mut specs: Vec<TrainingSpec> = vec![zero(1000).into(), cosine.into()];
+    specs.extend([1, 2, 7, 1000].map(|timesteps| diffusion(timesteps).into()));
+    specs.extend([2, 7].map(|timesteps| zero(timesteps).into()));
+    specs.extend([1, 2, 7, 1000].map(|timesteps| flow(timesteps, 3.0).into()));
+    specs.extend([1e-3, 1e3].map(|shift| flow(1000, shift).into()));
+    specs.extend([(0.002, 80.0), (1e-6, 999_999.0), (1.0, 1.000_001)].map(|(low, high)| edm(low, high).into()));
+    specs.into_iter().map(|spec| (format!("{spec:?}"), Training::new(spec).unwrap())).collect()
+}
+
+/// The exact estimate of data with mean 0.7 and deviation 0.4.
+fn gaussian(x: &Latent, at: Level, denoised: &mut Latent) -> Result<()> {
+    let gain = at.alpha * 0.16 / (at.alpha.powi(2) * 0.16 + at.sigma.powi(2));
+    Zip::from(denoised).and(x).for_each(|denoised, &x| {
+        *denoised = (0.7 + gain * (f64::from(x) - at.alpha * 0.7)) as f32;
+    });
+    Ok(())
+}
+
+fn scheduled(
+    training: &Training,
+    timetable: &Timetable,
+    grid: Grid,
+    steps: usize,
+    given: &[(&str, f64)],
+) -> Result<Schedule> {
+    let given = given.iter().map(|&(name, value)| (name.to_owned(), Curve::constant(value))).collect();
+    let options = Options::resolve(&[(timetable.name, timetable.options)], &given)?;
+    Schedule::new(training, timetable, grid, steps, &options)
+}
+
+fn walk(relay: &str, training: &Training, schedule: &Schedule, restarts: &[Restart]) -> Result<Latent> {
+    let relay = Relay::parse(relay)?;
+    let methods: Vec<_> = relay.methods().map(|method| (method.name, method.options)).collect();
+    let options = Options::resolve(&methods, &BTreeMap::new())?;
+    let trajectory = Trajectory::new(&relay, schedule, restarts, training)?;
+    let _ = trajectory.evaluations();
+    let mut source = TorchCpu::new(1);
+    let mut noise = |latent: &mut Latent, _, _| {
+        source.fill(latent.as_slice_mut().unwrap());
+        Ok(())
+    };
+    let mut x = Latent::zeros((1, 1, 2, 2));
+    noise(&mut x, Level::CLEAN, Level::CLEAN)?;
+    x *= trajectory.initial_scale as f32;
+    let mut walk = Walk { training, options: &options, noise: &mut noise, on_step: &mut |_| Ok(()) };
+    Ok(trajectory.walk(&mut gaussian, x, &mut walk)?.0)
+}
+
+/// What is wrong with an outcome, if anything.
+fn fault(outcome: Result<Latent>) -> Option<String> {
+    match outcome {
+        Ok(latent) if latent.iter().all(|value| value.is_finite()) => None,
+        Ok(latent) => Some(format!("{latent}")),
+        Err(error) if [ErrorKind::Usage, ErrorKind::Limit].contains(&error.kind()) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Whether a walk of this length is one of the few that are tried: long ones cost time, and the levels of all of them
+/// are checked without a walk.
+fn is_tried(method: &Method, place: usize, steps: usize) -> bool {
+    match method.steps {
+        Steps::Any if steps <= 3 => true,
+        Steps::Any => place.is_multiple_of(if steps == 50 { 5 } else { 41 }),
+        Steps::One | Steps::Adaptive => steps == 1 && place.is_multiple_of(3),
+    }
+}
+
+#[test]
+fn every_walk_ends_in_finite_numbers_or_is_refused() {
+    let mut faults = Vec::new();
+    let mut place = 0;
+    for (told, training) in processes() {
+        for (method, timetable) in SAMPLERS.iter().flat_map(|method| SCHEDULES.iter().map(move |it| (method, it))) {
+            for steps in [1, 2, 3, 50, 999, 1000] {
+                place += 1;
+                if !is_tried(method, place, steps) {
+                    continue;
+                }
+                let schedule = scheduled(&training, timetable, method.grid, steps, &[]);
+                let outcome = schedule.and_then(|schedule| walk(method.name, &training, &schedule, &[]));
+                let name = (method.name, timetable.name);
+                faults.extend(fault(outcome).map(|fault| format!("{name:?} n={steps} {told}: {fault}")));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// The ends of the ranges of a schedule's options and their defaults, each with each.
+fn settings(timetable: &Timetable) -> Vec<Vec<(&'static str, f64)>> {
+    timetable.options.iter().fold(vec![vec![]], |settings, (opt, default)| {
+        let (low, high) = opt.row().range;
+        let with = |value| settings.iter().map(move |rest| [&rest[..], &[(opt.row().name, value)]].concat());
+        [low, *default, high].into_iter().flat_map(with).collect()
+    })
+}
+
+#[test]
+fn every_schedule_falls_at_every_step_or_is_refused() {
+    let mut faults = Vec::new();
+    for ((told, training), timetable) in every_process_and_schedule() {
+        for (grid, steps) in GRIDS.into_iter().flat_map(|grid| [1, 2, 3, 6, 7, 50, 999, 1000].map(|n| (grid, n))) {
+            let name = format!("{} {grid:?} n={steps} {told}", timetable.name);
+            faults.extend(unwalkable(&training, scheduled(&training, timetable, grid, steps, &[]), &name));
+        }
+        for (given, steps) in settings(timetable).iter().flat_map(|given| [1, 2, 7, 300].map(|n| (given, n))) {
+            let name = format!("{} n={steps} {given:?} {told}", timetable.name);
+            faults.extend(unwalkable(&training, scheduled(&training, timetable, Grid::Sigmas, steps, given), &name));
+        }
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+fn every_process_and_schedule() -> impl Iterator<Item = ((String, Training), &'static Timetable)> {
+    processes().into_iter().flat_map(|process| SCHEDULES.iter().map(move |timetable| (process.clone(), timetable)))
+}
+
+/// What is wrong with a schedule, if anything: a level that is not below the one before it, or no number at all. Where
+/// it ends is the model's business: DDIM of some models ends where its last step began.
+fn unwalkable(training: &Training, schedule: Result<Schedule>, name: &str) -> Option<String> {
+    let levels = match schedule {
+        Ok(schedule) => schedule.levels,
+        Err(error) => return (error.kind() != ErrorKind::Usage).then(|| format!("{name}: {error}")),
+    };
+    let sigmas: Vec<_> = levels[..levels.len() - 1].iter().map(|&level| training.own_sigma(level)).collect();
+    let odd = sigmas.iter().any(|sigma| sigma.is_nan() || *sigma <= 0.0);
+    let rises = sigmas.windows(2).any(|pair| pair[0] <= pair[1]);
+    (odd || rises).then(|| format!("{name}: {sigmas:?}"))
+}
+
+#[test]
+fn levels_that_are_one_to_the_grid_are_refused() {
+    let (sd, flow) = (Training::new(diffusion(1000)).unwrap(), Training::new(flow(1000, 1.0)).unwrap());
+    for grid in [Grid::Timesteps, Grid::LogSnr] {
+        let error = Schedule::of_timesteps(&sd, &[999.0, 10.4, 9.6], grid).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(error.to_string().contains("step 3 begins at sigma"), "{error}");
+    }
+    Schedule::of_timesteps(&sd, &[999.0, 10.4, 9.6], Grid::Sigmas).unwrap();
+    assert_eq!(
+        Schedule::of_given_sigmas(&flow, &[1.005, 1.0, 0.5], Grid::Sigmas).unwrap_err().kind(),
+        ErrorKind::Usage
+    );
+    assert_eq!(Schedule::of_given_sigmas(&flow, &[1.005], Grid::Sigmas).unwrap().levels[0].timestep, 1000.0);
+    assert_eq!(Schedule::of_given_sigmas(&sd, &[14.0, 1e-300], Grid::Sigmas).unwrap_err().kind(), ErrorKind::Usage);
+}
