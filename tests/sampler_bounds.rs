@@ -188,3 +188,66 @@ fn levels_that_are_one_to_the_grid_are_refused() {
     assert_eq!(Schedule::of_given_sigmas(&flow, &[1.005], Grid::Sigmas).unwrap().levels[0].timestep, 1000.0);
     assert_eq!(Schedule::of_given_sigmas(&sd, &[14.0, 1e-300], Grid::Sigmas).unwrap_err().kind(), ErrorKind::Usage);
 }
+
+#[test]
+fn samplers_that_take_over_at_the_end_of_a_restart_or_of_the_model_are_finite() {
+    let training = Training::new(DiffusionSpec { steps_offset: 0, ..diffusion(1000) }).unwrap();
+    for method in SAMPLERS.iter().filter(|method| method.steps == Steps::Any) {
+        // The model's least level is the last of DDIM's, and nothing of another sampler's.
+        let relay = format!("ddim until step 3, then {}", method.name);
+        let schedule = |name: &str, grid| {
+            let timetable = SCHEDULES.iter().find(|timetable| timetable.name == name).unwrap();
+            scheduled(&training, timetable, grid, 8, &[]).unwrap()
+        };
+        let found = walk(&relay, &training, &schedule("leading", Grid::Timesteps), &[]).unwrap();
+        assert!(found.iter().all(|value| value.is_finite()), "{relay}: {found}");
+        // The restart ends at the very level where the next sampler begins.
+        let relay = format!("{0} until step 4, then {0}", method.name);
+        let schedule = schedule("karras", method.grid);
+        let low = training.own_sigma(schedule.levels[4]) * (1.0 + 1e-8);
+        let restart = Restart { low, high: 2.0 * low, steps: 2, times: 2 };
+        let found = walk(&relay, &training, &schedule, &[restart]).unwrap();
+        assert!(found.iter().all(|value| value.is_finite()), "{relay}: {found}");
+        let narrow = Restart { high: low * (1.0 + 1e-8), steps: 500, ..restart };
+        assert_eq!(walk(&relay, &training, &schedule, &[narrow]).unwrap_err().kind(), ErrorKind::Usage, "{relay}");
+    }
+    let nowhere = Schedule { levels: vec![], initial_scale: 1.0 };
+    assert_eq!(walk("euler", &training, &nowhere, &[]).unwrap_err().kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn samplers_in_turn_have_their_own_defaults() {
+    let training = Training::new(diffusion(1000)).unwrap();
+    let timetable = SCHEDULES.iter().find(|timetable| timetable.name == "trailing").unwrap();
+    let schedule = scheduled(&training, timetable, Grid::Timesteps, 8, &[]).unwrap();
+    let draws = |relay: &str, given: &[(&str, f64)]| {
+        let relay = Relay::parse(relay).unwrap();
+        let methods: Vec<_> = relay.methods().map(|method| (method.name, method.options)).collect();
+        let given = given.iter().map(|&(name, value)| (name.to_owned(), Curve::constant(value))).collect();
+        let options = Options::resolve(&methods, &given).unwrap();
+        let mut draws = 0;
+        let mut noise = |_: &mut Latent, _, _| {
+            draws += 1;
+            Ok(())
+        };
+        let trajectory = Trajectory::new(&relay, &schedule, &[], &training).unwrap();
+        let mut walk = Walk { training: &training, options: &options, noise: &mut noise, on_step: &mut |_| Ok(()) };
+        trajectory.walk(&mut gaussian, Latent::ones((1, 1, 2, 2)), &mut walk).unwrap();
+        draws
+    };
+    // The last step, to the clean latent, has no noise.
+    assert_eq!(draws("ddim until step 3, then euler_ancestral", &[]), 4);
+    assert_eq!(draws("ddpm until step 3, then ddim", &[]), 3);
+    assert_eq!(draws("ddpm until step 3, then euler_ancestral", &[("eta", 0.0)]), 0);
+    assert_eq!(draws("ddpm until step 3, then euler_ancestral", &[("eta", 0.5)]), 7);
+}
+
+#[test]
+fn intervals_without_anything_in_them_are_refused() {
+    for (sampler, low, high) in [("euler", "churn_min", "churn_max"), ("sa", "tau_min", "tau_max")] {
+        let method = SAMPLERS.iter().find(|method| method.name == sampler).unwrap();
+        let given = [(low.to_owned(), 0.5.into()), (high.to_owned(), 0.25.into())].into();
+        let error = Options::resolve(&[(sampler, method.options)], &given).unwrap_err();
+        assert_eq!(error.to_string(), format!("option \"{low}\" is 0.5, expected at most {high}, 0.25"));
+    }
+}

@@ -214,7 +214,7 @@ impl Schedule {
             }
         };
         let told = || format!("{steps} steps with schedule \"{}\"", timetable.name);
-        check_falling(training, &schedule.levels, told)?;
+        check_falling(training, schedule.starts(), told)?;
         Ok(schedule)
     }
 
@@ -233,7 +233,7 @@ impl Schedule {
             let levels = timesteps.iter().map(|&timestep| training.at_timestep(timestep)).collect();
             Self::of_straight(training, levels, grid, Start::Sigma)
         };
-        check_falling(training, &schedule.levels, || "timesteps".into())?;
+        check_falling(training, schedule.starts(), || "timesteps".into())?;
         Ok(schedule)
     }
 
@@ -248,8 +248,14 @@ impl Schedule {
         let most = 1.01 * training.sigma_range().1;
         check_given("sigmas", sigmas, LEAST_SIGMA, most, training.timesteps())?;
         let schedule = Self::of_sigmas(training, sigmas, grid, Start::Sigma);
-        check_falling(training, &schedule.levels, || "sigmas".into())?;
+        check_falling(training, schedule.starts(), || "sigmas".into())?;
         Ok(schedule)
+    }
+
+    /// Where each step begins. How far the last one goes is the model's business: DDIM of some models ends where its
+    /// last step began.
+    fn starts(&self) -> &[Level] {
+        self.levels.split_last().map_or(&[], |(_, starts)| starts)
     }
 
     fn of_indexes(training: &Training, indexes: &[f64], grid: Grid, start: Start) -> Self {
@@ -330,19 +336,17 @@ fn check_given(what: &str, values: &[f64], least: f64, most: f64, longest: usize
     Ok(())
 }
 
-/// Refuses two steps at one level: solvers divide by the way between them. How far the last one goes is the model's
-/// business, as DDIM of some models ends where its last step began.
+/// Refuses two steps at one level: solvers divide by the way between them.
 pub(crate) fn check_falling(training: &Training, levels: &[Level], told: impl Fn() -> String) -> Result<()> {
     let sigmas: Vec<_> = levels.iter().map(|&level| training.own_sigma(level)).collect();
-    let before_the_end = sigmas.split_last().map_or(&[][..], |(_, before)| before);
     let falls = |pair: &[f64]| pair[1] > 0.0 && pair[1] < pair[0] * (1.0 - CLOSEST);
-    match before_the_end.windows(2).position(|pair| !falls(pair)) {
+    match sigmas.windows(2).position(|pair| !falls(pair)) {
         None => Ok(()),
         Some(step) => Err(Error::usage(format!(
             "{}: step {} begins at sigma {}, where step {} begins already; use fewer steps or other levels",
             told(),
             step + 2,
-            before_the_end[step + 1],
+            sigmas[step + 1],
             step + 1
         ))),
     }
