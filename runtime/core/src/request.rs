@@ -260,10 +260,13 @@ impl Route {
         let timetable = if sampling.given().is_some() { None } else { Some(find_schedule(&name)?) };
         let mut methods: Vec<(&str, &[(Opt, f64)])> =
             relay.methods().map(|method| (method.name, method.options)).collect();
-        methods.extend(timetable.map(|timetable| (timetable.name, timetable.options)));
+        // An adaptive sampler takes where it begins from the schedule, and no option moves that.
+        let timed = timetable.filter(|_| relay.first().steps != Steps::Adaptive);
+        methods.extend(timed.map(|timetable| (timetable.name, timetable.options)));
         methods.extend(guided.map(|(rule, _)| (rule.name, rule.options)));
         methods.push(("every sampler", LIMITS));
         let options = Options::resolve(&methods, &given_options(sampling, model, &methods))?;
+        check_orders(&relay, &options)?;
         let grid = relay.first().grid;
         let schedule = match (sampling.given(), timetable) {
             (Some(Given::Timesteps(timesteps)), _) => Schedule::of_timesteps(&training, timesteps, grid)?,
@@ -401,6 +404,20 @@ fn check_guidance(
         Some(scale) => Err(Error::usage(format!("guidance is {scale}, but method cfg_pp takes 0 to 1; 0.6 is usual"))),
         None => Ok(()),
     }
+}
+
+fn check_orders(relay: &Relay, options: &Options) -> Result<()> {
+    for method in relay.methods().filter(|method| method.options.iter().any(|(opt, _)| *opt == Opt::Order)) {
+        let order = options.of(method.options).whole(Opt::Order);
+        if !method.orders.contains(&order) {
+            let (low, high) = (method.orders.start(), method.orders.end());
+            return Err(Error::usage(format!(
+                "option \"order\" is {order}, but sampler {} has {low} to {high}",
+                method.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn check_limits_of_estimates(options: &Options) -> Result<()> {
