@@ -474,6 +474,7 @@ fn a_request_that_cannot_be_is_refused_before_the_library_is_opened() {
         (&["--restart", "0.1..2:4x2"], 2, "expected 0 < low < high"),
         (&["--restart", "2..0.1:900x2", "--steps", "4"], 2, "expected at most 1000 altogether"),
         (&["--restart", "5..1:400x2", "--steps", "400", "--schedule", "karras", "--sampler", "euler"], 5, "steps: 1200 asked for"),
+        (&["--restart", "5..1:4x2", "--brownian"], 2, "Brownian noise would be the same each time; leave one of them out"),
         (&["--generator", "magic"], 2, "unknown generator \"magic\"; known: torch_cpu, torch_cuda, numpy"),
         (&["--noise-seed", "18446744073709551615", "--count", "2"], 2, "leaves no room for 2 pictures"),
         (&["--noise-seed", "7", "--seed", "7"], 2, "the sampler would draw the initial noise again"),

@@ -222,6 +222,11 @@ impl Options {
         self.at(opt, 0.0)
     }
 
+    /// Whether an option is more than 0 anywhere.
+    pub(crate) fn is_on(&self, opt: Opt) -> bool {
+        self.curves.get(&opt).is_some_and(|curve| curve.values().iter().any(|&value| value > 0.0))
+    }
+
     /// The value of a whole number.
     pub fn whole(&self, opt: Opt) -> usize {
         self.get(opt) as usize
