@@ -1,8 +1,6 @@
 //! Whatever is combined with whatever, a walk ends in finite numbers or is refused with what to do.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-
 use ndarray::Zip;
 use safelight::noise::TorchCpu;
 use safelight::options::Options;
@@ -72,9 +70,20 @@ fn scheduled(
 }
 
 fn walk(relay: &str, training: &Training, schedule: &Schedule, restarts: &[Restart]) -> Result<Latent> {
+    tuned(relay, training, schedule, restarts, &[])
+}
+
+fn tuned(
+    relay: &str,
+    training: &Training,
+    schedule: &Schedule,
+    restarts: &[Restart],
+    given: &[(&str, f64)],
+) -> Result<Latent> {
     let relay = Relay::parse(relay)?;
     let methods: Vec<_> = relay.methods().map(|method| (method.name, method.options)).collect();
-    let options = Options::resolve(&methods, &BTreeMap::new())?;
+    let given = given.iter().map(|&(name, value)| (name.to_owned(), Curve::constant(value))).collect();
+    let options = Options::resolve(&methods, &given)?;
     let trajectory = Trajectory::new(&relay, schedule, restarts, training)?;
     let _ = trajectory.evaluations();
     let mut source = TorchCpu::new(1);
@@ -124,6 +133,30 @@ fn every_walk_ends_in_finite_numbers_or_is_refused() {
                 let outcome = schedule.and_then(|schedule| walk(method.name, &training, &schedule, &[]));
                 let name = (method.name, timetable.name);
                 faults.extend(fault(outcome).map(|fault| format!("{name:?} n={steps} {told}: {fault}")));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
+fn options_at_the_ends_of_their_ranges_are_finite_or_refused() {
+    let mut faults = Vec::new();
+    for (told, training) in processes() {
+        for (method, &(opt, _)) in
+            SAMPLERS.iter().flat_map(|method| method.options.iter().map(move |opt| (method, opt)))
+        {
+            let row = opt.row();
+            for (timetable, steps) in SCHEDULES.iter().step_by(3).flat_map(|it| [1, 2, 6].map(|steps| (it, steps))) {
+                if method.steps != Steps::Any && steps > 1 {
+                    continue;
+                }
+                let Ok(schedule) = scheduled(&training, timetable, method.grid, steps, &[]) else { continue };
+                for value in [row.range.0, row.range.1] {
+                    let outcome = tuned(method.name, &training, &schedule, &[], &[(row.name, value)]);
+                    let name = (method.name, timetable.name, row.name, value);
+                    faults.extend(fault(outcome).map(|fault| format!("{name:?} n={steps} {told}: {fault}")));
+                }
             }
         }
     }
