@@ -6,7 +6,7 @@
 //! otherwise; a scale of 1 is the prompt alone. Nothing here allocates once its buffers are there, and NaN and
 //! infinities go through to the checks of the result: they are neither hidden nor a reason to panic.
 //!
-//! CFG++ (Chung et al. 2024, arXiv:2406.08070, algorithm 2) is [`guide`] with a scale from 0 to 1, which stays
+//! CFG++ (Chung et al. 2024, arXiv:2406.08070, algorithm 2) is plain guidance with a scale from 0 to 1, which stays
 //! between the two predictions. What makes it CFG++ is the sampler's part: it goes to the guided estimate of the clean
 //! latent, but adds back the noise of the unguided one, `x' = alpha'·guided x₀ + sigma'·ε(negative)`.
 
