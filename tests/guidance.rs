@@ -401,6 +401,12 @@ fn embedded_guidance_costs_nothing_and_follows_a_curve() {
     assert!(relative(&strong[0].denoised, &weak[0].denoised) > 1e-3, "the scale has no effect");
     assert_eq!(falling[0].denoised, strong[0].denoised);
     assert!(relative(&falling[1].denoised, &strong[1].denoised) > 1e-4, "the second scale has no effect");
+    // Everything of guidance that needs a second prediction is told to have no effect.
+    let asked = with(by("apg", guided(&request, &[8.0])), &[("norm", 3.0)]);
+    let warnings = tiny.generate(&asked).unwrap().warnings.join("; ");
+    for what in ["guidance method apg", "option \"norm\""] {
+        assert!(warnings.contains(&format!("{what} has no effect: this model takes the guidance scale")), "{warnings}");
+    }
 }
 
 #[test]
@@ -432,6 +438,27 @@ fn the_seed_of_later_noise_leaves_the_initial_noise() {
     }
     let quiet = Request { noise_seed: Some(1), ..along("ddim") };
     assert_eq!(latents(&mut tiny, &quiet), latents(&mut tiny, &along("ddim")), "ddim draws none");
+}
+
+#[test]
+fn noise_that_nothing_draws_is_told() {
+    let model = Model::open(&tiny("tiny-sd")).unwrap();
+    let warnings = |sampler: &str, options: &[(&str, f64)]| {
+        let brownian = Request { noise_seed: Some(1), sampler_noise: SamplerNoise::Brownian, ..along(sampler) };
+        Plan::new(&with(brownian, options), &model, &target()).unwrap().warnings
+    };
+    for (sampler, options) in
+        [("ddim", vec![]), ("heun", vec![]), ("ddpm", vec![("eta", 0.0)]), ("sa", vec![("tau", 0.0)])]
+    {
+        let expected = ["the noise seed", "Brownian noise"]
+            .map(|what| format!("{what} has no effect: sampler {sampler} draws no noise of its own"));
+        assert_eq!(warnings(sampler, &options), expected, "{sampler}");
+    }
+    let drawing =
+        [("ddpm", vec![]), ("ddim", vec![("eta", 0.1)]), ("heun", vec![("churn", 1.0)]), ("dpm_1_sde", vec![])];
+    for (sampler, options) in drawing.into_iter().chain([("ddim until step 2, then sa", vec![])]) {
+        assert_eq!(warnings(sampler, &options), [""; 0], "{sampler}");
+    }
 }
 
 #[test]
@@ -589,6 +616,11 @@ fn settings_that_are_not_followed_are_told() {
             "DPMSolverSinglestep",
             r#"{"solver_type": "heun"}"#,
             "solver_type heun, which sampler dpmpp_2s does not follow",
+        ),
+        (
+            "DPMSolverSinglestep",
+            r#"{"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}"#,
+            "solver_type heun, which sampler dpmpp_2s_sde does not follow",
         ),
         ("DEISMultistep", r#"{"final_sigmas_type": "sigma_min"}"#, "final_sigmas_type sigma_min"),
         ("DPMSolverMultistep", r#"{"lower_order_final": false}"#, "lower_order_final false"),

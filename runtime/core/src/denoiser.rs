@@ -250,7 +250,7 @@ impl Denoise for Conditioned<'_> {
             self.guided && plan.rule.kind == Kind::ZeroStar && done.get() < plan.options.whole(Opt::ZeroSteps);
         if skipped {
             self.buffers.predicted.fill(0.0);
-            self.saved += 2;
+            self.saved += if self.together { 1 } else { 2 };
         } else {
             self.predict(at.timestep, scale)?;
         }

@@ -1,6 +1,6 @@
 //! The numbers that samplers, schedules and guidance can be tuned with: one table of their names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::curve::Curve;
 use crate::error::unknown;
@@ -160,40 +160,71 @@ impl Opt {
     }
 }
 
+/// Options that are the two ends of an interval.
+const INTERVALS: [(Opt, Opt); 3] =
+    [(Opt::ChurnMin, Opt::ChurnMax), (Opt::TauMin, Opt::TauMax), (Opt::GuidanceMin, Opt::GuidanceMax)];
+
 /// Values of options, checked against the methods that take them.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Options(BTreeMap<Opt, Curve>);
+pub struct Options {
+    curves: BTreeMap<Opt, Curve>,
+    /// Those that are not a method's default.
+    given: BTreeSet<Opt>,
+}
 
 impl Options {
-    /// Defaults of the given methods, overridden by what a request sets.
+    /// Defaults of the given methods, the first that takes an option before the others, overridden by what a request
+    /// sets.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for an option that none of the methods takes, naming those that
-    /// they take, and for a value out of its range.
+    /// they take, for a value out of its range, and for intervals without anything in them.
     pub fn resolve(methods: &[(&str, &[(Opt, f64)])], given: &BTreeMap<String, Curve>) -> Result<Self> {
         let mut options = Self::default();
         for (_, defaults) in methods {
             for &(opt, default) in *defaults {
-                options.0.entry(opt).or_insert(Curve::constant(default));
+                options.curves.entry(opt).or_insert(Curve::constant(default));
             }
         }
         for (name, curve) in given {
-            let taken = options.0.keys().find(|opt| opt.row().name == name);
+            let taken = options.curves.keys().find(|opt| opt.row().name == name);
             let Some(&opt) = taken else { return Err(not_taken(name, methods)) };
             check(opt.row(), curve)?;
-            options.0.insert(opt, curve.clone());
+            options.curves.insert(opt, curve.clone());
+            options.given.insert(opt);
+        }
+        for (low, high) in INTERVALS {
+            let (least, most) = (options.get(low), options.get(high));
+            if least > most {
+                let (low, high) = (low.row().name, high.row().name);
+                return Err(Error::usage(format!("option \"{low}\" is {least}, expected at most {high}, {most}")));
+            }
         }
         Ok(options)
     }
 
+    /// The same for one of the methods: what is not set is that method's default and not another's.
+    pub(crate) fn of(&self, defaults: &[(Opt, f64)]) -> Self {
+        let mut options = self.clone();
+        for (opt, default) in defaults.iter().filter(|(opt, _)| !self.given.contains(opt)) {
+            options.curves.insert(*opt, Curve::constant(*default));
+        }
+        options
+    }
+
     /// The value at a share 0 to 1 of the trajectory; what changes nothing where no method takes the option.
     pub fn at(&self, opt: Opt, share: f64) -> f64 {
-        self.0.get(&opt).map_or_else(|| opt.row().neutral, |curve| curve.at(share))
+        self.curves.get(&opt).map_or_else(|| opt.row().neutral, |curve| curve.at(share))
     }
 
     /// The value of an option that is the same all the way.
     pub fn get(&self, opt: Opt) -> f64 {
         self.at(opt, 0.0)
+    }
+
+    /// Whether an option is more than 0 anywhere.
+    pub(crate) fn is_on(&self, opt: Opt) -> bool {
+        self.curves.get(&opt).is_some_and(|curve| curve.values().iter().any(|&value| value > 0.0))
     }
 
     /// The value of a whole number.
@@ -203,7 +234,7 @@ impl Options {
 
     /// Names and values of those that change anything, for reports.
     pub fn named(&self) -> BTreeMap<&'static str, Curve> {
-        let named = self.0.iter().map(|(opt, curve)| (opt.row(), curve));
+        let named = self.curves.iter().map(|(opt, curve)| (opt.row(), curve));
         let effective = named.filter(|(row, curve)| curve.values() != [row.neutral]);
         effective.map(|(row, curve)| (row.name, curve.clone())).collect()
     }

@@ -21,7 +21,7 @@ use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::target::Target;
 use crate::text::{Hidden, TextEncoder};
-use crate::training::Level;
+use crate::training::{Level, Training};
 use crate::trajectory::Walk;
 use crate::{Error, ErrorKind, Result};
 
@@ -277,9 +277,11 @@ impl Pipeline {
             Some(negative) => Some(self.text.encode(negative, &request.cancel)?),
             None => Some(self.text.encode("", &request.cancel)?),
         };
-        if self.denoiser.embeds_guidance() && request.negative.as_ref().is_some_and(|negative| !negative.is_empty()) {
-            let warning = "the negative prompt has no effect: this model takes the guidance scale as an input";
-            job.warn(&mut self.observer, warning.into());
+        if self.denoiser.embeds_guidance() {
+            for what in unused_by_embedding(request, job.plan) {
+                let warning = format!("{what} has no effect: this model takes the guidance scale as an input");
+                job.warn(&mut self.observer, warning);
+            }
         }
         for (what, hidden) in [("prompt", Some(&positive)), ("negative prompt", negative.as_ref())] {
             if let Some(cut) = hidden.and_then(|hidden| hidden.cut.as_ref()) {
@@ -456,14 +458,14 @@ impl<'a> Job<'a> {
 }
 
 /// Where a sampler's own noise comes from.
-enum SamplerSource {
+enum SamplerSource<'a> {
     Independent(Noise),
-    Brownian(Box<Brownian>),
+    Brownian(Box<Brownian>, &'a Training),
 }
 
-impl SamplerSource {
+impl<'a> SamplerSource<'a> {
     /// `initial` goes on, unless the request has a seed for this noise alone.
-    fn new(job: &Job, first: usize, initial: Noise) -> Result<Self> {
+    fn new(job: &Job<'a>, first: usize, initial: Noise) -> Result<Self> {
         let Job { request, plan, .. } = job;
         let seed = request.noise_seed.unwrap_or(request.seed);
         match request.sampler_noise {
@@ -471,11 +473,9 @@ impl SamplerSource {
             SamplerNoise::Independent => Ok(Self::Independent(job.noise(first, seed))),
             SamplerNoise::Brownian => {
                 let (least, most) = plan.training.sigma_range();
-                let sigmas = plan.trajectory.levels().map(brownian_time);
-                let (least, most) = sigmas
-                    .filter(|&sigma| sigma > 0.0)
-                    .fold((least, most), |(least, most), sigma| (sigma.min(least), sigma.max(most)));
-                Ok(Self::Brownian(Box::new(Brownian::new(job.seeds(first, seed), least, most)?)))
+                let times = plan.trajectory.levels().map(|level| brownian_time(&plan.training, level));
+                let least = times.filter(|&time| time > 0.0).fold(least, f64::min);
+                Ok(Self::Brownian(Box::new(Brownian::new(job.seeds(first, seed), least, most)?), &plan.training))
             }
         }
     }
@@ -483,14 +483,17 @@ impl SamplerSource {
     fn fill(&mut self, latent: &mut Latent, from: Level, to: Level) -> Result<()> {
         match self {
             Self::Independent(noise) => noise.fill(latent),
-            Self::Brownian(motion) => motion.fill(latent, brownian_time(from), brownian_time(to)),
+            Self::Brownian(motion, training) => {
+                motion.fill(latent, brownian_time(training, from), brownian_time(training, to))
+            }
         }
     }
 }
 
-/// Sigma as k-diffusion has it, or its weight where there is no signal at all.
-fn brownian_time(level: Level) -> f64 {
-    if level.alpha > 0.0 { level.ratio() } else { level.sigma }
+/// Sigma as k-diffusion has it, no more than training's: pure noise, whose sigma is infinite, is to be noisier than what
+/// follows it, and so are tables that round the largest sigma up.
+fn brownian_time(training: &Training, level: Level) -> f64 {
+    training.own_sigma(level).min(training.sigma_range().1)
 }
 
 /// Times each step and tells the observer.
@@ -527,6 +530,20 @@ impl StepWatch<'_> {
     }
 }
 
+/// What a request says of guidance that needs two predictions.
+fn unused_by_embedding(request: &Request, plan: &Plan) -> Vec<String> {
+    let negative = request.negative.as_ref().filter(|negative| !negative.is_empty());
+    let method = request.guidance_method.as_ref();
+    let options = plan.rule.options.iter().map(|(opt, _)| opt.row().name);
+    let options = options.filter(|&name| request.sampling.options.contains_key(name));
+    negative
+        .map(|_| "the negative prompt".to_owned())
+        .into_iter()
+        .chain(method.map(|method| format!("guidance method {method}")))
+        .chain(options.map(|name| format!("option \"{name}\"")))
+        .collect()
+}
+
 fn check_graph_sizes(target: &Target, model: &Model) -> Result<()> {
     for stage in Stage::TEXT_TO_IMAGE {
         let (_, file) = model.graph(stage, &target.stage(stage).precision)?;
@@ -547,4 +564,33 @@ fn join<T>(thread: std::thread::ScopedJoinHandle<Result<T>>) -> Result<T> {
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::training::{Betas, DiffusionSpec, FlowSpec, Prediction};
+
+    #[test]
+    fn brownian_times_rise_with_the_noise_up_to_pure_noise() {
+        let zero_terminal_snr = DiffusionSpec {
+            timesteps: 1000,
+            beta_start: 0.00085,
+            beta_end: 0.012,
+            betas: Betas::ScaledLinear,
+            zero_terminal_snr: true,
+            prediction: Prediction::V,
+            steps_offset: 0,
+            set_alpha_to_one: true,
+            original_steps: 50,
+            timestep_scaling: 10.0,
+        };
+        let flow = FlowSpec { timesteps: 1000, shift: 3.0, dynamic_shift: None, prediction: Prediction::Flow };
+        for training in [Training::new(zero_terminal_snr).unwrap(), Training::new(flow).unwrap()] {
+            assert_eq!(training.at_own_index(999.0).alpha, 0.0);
+            let times: Vec<_> =
+                (0..1000).map(|i| brownian_time(&training, training.at_own_index(f64::from(i)))).collect();
+            assert!(times.windows(2).all(|pair| pair[1] - pair[0] > 1e-6), "{times:?}");
+        }
+    }
 }

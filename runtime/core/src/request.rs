@@ -10,7 +10,7 @@ use crate::guidance::{Kind, LIMITS, Rule, find_guidance};
 use crate::model::Model;
 use crate::noise::{Generator, TORCH_CPU, find_generator};
 use crate::options::{Opt, Options};
-use crate::sampler::Steps;
+use crate::sampler::{Method, Steps};
 use crate::schedule::{Schedule, find_schedule};
 use crate::stage::Stage;
 use crate::target::Target;
@@ -206,7 +206,12 @@ impl Plan {
             width,
             height,
             latent,
-            warnings: [warnings(request, model, &guidance, (steps, on)), route.warnings()].concat(),
+            warnings: [
+                warnings(request, model, &guidance, (steps, on)),
+                route.warnings(),
+                noise_warnings(request, &route),
+            ]
+            .concat(),
             relay: route.relay,
             schedule: route.schedule,
             trajectory: route.trajectory,
@@ -268,6 +273,7 @@ impl Route {
         methods.extend(guided.map(|(rule, _)| (rule.name, rule.options)));
         methods.push(("every sampler", LIMITS));
         let options = Options::resolve(&methods, &given_options(sampling, model, &methods))?;
+        check_orders(&relay, &options)?;
         let grid = relay.first().grid;
         let schedule = match (sampling.given(), timetable) {
             (Some(Given::Timesteps(timesteps)), _) => Schedule::of_timesteps(&training, timesteps, grid)?,
@@ -316,6 +322,19 @@ impl Route {
              euler need one",
             method.name
         )]
+    }
+}
+
+impl Route {
+    /// Whether any sampler or restart draws noise of its own.
+    fn draws_noise(&self, restarts: &[Restart]) -> bool {
+        const AMOUNTS: [Opt; 4] = [Opt::Eta, Opt::Churn, Opt::Gamma, Opt::Tau];
+        let draws = |method: &Method| {
+            let options = self.options.of(method.options);
+            let mut amounts = method.options.iter().map(|(opt, _)| *opt).filter(|opt| AMOUNTS.contains(opt)).peekable();
+            if amounts.peek().is_some() { amounts.any(|opt| options.is_on(opt)) } else { method.stochastic }
+        };
+        !restarts.is_empty() || self.relay.methods().any(draws)
     }
 }
 
@@ -417,6 +436,20 @@ fn check_guidance(
     }
 }
 
+fn check_orders(relay: &Relay, options: &Options) -> Result<()> {
+    for method in relay.methods().filter(|method| method.options.iter().any(|(opt, _)| *opt == Opt::Order)) {
+        let order = options.of(method.options).whole(Opt::Order);
+        if !method.orders.contains(&order) {
+            let (low, high) = (method.orders.start(), method.orders.end());
+            return Err(Error::usage(format!(
+                "option \"order\" is {order}, but sampler {} has {low} to {high}",
+                method.name
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn check_limits_of_estimates(options: &Options) -> Result<()> {
     let (clip, threshold) = (options.get(Opt::Clip), options.get(Opt::Threshold));
     if clip > 0.0 && threshold > 0.0 {
@@ -442,6 +475,11 @@ fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {
             "noise seed {0} is the seed, too: the sampler would draw the initial noise again; give it another one",
             request.seed
         )));
+    }
+    if request.sampler_noise == SamplerNoise::Brownian && !request.sampling.restarts.is_empty() {
+        return Err(Error::usage(
+            "restarts walk an interval again, and Brownian noise would be the same each time; leave one of them out",
+        ));
     }
     for seed in [Some(request.seed), request.noise_seed].into_iter().flatten() {
         if seed.checked_add(request.count as u64 - 1).is_none() {
@@ -513,4 +551,15 @@ fn warnings(request: &Request, model: &Model, guidance: &Curve, (steps, on): (Op
         warnings.push(format!("the negative prompt has no effect: guidance {guidance} is off; try --guidance 2"));
     }
     warnings
+}
+
+/// What is said of a sampler's own noise where there is none.
+fn noise_warnings(request: &Request, route: &Route) -> Vec<String> {
+    let brownian = request.sampler_noise == SamplerNoise::Brownian;
+    let said = [(request.noise_seed.is_some(), "the noise seed"), (brownian, "Brownian noise")];
+    if route.draws_noise(&request.sampling.restarts) {
+        return Vec::new();
+    }
+    let said = said.into_iter().filter(|(is_said, _)| *is_said);
+    said.map(|(_, what)| format!("{what} has no effect: sampler {} draws no noise of its own", route.relay)).collect()
 }

@@ -1,5 +1,7 @@
 //! Samplers: plain functions over a denoiser, and the one table of their names.
 
+use std::ops::RangeInclusive;
+
 use ndarray::{Array4, Zip};
 
 use crate::error::unknown;
@@ -50,7 +52,7 @@ impl<F: FnMut(&Latent, Level, &mut Latent) -> Result<()>> Denoise for F {
 
 /// What a sampler is given besides the denoiser and the initial latent.
 pub struct Run<'a> {
-    /// The `n + 1` levels to visit, noisiest first.
+    /// The `n + 1` levels to visit, noisiest first; `n` is at least 1.
     pub levels: &'a [Level],
     /// The process that they belong to, for methods that stop between two levels.
     pub training: &'a Training,
@@ -101,7 +103,7 @@ pub struct Step<'a> {
 
 impl Run<'_> {
     fn steps(&self) -> usize {
-        self.levels.len() - 1
+        self.levels.len().saturating_sub(1)
     }
 
     fn interval(&self, step: usize) -> (Level, Level) {
@@ -110,7 +112,7 @@ impl Run<'_> {
 
     /// The value of an option at a step of this run.
     fn at(&self, opt: Opt, step: usize) -> f64 {
-        self.options.at(opt, (self.part.before + step) as f64 / (self.part.of - 1).max(1) as f64)
+        self.options.at(opt, (self.part.before + step) as f64 / self.part.of.saturating_sub(1).max(1) as f64)
     }
 
     fn draw(&mut self, fresh: &mut Latent, from: Level, to: Level) -> Result<()> {
@@ -158,6 +160,8 @@ pub struct Method {
     pub steps: Steps,
     /// Options that it takes, with its own defaults.
     pub options: &'static [(Opt, f64)],
+    /// Orders that it has, where it takes the option.
+    pub orders: RangeInclusive<usize>,
     /// Order of convergence without noise; none for methods that jump to the estimate.
     pub order: Option<usize>,
     /// Evaluations a step: of `n` steps altogether.

@@ -182,8 +182,8 @@ impl Schedule {
     /// The levels of `steps` steps through `timetable`, bent as its options say.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for zero steps, more than the timetable holds, or a timetable that
-    /// was made for another kind of process.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for zero steps, more than the timetable holds or than its options
+    /// leave room for, or a timetable that was made for another kind of process.
     pub fn new(
         training: &Training,
         timetable: &Timetable,
@@ -195,10 +195,10 @@ impl Schedule {
         if steps == 0 || steps > most {
             return Err(Error::usage(format!("steps is {steps}, expected 1 to {most}")));
         }
-        match timetable.points {
+        let schedule = match timetable.points {
             Points::Sigmas(place) => {
                 let sigmas = place(training, steps, options)?;
-                Ok(Self::of_sigmas(training, &sigmas, grid, timetable.start))
+                Self::of_sigmas(training, &sigmas, grid, timetable.start)
             }
             Points::Indexes(place) => {
                 let indexes = place(training, steps, grid)?;
@@ -210,36 +210,52 @@ impl Schedule {
                         most - 1
                     )));
                 }
-                Ok(Self::of_indexes(training, &indexes, grid, timetable.start))
+                Self::of_indexes(training, &indexes, grid, timetable.start)
             }
-        }
+        };
+        let told = || format!("{steps} steps with schedule \"{}\"", timetable.name);
+        check_falling(training, schedule.starts(), told)?;
+        Ok(schedule)
     }
 
     /// The levels where the graph is told the given timesteps.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) unless they fall and lie within those of training.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) unless they fall, even when rounded for a grid of whole ones, and
+    /// lie within those of training.
     pub fn of_timesteps(training: &Training, timesteps: &[f64], grid: Grid) -> Result<Self> {
         let told = |index| training.at_index(index).timestep;
         let (least, most) = (told(0.0), told((training.timesteps() - 1) as f64));
         check_given("timesteps", timesteps, least, most, training.timesteps())?;
-        if matches!(training.spec(), TrainingSpec::Diffusion(_)) {
-            return Ok(Self::of_indexes(training, timesteps, grid, Start::Sigma));
-        }
-        let levels = timesteps.iter().map(|&timestep| training.at_timestep(timestep)).collect();
-        Ok(Self::of_straight(training, levels, grid, Start::Sigma))
+        let schedule = if matches!(training.spec(), TrainingSpec::Diffusion(_)) {
+            Self::of_indexes(training, timesteps, grid, Start::Sigma)
+        } else {
+            let levels = timesteps.iter().map(|&timestep| training.at_timestep(timestep)).collect();
+            Self::of_straight(training, levels, grid, Start::Sigma)
+        };
+        check_falling(training, schedule.starts(), || "timesteps".into())?;
+        Ok(schedule)
     }
 
     /// The levels of the given sigmas, those that the process's field speaks of; a zero at the end may be left out.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) unless they fall, are positive and no larger than training's.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) unless they fall, are at least a millionth and no larger than
+    /// training's.
     pub fn of_given_sigmas(training: &Training, sigmas: &[f64], grid: Grid) -> Result<Self> {
         let sigmas = sigmas.strip_suffix(&[0.0]).unwrap_or(sigmas);
         // Tables of the literature round the largest sigma up.
         let most = 1.01 * training.sigma_range().1;
-        check_given("sigmas", sigmas, f64::MIN_POSITIVE, most, training.timesteps())?;
-        Ok(Self::of_sigmas(training, sigmas, grid, Start::Sigma))
+        check_given("sigmas", sigmas, LEAST_SIGMA, most, training.timesteps())?;
+        let schedule = Self::of_sigmas(training, sigmas, grid, Start::Sigma);
+        check_falling(training, schedule.starts(), || "sigmas".into())?;
+        Ok(schedule)
+    }
+
+    /// Where each step begins. How far the last one goes is the model's business: DDIM of some models ends where its
+    /// last step began.
+    fn starts(&self) -> &[Level] {
+        self.levels.split_last().map_or(&[], |(_, starts)| starts)
     }
 
     fn of_indexes(training: &Training, indexes: &[f64], grid: Grid, start: Start) -> Self {
@@ -293,6 +309,12 @@ impl Schedule {
     }
 }
 
+/// Least sigma that can be asked for: weights of one over sigma have to fit into single precision with room to spare.
+const LEAST_SIGMA: f64 = 1e-6;
+
+/// Levels nearer than this, relative to their sigma, are one: what lies between them is mostly rounding.
+const CLOSEST: f64 = 1e-9;
+
 /// The whole timestep next to one that a diffusion is told.
 fn whole(training: &Training, timestep: f64) -> f64 {
     match training.spec() {
@@ -306,13 +328,28 @@ fn check_given(what: &str, values: &[f64], least: f64, most: f64, longest: usize
         return Err(Error::usage(format!("{what}: {} values, expected 1 to {longest}", values.len())));
     }
     if let Some(value) = values.iter().find(|value| !(least..=most).contains(*value)) {
-        let least = if least == f64::MIN_POSITIVE { "more than 0".into() } else { least.to_string() };
         return Err(Error::usage(format!("{what}: {value} is outside of this model's {least} to {most}")));
     }
     if let Some(pair) = values.windows(2).find(|pair| pair[0] <= pair[1]) {
         return Err(Error::usage(format!("{what}: {} follows {}; they must fall at every step", pair[1], pair[0])));
     }
     Ok(())
+}
+
+/// Refuses two steps at one level: solvers divide by the way between them.
+pub(crate) fn check_falling(training: &Training, levels: &[Level], told: impl Fn() -> String) -> Result<()> {
+    let sigmas: Vec<_> = levels.iter().map(|&level| training.own_sigma(level)).collect();
+    let falls = |pair: &[f64]| pair[1] > 0.0 && pair[1] < pair[0] * (1.0 - CLOSEST);
+    match sigmas.windows(2).position(|pair| !falls(pair)) {
+        None => Ok(()),
+        Some(step) => Err(Error::usage(format!(
+            "{}: step {} begins at sigma {}, where step {} begins already; use fewer steps or other levels",
+            told(),
+            step + 2,
+            sigmas[step + 1],
+            step + 1
+        ))),
+    }
 }
 
 fn leading(training: &Training, steps: usize, grid: Grid) -> Result<Vec<f64>> {
@@ -353,7 +390,7 @@ fn sgm_uniform(training: &Training, steps: usize, _: &Options) -> Result<Vec<f64
 }
 
 fn lcm(training: &Training, steps: usize, _: Grid) -> Result<Vec<f64>> {
-    let grid = training.original_steps();
+    let grid = training.original_steps().min(training.timesteps());
     if steps > grid {
         return Err(Error::usage(format!(
             "{steps} steps, but schedule \"lcm\" has {grid} (original_steps of this model); use fewer steps or another \
@@ -377,7 +414,8 @@ fn karras(training: &Training, steps: usize, options: &Options) -> Result<Vec<f6
 fn karras_sigma(training: &Training, share: f64, options: &Options) -> f64 {
     let (rho, (low, high)) = (options.get(Opt::Rho), training.sigma_range());
     let (low, high) = (low.powf(1.0 / rho), high.powf(1.0 / rho));
-    (high + share * (low - high)).powf(rho)
+    // Both ends are weighted: small powers of rho make one vanish beside the other, and their difference lose it.
+    (low * share + high * (1.0 - share)).powf(rho)
 }
 
 fn consistency(training: &Training, steps: usize, options: &Options) -> Result<Vec<f64>> {

@@ -276,6 +276,7 @@ impl Training {
             TrainingSpec::Diffusion(diffusion) => {
                 check_diffusion(diffusion).map_err(told)?;
                 let alphas_cumprod = alphas_cumprod(diffusion);
+                check_alphas_cumprod(diffusion, &alphas_cumprod).map_err(told)?;
                 let sigmas = alphas_cumprod.iter().map(|&alpha_cumprod| own_sigma(alpha_cumprod)).collect();
                 (alphas_cumprod, sigmas)
             }
@@ -348,16 +349,15 @@ impl Training {
     /// The level of a training timestep, counted from 0, fractional between two. Its own sigma lies linearly between
     /// those of the two, as the field's Euler schedulers have it.
     pub fn at_index(&self, index: f64) -> Level {
-        let index = index.clamp(0.0, (self.sigmas.len() - 1) as f64);
-        let below = index.floor() as usize;
-        let above = (below + 1).min(self.sigmas.len() - 1);
-        let weight = index - below as f64;
-        let between = self.sigmas[below] * (1.0 - weight) + self.sigmas[above] * weight;
-        match self.spec {
-            TrainingSpec::Diffusion(_) => Level { timestep: index, ..self.at_sigma(between) },
-            TrainingSpec::Edm(_) => self.at_sigma(between),
-            TrainingSpec::Flow(_) => self.at_sigma(shifted((index + 1.0) / self.sigmas.len() as f64, self.shift)),
+        if let TrainingSpec::Flow(_) = self.spec {
+            // A shift towards the clean end places the last of evenly spread timesteps before the first of training.
+            let straight = ((index + 1.0) / self.sigmas.len() as f64).clamp(1e-12, 1.0);
+            return self.at_sigma(shifted(straight, self.shift));
         }
+        let (index, below, above) = self.neighbours(index);
+        let weight = index - below as f64;
+        let level = self.at_sigma(self.sigmas[below] * (1.0 - weight) + self.sigmas[above] * weight);
+        if self.counts_timesteps() { Level { timestep: index, ..level } } else { level }
     }
 
     /// Own sigma of a training timestep, counted from 0; between two of a diffusion, log sigma is linear, as in
@@ -366,10 +366,17 @@ impl Training {
         if let TrainingSpec::Flow(_) = self.spec {
             return self.at_index(index).sigma;
         }
-        let below = index.floor() as usize;
-        let above = (below + 1).min(self.sigmas.len() - 1);
+        let (index, below, above) = self.neighbours(index);
         let weight = index - below as f64;
         (self.sigmas[below].ln() * (1.0 - weight) + self.sigmas[above].ln() * weight).exp()
+    }
+
+    /// An index within the table, and the whole ones that it lies between.
+    fn neighbours(&self, index: f64) -> (f64, usize, usize) {
+        let last = self.sigmas.len() - 1;
+        let index = index.clamp(0.0, last as f64);
+        let below = index.floor() as usize;
+        (index, below, (below + 1).min(last))
     }
 
     /// The level of an own sigma, with the timestep that the graph is told there.
@@ -462,7 +469,7 @@ impl Training {
     /// between theirs.
     fn timestep(&self, sigma: f64) -> f64 {
         match &self.spec {
-            TrainingSpec::Flow(spec) => sigma * spec.timesteps as f64,
+            TrainingSpec::Flow(spec) => sigma.min(1.0) * spec.timesteps as f64,
             TrainingSpec::Edm(spec) => 0.25 * spec.timestep_scale * sigma.max(f64::MIN_POSITIVE).ln(),
             TrainingSpec::Diffusion(_) => self.index(Level { timestep: 0.0, alpha: 1.0, sigma }),
         }
@@ -521,11 +528,15 @@ impl Training {
 
 impl DynamicShift {
     fn shift(&self, height: usize, width: usize) -> f64 {
-        let tokens = (height.div_ceil(self.patch) * width.div_ceil(self.patch)) as f64;
+        let tokens = height.div_ceil(self.patch) as f64 * width.div_ceil(self.patch) as f64;
         let slope = (self.most - self.base) / (self.most_tokens as f64 - self.base_tokens as f64);
-        (self.base + slope * (tokens - self.base_tokens as f64)).exp()
+        // Far beyond the largest training picture the line would leave nothing but noise, or nothing of it.
+        (self.base + slope * (tokens - self.base_tokens as f64)).clamp(-MOST_MU, MOST_MU).exp()
     }
 }
+
+/// Largest mu of a dynamic shift, which is then a shift of about 1000.
+const MOST_MU: f64 = 7.0;
 
 fn shifted(sigma: f64, shift: f64) -> f64 {
     shift * sigma / (1.0 + (shift - 1.0) * sigma)
@@ -552,11 +563,28 @@ fn check_diffusion(spec: &DiffusionSpec) -> Result<(), String> {
         format!("steps_offset is {}, expected less than the {} timesteps", spec.steps_offset, spec.timesteps)
     } else if spec.original_steps == 0 || spec.original_steps > spec.timesteps {
         format!("original_steps is {}, expected 1 to {}", spec.original_steps, spec.timesteps)
-    } else if !(spec.timestep_scaling.is_finite() && spec.timestep_scaling > 0.0) {
-        format!("timestep_scaling is {}, expected a positive number", spec.timestep_scaling)
+    } else if spec.zero_terminal_snr && spec.timesteps == 1 {
+        "zero_terminal_snr needs at least 2 timesteps: its first level stays, its last becomes noise".into()
+    } else if !(spec.timestep_scaling > 0.0 && spec.timestep_scaling <= 1e6) {
+        format!("timestep_scaling is {}, expected more than 0 and at most 10⁶", spec.timestep_scaling)
     } else {
         return Ok(());
     })
+}
+
+/// Betas that are too small for single precision add no noise, and very large ones leave none of the signal long before
+/// the end: both make timesteps that are one level.
+fn check_alphas_cumprod(spec: &DiffusionSpec, alphas_cumprod: &[f64]) -> Result<(), String> {
+    let before = [1.0].into_iter().chain(alphas_cumprod.iter().copied());
+    let falls = |(before, &now): (f64, &f64)| now < before && (now > 0.0 || spec.zero_terminal_snr);
+    match before.zip(alphas_cumprod).position(|pair| !falls(pair)) {
+        None => Ok(()),
+        Some(timestep) => Err(format!(
+            "betas from {} to {} leave ᾱ = {} at timestep {timestep}, expected it to fall at every timestep and to stay \
+             above 0; check beta_start, beta_end and timesteps",
+            spec.beta_start, spec.beta_end, alphas_cumprod[timestep]
+        )),
+    }
 }
 
 fn check_flow(spec: &FlowSpec) -> Result<(), String> {
@@ -566,11 +594,11 @@ fn check_flow(spec: &FlowSpec) -> Result<(), String> {
         return Err(format!("shift is {}, expected 0.001 to 1000", spec.shift));
     }
     let Some(dynamic) = &spec.dynamic_shift else { return Ok(()) };
-    let sane = |mu: f64| (-7.0..=7.0).contains(&mu);
+    let sane = |mu: f64| mu.abs() <= MOST_MU;
     if spec.shift != 1.0 {
         Err("shift and dynamic_shift cannot both be given".into())
     } else if !(sane(dynamic.base) && sane(dynamic.most)) {
-        Err(format!("dynamic_shift runs from {} to {}, expected −7 to 7", dynamic.base, dynamic.most))
+        Err(format!("dynamic_shift runs from {} to {}, expected −{MOST_MU} to {MOST_MU}", dynamic.base, dynamic.most))
     } else if dynamic.base_tokens >= dynamic.most_tokens || dynamic.patch == 0 {
         Err("dynamic_shift needs base_tokens < most_tokens and a patch of at least 1".into())
     } else {
@@ -580,14 +608,16 @@ fn check_flow(spec: &FlowSpec) -> Result<(), String> {
 
 fn check_edm(spec: &EdmSpec) -> Result<(), String> {
     check_prediction(spec.prediction, &[Prediction::Edm, Prediction::Consistency])?;
-    if !(spec.sigma_min > 0.0 && spec.sigma_min < spec.sigma_max && spec.sigma_max < 1e6) {
-        return Err(format!("sigma runs from {} to {}, expected 0 < min < max < 10⁶", spec.sigma_min, spec.sigma_max));
+    if !(spec.sigma_min >= 1e-6 && spec.sigma_min < spec.sigma_max && spec.sigma_max < 1e6) {
+        return Err(format!(
+            "sigma runs from {} to {}, expected 10⁻⁶ ≤ min < max < 10⁶",
+            spec.sigma_min, spec.sigma_max
+        ));
     }
-    if !(spec.sigma_data > 0.0 && spec.sigma_data < 1e6) {
-        return Err(format!("sigma_data is {}, expected a positive number", spec.sigma_data));
-    }
-    if !(spec.timestep_scale > 0.0 && spec.timestep_scale < 1e6) {
-        return Err(format!("timestep_scale is {}, expected a positive number", spec.timestep_scale));
+    for (name, value) in [("sigma_data", spec.sigma_data), ("timestep_scale", spec.timestep_scale)] {
+        if !(1e-6..1e6).contains(&value) {
+            return Err(format!("{name} is {value}, expected 10⁻⁶ to 10⁶"));
+        }
     }
     Ok(())
 }
@@ -756,11 +786,34 @@ mod tests {
         let middle = |side| training.at_size(side, side).at_index(499.0).sigma;
         assert!((middle(32) - 0.5f64.exp() / (0.5f64.exp() + 1.0)).abs() < 1e-12, "{}", middle(32));
         assert!(middle(128) > middle(64) && middle(64) > middle(32));
+        let (steep, flat) = (DynamicShift { most: 7.0, most_tokens: 257, ..dynamic }, dynamic);
+        for (dynamic, side) in [(steep, 4096), (flat, usize::MAX)] {
+            let training = Training::new(FlowSpec { shift: 1.0, dynamic_shift: Some(dynamic), ..flow() }).unwrap();
+            assert_eq!(training.at_size(side, side).shift, 7f64.exp());
+        }
+    }
+
+    #[test]
+    fn an_index_beyond_the_table_is_its_end() {
+        for training in every_process() {
+            let (least, most) = training.sigma_range();
+            for (index, sigma) in [(1e9, most), (f64::INFINITY, most), (999.0, most), (0.0, least)] {
+                assert!((training.sigma_at(index) - sigma).abs() < 1e-9 * sigma, "{index}");
+                assert!((training.at_index(index).sigma - sigma).abs() < 1e-9 * sigma, "{index}");
+            }
+            assert!(training.sigma_at(f64::NAN).is_nan());
+        }
     }
 
     #[test]
     fn bad_training_schedules_are_refused() {
-        let bad: [TrainingSpec; 15] = [
+        let bad: [TrainingSpec; 21] = [
+            DiffusionSpec { timesteps: 1, ..diffusion() }.into(),
+            DiffusionSpec { beta_start: 1e-9, ..diffusion() }.into(),
+            DiffusionSpec { beta_end: 0.9, zero_terminal_snr: false, ..diffusion() }.into(),
+            DiffusionSpec { beta_end: 0.999_999_999, timesteps: 2, zero_terminal_snr: false, ..diffusion() }.into(),
+            DiffusionSpec { timestep_scaling: 1e200, ..diffusion() }.into(),
+            EdmSpec { sigma_min: 1e-300, ..edm() }.into(),
             DiffusionSpec { timesteps: 0, ..diffusion() }.into(),
             DiffusionSpec { beta_start: 0.0, ..diffusion() }.into(),
             DiffusionSpec { beta_end: f64::NAN, ..diffusion() }.into(),

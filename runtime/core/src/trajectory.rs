@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::options::{Opt, Options};
 use crate::sampler::{Denoise, Latent, Method, Part, Run, Step, Steps, Tally, find_sampler};
-use crate::schedule::{Grid, Schedule};
+use crate::schedule::{Grid, Schedule, check_falling};
 use crate::training::{Level, Training};
 use crate::{Error, Result};
 
@@ -143,9 +143,12 @@ impl Trajectory {
     /// Lays the samplers of `relay` along the levels of `schedule`, which are those of the first one's grid.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a sampler that would have nothing to do, and for restarts that
-    /// lie outside of the schedule.
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a schedule of no step, a sampler that would have nothing to do,
+    /// and restarts that lie outside of the schedule.
     pub fn new(relay: &Relay, schedule: &Schedule, restarts: &[Restart], training: &Training) -> Result<Self> {
+        if schedule.levels.len() < 2 {
+            return Err(Error::usage(format!("schedule of {} levels, expected at least 2", schedule.levels.len())));
+        }
         let mut runs = Vec::new();
         let mut start = 0;
         for leg in &relay.legs {
@@ -160,6 +163,7 @@ impl Trajectory {
             runs.push(Leap { method: leg.method, levels: schedule.levels[start..=end].to_vec(), rises: false });
             start = end;
         }
+        end_as_the_last(&mut runs);
         for restart in restarts {
             insert(&mut runs, restart, training)?;
         }
@@ -203,10 +207,11 @@ impl Trajectory {
             } else if before > 0 && start.alpha > 0.0 {
                 x *= (start.alpha / at.alpha) as f32;
             }
+            let options = with.options.of(leap.method.options);
             let mut run = Run {
                 levels: &leap.levels,
                 training: with.training,
-                options: with.options,
+                options: &options,
                 noise: with.noise,
                 on_step: with.on_step,
                 part: Part { before, of: self.steps.unwrap_or(1) },
@@ -232,6 +237,17 @@ pub struct Walk<'a> {
     pub noise: &'a mut dyn FnMut(&mut Latent, Level, Level) -> Result<()>,
     /// Told after each step.
     pub on_step: &'a mut dyn FnMut(&Step) -> Result<()>,
+}
+
+/// Where the trajectory ends is the last sampler's to say: the first one may be of those that end at the model's least
+/// level, where the others could begin no step.
+fn end_as_the_last(runs: &mut [Leap]) {
+    if let [_, .., Leap { method, levels, .. }] = runs
+        && method.grid != Grid::Timesteps
+        && let Some(end) = levels.last_mut()
+    {
+        *end = Level::CLEAN;
+    }
 }
 
 /// Lifts a latent to a noisier level, of whatever scaling.
@@ -295,10 +311,13 @@ fn insert(runs: &mut Vec<Leap>, restart: &Restart, training: &Training) -> Resul
     let at = |i: usize| (root(high) + (root(end) - root(high)) * i as f64 / steps as f64).powi(7);
     let mut levels: Vec<_> = (0..steps).map(|i| training.at_sigma(at(i))).collect();
     levels.push(Level { timestep: bottom.timestep, ..training.at_sigma(end) });
+    check_falling(training, &levels, || format!("restart from {high} to {low} in {steps} steps"))?;
     let again = std::iter::repeat_n(Leap { levels, rises: true, ..run.clone() }, times);
     let rest = Leap { levels: run.levels[place..].to_vec(), ..run.clone() };
+    // Where the next sampler takes over at this very level, nothing is left to do.
+    let rest = Some(rest).filter(|rest| rest.levels.len() > 1);
     let first = Leap { levels: run.levels[..=place].to_vec(), ..run };
-    runs.splice(index..=index, std::iter::once(first).chain(again).chain([rest]));
+    runs.splice(index..=index, std::iter::once(first).chain(again).chain(rest));
     Ok(())
 }
 

@@ -266,7 +266,6 @@ fn sampler(scheduler: &Scheduler) -> Option<(String, &'static str)> {
     let named = |name: &str, spacing| Some((name.to_owned(), spacing));
     let order = scheduler.solver_order.unwrap_or(2);
     let algorithm = scheduler.algorithm_type.as_deref().unwrap_or("dpmsolver++");
-    let heun = if scheduler.solver_type.as_deref() == Some("heun") && order == 2 { "_heun" } else { "" };
     match scheduler.class_name.as_str() {
         "DDIMScheduler" => named("ddim", "leading"),
         "DDPMScheduler" => named("ddpm", "leading"),
@@ -288,8 +287,10 @@ fn sampler(scheduler: &Scheduler) -> Option<(String, &'static str)> {
         "DPMSolverMultistepScheduler" | "DPMSolverSinglestepScheduler" => {
             let many = if scheduler.class_name.contains("Singlestep") { "s" } else { "m" };
             let step = if order == 1 { "1".into() } else { format!("{order}{many}") };
+            let heun = scheduler.solver_type.as_deref() == Some("heun") && step == "2m";
+            let heun = if heun { "_heun" } else { "" };
             let name = match algorithm {
-                "dpmsolver++" => format!("dpmpp_{step}{}", if many == "m" { heun } else { "" }),
+                "dpmsolver++" => format!("dpmpp_{step}{heun}"),
                 "dpmsolver" => format!("dpm_{step}"),
                 "sde-dpmsolver++" => format!("dpmpp_{step}_sde{heun}"),
                 "sde-dpmsolver" => format!("dpm_{step}_sde"),

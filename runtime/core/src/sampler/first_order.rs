@@ -28,7 +28,7 @@ pub(super) fn ancestral(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run
     Ok(x)
 }
 
-/// The way of ddim without noise, backwards: from a clean latent to the noise that it comes from (Song et al.
+/// DDIM without noise, backwards: from a clean latent to the noise that it comes from (Song et al.
 /// 2021, section 4.3; `DDIMInverseScheduler` of diffusers). `run.levels` are those of a generation, noisiest first.
 ///
 /// The noise that is found at a level is read off the estimate for the latent of the level before, which is what makes

@@ -84,7 +84,7 @@ pub(super) fn plms(denoiser: &mut dyn Denoise, x: Latent, run: &mut Run) -> Resu
 
 /// PNDM (Liu et al. 2022, arXiv:2202.09778, algorithm 2): PLMS after three steps of a pseudo Runge–Kutta method.
 pub(super) fn pndm(denoiser: &mut dyn Denoise, x: Latent, run: &mut Run) -> Result<Latent> {
-    let warm_up = 3.min(run.steps() - 1);
+    let warm_up = 3.min(run.steps().saturating_sub(1));
     pseudo_numerical(denoiser, x, run, warm_up)
 }
 

@@ -25,6 +25,7 @@ const PLAIN: Method = Method {
     schedule: None,
     steps: Steps::Any,
     options: &[],
+    orders: 1..=4,
     order: Some(1),
     evaluations: |n| n,
     cfg_pp: false,
@@ -390,6 +391,7 @@ pub const SAMPLERS: &[Method] = &[
         sample: exponential::deis,
         grid: Grid::LogSnr,
         options: &[(Opt::Order, 2.0)],
+        orders: 1..=3,
         order: Some(2),
         ..PLAIN
     },
@@ -400,6 +402,7 @@ pub const SAMPLERS: &[Method] = &[
         sample: |d, x, run| unipc(d, x, run, Bh::Two),
         grid: Grid::LogSnr,
         options: &[(Opt::Order, 2.0)],
+        orders: 1..=3,
         order: Some(2),
         ..PLAIN
     },
@@ -410,6 +413,7 @@ pub const SAMPLERS: &[Method] = &[
         sample: |d, x, run| unipc(d, x, run, Bh::One),
         grid: Grid::LogSnr,
         options: &[(Opt::Order, 2.0)],
+        orders: 1..=3,
         order: Some(2),
         ..PLAIN
     },
@@ -485,6 +489,7 @@ pub const SAMPLERS: &[Method] = &[
         sample: adaptive::dpm_adaptive,
         steps: Steps::Adaptive,
         options: DPM_ADAPTIVE,
+        orders: 2..=3,
         order: Some(3),
         evaluations: |_| 0,
         ..PLAIN
