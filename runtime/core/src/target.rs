@@ -154,7 +154,7 @@ impl Target {
     /// # Errors
     /// As [`Target::open`], without the file.
     pub fn parse(text: &str) -> Result<Self> {
-        let target: Self = yaml::parse(text).map_err(|e| Error::usage(e.to_string()).because(e))?;
+        let target: Self = yaml::parse(text).map_err(|e| Error::usage(yaml::message(&e)).because(e))?;
         target.check()?;
         Ok(target)
     }
