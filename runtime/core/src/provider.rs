@@ -11,6 +11,7 @@ use crate::{Error, Result};
 
 /// One execution provider, and whether the target can do without it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(transform = with_options_of_each))]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
     /// Which one.
@@ -24,6 +25,7 @@ pub struct Provider {
 
 /// Whether a target can do without a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Need {
     /// Its absence is an error.
@@ -34,6 +36,7 @@ pub enum Need {
 
 /// A value in a table of options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Scalar {
     /// `true` or `false`; ONNX Runtime is told 1 or 0.
@@ -256,6 +259,35 @@ fn check_value(key: &str, value: &Scalar) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// For editors: the names of the table.
+#[cfg(test)]
+impl schemars::JsonSchema for ProviderName {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ProviderName".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "enum": provider_names().collect::<Vec<_>>() })
+    }
+}
+
+/// For editors: which options each provider takes, and which words these.
+#[cfg(test)]
+fn with_options_of_each(schema: &mut schemars::Schema) {
+    let value = |option: &str| match WORDS.iter().find(|(name, _)| *name == option) {
+        Some((_, words)) => serde_json::json!({ "enum": words }),
+        None => true.into(),
+    };
+    let rule = |row: &Row| {
+        let options: BTreeMap<_, _> = row.options.iter().map(|option| (*option, value(option))).collect();
+        serde_json::json!({
+            "if": { "properties": { "name": { "const": row.name } } },
+            "then": { "properties": { "options": { "properties": options, "additionalProperties": false } } },
+        })
+    };
+    schema.insert("allOf".into(), PROVIDERS.iter().map(rule).collect::<Vec<_>>().into());
 }
 
 #[cfg(test)]
