@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use safelight::machine::Choice;
 use safelight::model::{find_model, list_models};
 use safelight::target::{find_target, list_targets};
-use safelight::{Error, ErrorKind, Model, Result, Target};
+use safelight::{Error, ErrorKind, Machine, Model, Result, Target};
+
+use crate::tell;
 
 /// `NAME` in `$SAFELIGHT_HOME`, the current folder, beside the executable and in its `../share/safelight`; only where
 /// none of them has it, in the project that the executable was built in.
@@ -32,8 +35,22 @@ pub(crate) fn all_models() -> Vec<PathBuf> {
     list_models(&folders("models"))
 }
 
+/// The target files that requests can name: of several with one name, the one in the first folder.
 pub(crate) fn all_targets() -> Vec<PathBuf> {
-    list_targets(&folders("targets"))
+    let mut found: Vec<PathBuf> = Vec::new();
+    for folder in folders("targets") {
+        for path in list_targets(&[folder]) {
+            if !found.iter().any(|other| other.file_name() == path.file_name()) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// Opens a target file; what it extends lies beside it or in the targets' folders.
+pub(crate) fn open_target(path: &Path) -> Result<Target> {
+    Target::open_with(path, &folders("targets"))
 }
 
 /// The model of that name, or the only one that is here.
@@ -55,10 +72,45 @@ pub(crate) fn model(name: Option<&str>) -> Result<Model> {
     }
 }
 
-/// The target of that name, or the one for this processor.
-pub(crate) fn target(name: Option<&str>) -> Result<Target> {
-    let default = if cfg!(target_arch = "x86_64") { "x86-64" } else { "generic-cpu" };
-    Target::open(&find_target(name.unwrap_or(default), &folders("targets"))?)
+/// The target of that name; for `auto` the one that fits this machine best, with lines that tell which and why.
+pub(crate) fn target(name: &str) -> Result<(Target, Vec<String>)> {
+    if name != Target::AUTO {
+        return Ok((open_target(&find_target(name, &folders("targets"))?)?, Vec::new()));
+    }
+    let Detected { machine, targets, mut warnings } = detect();
+    let Some(Choice { target, reason }) = machine.best_target(&targets) else {
+        let looked: Vec<_> = folders("targets").iter().map(|folder| folder.display().to_string()).collect();
+        let what = format!("no target here fits this machine (looked in {})", looked.join(", "));
+        return Err(Error::new(ErrorKind::Usage, format!("{what}; choose one with --target")));
+    };
+    warnings.push(format!("target {}, chosen for: {reason}", target.name));
+    Ok((target.clone().with_optional_providers(), warnings))
+}
+
+/// The same, with those lines told to people.
+pub(crate) fn told_target(name: &str) -> Result<Target> {
+    let (target, choice) = target(name)?;
+    choice.iter().for_each(|line| tell(line));
+    Ok(target)
+}
+
+/// This machine, and the targets that are here.
+pub(crate) struct Detected {
+    pub(crate) machine: Machine,
+    pub(crate) targets: Vec<Target>,
+    /// A line for each target file that cannot be used, and so cannot be chosen.
+    pub(crate) warnings: Vec<String>,
+}
+
+pub(crate) fn detect() -> Detected {
+    let (mut targets, mut warnings) = (Vec::new(), Vec::new());
+    for path in all_targets() {
+        match open_target(&path) {
+            Ok(target) => targets.push(target),
+            Err(error) => warnings.push(format!("warning: {error}")),
+        }
+    }
+    Detected { machine: Machine::read(Path::new("/")), targets, warnings }
 }
 
 /// A folder's or file's own name.

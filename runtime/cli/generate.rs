@@ -34,9 +34,9 @@ pub(crate) struct Arguments {
     /// [default: the only one]
     #[arg(short, long, value_name = "NAME|FOLDER")]
     model: Option<String>,
-    /// Target: a name in targets/, or a YAML file [default: this processor's]
-    #[arg(short, long, value_name = "NAME|FILE")]
-    target: Option<String>,
+    /// Target: a name in targets/, a YAML file, or auto for the one that fits this machine best
+    #[arg(short, long, value_name = "NAME|FILE", default_value = Target::AUTO)]
+    target: String,
     /// Precisions, best first [default: the target's]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
     precision: Vec<Precision>,
@@ -222,7 +222,10 @@ fn request(arguments: &Arguments) -> Request {
 }
 
 fn target(arguments: &Arguments) -> safelight::Result<Target> {
-    let mut target = folders::target(arguments.target.as_deref())?;
+    let (mut target, choice) = folders::target(&arguments.target)?;
+    if !arguments.quiet {
+        choice.iter().for_each(|line| tell(line));
+    }
     if !arguments.precision.is_empty() {
         target = target.with_precision(arguments.precision.clone());
     }

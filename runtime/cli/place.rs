@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use safelight::placement::{Placement, place, require};
-use safelight::{Library, Precision, Request, Sampling};
+use safelight::{Library, Precision, Request, Sampling, Target};
 
 use crate::generate::precision;
 use crate::{folders, print};
@@ -15,9 +15,9 @@ pub(crate) struct Arguments {
     /// Model: a name in models/, or a folder [default: the only one]
     #[arg(short, long, value_name = "NAME|FOLDER")]
     model: Option<String>,
-    /// Target: a name in targets/, or a YAML file [default: this processor's]
-    #[arg(short, long, value_name = "NAME|FILE")]
-    target: Option<String>,
+    /// Target: a name in targets/, a YAML file, or auto for the one that fits this machine best
+    #[arg(short, long, value_name = "NAME|FILE", default_value = Target::AUTO)]
+    target: String,
     /// Precisions, best first [default: the target's]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
     precision: Vec<Precision>,
@@ -45,7 +45,7 @@ Examples:
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let model = folders::model(arguments.model.as_deref())?;
-    let mut target = folders::target(arguments.target.as_deref())?;
+    let mut target = folders::told_target(&arguments.target)?;
     if !arguments.precision.is_empty() {
         target = target.with_precision(arguments.precision.clone());
     }

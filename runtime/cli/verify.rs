@@ -20,9 +20,9 @@ pub(crate) struct Arguments {
     /// Model: a name in models/, or a folder [default: the only one]
     #[arg(short, long, value_name = "NAME|FOLDER")]
     model: Option<String>,
-    /// Target: a name in targets/, or a YAML file [default: this processor's]
-    #[arg(short, long, value_name = "NAME|FILE")]
-    target: Option<String>,
+    /// Target: a name in targets/, a YAML file, or auto for the one that fits this machine best
+    #[arg(short, long, value_name = "NAME|FILE", default_value = Target::AUTO)]
+    target: String,
     /// Precisions, best first [default: the target's]
     #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
     precision: Vec<Precision>,
@@ -110,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn described_target(arguments: &Arguments) -> safelight::Result<Target> {
-    let target = folders::target(arguments.target.as_deref())?;
+    let target = folders::told_target(&arguments.target)?;
     Ok(match arguments.threads {
         Some(threads) => target.with_threads(threads),
         None => target,

@@ -83,11 +83,54 @@ impl Error {
     }
 }
 
-/// What to say of a name that is not in a table: the names that are.
+/// What to say of a name that is not in a table: the names that are, and which of them was most likely meant.
 pub(crate) fn unknown(what: &str, name: &str, known: impl IntoIterator<Item = impl fmt::Display>) -> String {
     let known: Vec<_> = known.into_iter().map(|name| name.to_string()).collect();
+    let meant = did_you_mean(name, known.iter().map(String::as_str));
     let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-    format!("unknown {what} \"{name}\"; known: {known}")
+    format!("unknown {what} \"{name}\"; known: {known}{meant}")
+}
+
+/// `; did you mean "NAME"` for the known name that is nearest to a mistyped one; nothing where none is near.
+pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(name, known).map_or_else(String::new, |meant| format!("; did you mean \"{meant}\""))
+}
+
+/// Longest name that is compared: it may come from a stranger, and the time grows with its length.
+const MAX_COMPARED: usize = 128;
+
+/// The known name that is nearest to a mistyped one, of which a third may be wrong.
+fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let letters = |name: &str| name.to_lowercase().chars().take(MAX_COMPARED + 1).collect::<Vec<_>>();
+    let name = letters(name);
+    if name.len() > MAX_COMPARED {
+        return None;
+    }
+    let most = (name.len() / 3).max(1);
+    let with_distance = known.into_iter().map(|known| (typing_distance(&name, &letters(known)), known));
+    with_distance
+        .filter(|(distance, _)| *distance <= most)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known)
+}
+
+/// How many letters must be added, removed, replaced or swapped with their neighbour: the optimal string alignment
+/// distance (Damerau 1964, each piece of text edited once).
+fn typing_distance(a: &[char], b: &[char]) -> usize {
+    let mut before = vec![0; b.len() + 1];
+    let mut last: Vec<_> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let replaced = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            row[j] = replaced.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                row[j] = row[j].min(before[j - 2] + 1);
+            }
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
 }
 
 impl fmt::Display for Error {
@@ -99,5 +142,45 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_distance_counts_typing_mistakes() {
+        let distance =
+            |a: &str, b: &str| typing_distance(&a.chars().collect::<Vec<_>>(), &b.chars().collect::<Vec<_>>());
+        for (a, b, expected) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("cuda", "cuda", 0),
+            ("cdua", "cuda", 1),
+            ("spining", "spinning", 1),
+            ("kitten", "sitting", 3),
+        ] {
+            assert_eq!((distance(a, b), distance(b, a)), (expected, expected), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn only_a_near_name_is_offered() {
+        let known = ["tensorrt", "cuda", "coreml", "cpu"];
+        for (name, expected) in [
+            ("cdua", Some("cuda")),
+            ("TensorRT", Some("tensorrt")),
+            ("tensort", Some("tensorrt")),
+            ("warp", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(name, known), expected, "{name}");
+        }
+        assert_eq!(nearest(&"x".repeat(100_000), known), None);
+        assert_eq!(
+            unknown("provider", "cdua", known),
+            "unknown provider \"cdua\"; known: tensorrt, cuda, coreml, cpu; did you mean \"cuda\""
+        );
     }
 }

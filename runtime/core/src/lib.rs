@@ -22,6 +22,8 @@
 //! ```
 
 pub mod target;
+mod target_file;
+pub mod machine;
 pub mod model;
 pub mod stage;
 pub mod library;
@@ -57,6 +59,7 @@ pub use curve::Curve;
 pub use error::{Error, ErrorKind, Result};
 pub use graph::Opened;
 pub use library::Library;
+pub use machine::Machine;
 pub use model::Model;
 pub use picture::{Format, Picture, Provenance, save};
 pub use pipeline::{Event, Output, Pipeline, Report, Timings};

@@ -6,11 +6,12 @@ use std::fmt;
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch};
 use serde::{Deserialize, Serialize};
 
-use crate::error::unknown;
+use crate::error::{did_you_mean, unknown};
 use crate::{Error, Result};
 
 /// One execution provider, and whether the target can do without it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(transform = with_options_of_each))]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
     /// Which one.
@@ -24,6 +25,7 @@ pub struct Provider {
 
 /// Whether a target can do without a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Need {
     /// Its absence is an error.
@@ -34,6 +36,7 @@ pub enum Need {
 
 /// A value in a table of options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Scalar {
     /// `true` or `false`; ONNX Runtime is told 1 or 0.
@@ -213,19 +216,78 @@ pub(crate) fn dispatch(settings: &Provider) -> ExecutionProviderDispatch {
     (settings.name.row().build)(settings).error_on_failure()
 }
 
+/// Options that take one of a few words: a mistyped one is told here, before the provider's own library is opened.
+/// Words: ONNX Runtime's documentation of each provider.
+#[rustfmt::skip]
+const WORDS: &[(&str, &[&str])] = &[
+    ("MLComputeUnits", &["ALL", "CPUAndGPU", "CPUAndNeuralEngine", "CPUOnly"]),
+    ("ModelFormat", &["MLProgram", "NeuralNetwork"]),
+    ("SpecializationStrategy", &["Default", "FastPrediction"]),
+    ("arena_extend_strategy", &["kNextPowerOfTwo", "kSameAsRequested"]),
+    ("backend_type", &["cpu", "gpu", "htp", "ir", "saver"]),
+    ("cudnn_conv_algo_search", &["DEFAULT", "EXHAUSTIVE", "HEURISTIC"]),
+    ("htp_performance_mode", &[
+        "balanced", "burst", "default", "extreme_power_saver", "high_performance", "high_power_saver",
+        "low_balanced", "low_power_saver", "power_saver", "sustained_high_performance",
+    ]),
+    ("qnn_context_priority", &["high", "low", "normal", "normal_high"]),
+];
+
 /// Checks a target's options for a provider against the table.
 pub(crate) fn check_options(settings: &Provider) -> Result<()> {
     let known = settings.name.row().options;
     for (key, value) in &settings.options {
         if !known.contains(&key.as_str()) {
+            let meant = did_you_mean(key, known.iter().copied());
             let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            return Err(Error::usage(format!("providers: {} has no option \"{key}\"; known: {known}", settings.name)));
+            let told = format!("{} has no option \"{key}\"; known: {known}{meant}", settings.name);
+            return Err(Error::usage(format!("providers: {told}")));
         }
-        if matches!(value, Scalar::Text(text) if text.contains('\0')) {
-            return Err(Error::usage(format!("providers: {} option \"{key}\" holds a NUL byte", settings.name)));
-        }
+        check_value(key, value).map_err(|e| e.context(format!("providers: {} option \"{key}\"", settings.name)))?;
     }
     Ok(())
+}
+
+fn check_value(key: &str, value: &Scalar) -> Result<()> {
+    let value = value.to_option();
+    if value.contains('\0') {
+        return Err(Error::usage("holds a NUL byte"));
+    }
+    match WORDS.iter().find(|(option, _)| *option == key) {
+        Some((_, words)) if !words.contains(&value.as_str()) => {
+            Err(Error::usage(unknown("value", &value, words.iter())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// For editors: the names of the table.
+#[cfg(test)]
+impl schemars::JsonSchema for ProviderName {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ProviderName".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "enum": provider_names().collect::<Vec<_>>() })
+    }
+}
+
+/// For editors: which options each provider takes, and which words these.
+#[cfg(test)]
+fn with_options_of_each(schema: &mut schemars::Schema) {
+    let value = |option: &str| match WORDS.iter().find(|(name, _)| *name == option) {
+        Some((_, words)) => serde_json::json!({ "enum": words }),
+        None => true.into(),
+    };
+    let rule = |row: &Row| {
+        let options: BTreeMap<_, _> = row.options.iter().map(|option| (*option, value(option))).collect();
+        serde_json::json!({
+            "if": { "properties": { "name": { "const": row.name } } },
+            "then": { "properties": { "options": { "properties": options, "additionalProperties": false } } },
+        })
+    };
+    schema.insert("allOf".into(), PROVIDERS.iter().map(rule).collect::<Vec<_>>().into());
 }
 
 #[cfg(test)]
@@ -244,10 +306,28 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_option_is_refused_with_the_list() {
-        let options = [("trt_fp61_enable".to_owned(), Scalar::Bool(true))].into();
-        let name = ProviderName::try_from("tensorrt".to_owned()).unwrap();
-        let error = check_options(&Provider { name, need: Need::Required, options }).unwrap_err();
-        assert!(error.to_string().contains("trt_fp16_enable"), "{error}");
+    fn a_mistyped_option_or_value_is_refused_with_the_nearest() {
+        let fault = |provider: &str, option: &str, value: Scalar| {
+            let name = ProviderName::try_from(provider.to_owned()).unwrap();
+            let options = [(option.to_owned(), value)].into();
+            check_options(&Provider { name, need: Need::Required, options }).unwrap_err().to_string()
+        };
+        let text = |text: &str| Scalar::Text(text.into());
+        for (told, expected) in [
+            (fault("tensorrt", "trt_fp61_enable", Scalar::Bool(true)), "did you mean \"trt_fp16_enable\""),
+            (fault("cpu", "threads", Scalar::Integer(1)), "cpu has no option \"threads\"; known: none"),
+            (fault("cuda", "cudnn_conv_algo_search", text("HEURISTC")), "did you mean \"HEURISTIC\""),
+            (fault("coreml", "MLComputeUnits", text("all")), "did you mean \"ALL\""),
+            (fault("openvino", "device_type", text("CPU\0")), "option \"device_type\": holds a NUL byte"),
+        ] {
+            assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn every_option_that_takes_words_is_one_of_a_provider() {
+        for (option, _) in WORDS {
+            assert!(PROVIDERS.iter().any(|row| row.options.contains(option)), "{option}");
+        }
     }
 }

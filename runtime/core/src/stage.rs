@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The part that a graph plays in the way from words to a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Token ids → hidden states.
@@ -51,6 +52,7 @@ impl fmt::Display for Stage {
 
 /// The number format of a graph's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// 8-bit integers, quantised ahead of time.

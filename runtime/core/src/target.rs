@@ -6,43 +6,81 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::unknown;
+use crate::machine::Detect;
 use crate::provider::{Need, Provider, ProviderName, Scalar};
 use crate::stage::{Precision, Stage};
-use crate::{Error, ErrorKind, Result, catalogue, provider, yaml};
+use crate::{Error, Result, catalogue, provider, target_file};
 
-/// What a device has, and how graphs are to be run on it: a checked target file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What a device has, and how graphs are to be run on it: a checked target file, with all that it extends.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Target {
     /// The file format, [`Target::SCHEMA`].
-    schema: String,
+    pub(crate) schema: String,
     /// The name that requests use: the file's name without `.yaml`.
     pub name: String,
     /// One line for people.
     pub title: String,
+    /// The targets that this one extends, nearest first.
+    pub extends: Vec<String>,
     /// What is worth knowing about the device.
-    #[serde(default)]
     pub notes: Vec<String>,
+    /// What the device has.
+    pub board: Board,
+    /// Where the facts about the device are from.
+    pub sources: Vec<String>,
+    /// What was measured on the device with this target; empty where nothing was.
+    pub measured: Vec<Measurement>,
+    /// The command that measures what is not measured yet.
+    pub measure: Option<String>,
+    /// Which machines [`Machine::best_target`](crate::Machine::best_target) takes this target for; without it none.
+    pub detect: Option<Detect>,
     /// Execution providers, best first.
-    providers: Vec<Provider>,
+    pub(crate) providers: Vec<Provider>,
     /// Precisions, best first; the first that a model has for a stage is used.
-    precision: Vec<Precision>,
+    pub(crate) precision: Vec<Precision>,
     /// How sessions are set up.
-    #[serde(default)]
-    session: Session,
+    pub(crate) session: Session,
     /// What single stages do differently.
-    #[serde(default)]
-    stages: BTreeMap<Stage, StageOverrides>,
+    pub(crate) stages: BTreeMap<Stage, StageOverrides>,
     /// What a request may ask of this device.
-    #[serde(default)]
     pub limits: Limits,
     /// What happens where the numbers of a comparison are too far off.
-    #[serde(default)]
     pub verify: Verification,
+}
+
+/// What a device has, for people who choose one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Board {
+    /// Memory in GiB, as the device is sold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_gib: Option<u32>,
+    /// Processor cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u32>,
+    /// The processor's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processor: Option<String>,
+    /// What else computes, whether a provider reaches it or not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accelerators: Vec<String>,
+}
+
+/// Something that was measured on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Measurement {
+    /// What, and with which result.
+    pub what: String,
+    /// The command that measures it again.
+    pub command: String,
 }
 
 /// How a session is set up. Absent fields leave ONNX Runtime's default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Session {
     /// Threads inside one node; 0 is one per physical core.
@@ -61,11 +99,13 @@ pub struct Session {
     /// Whether CPU memory comes from an arena, which is faster and keeps what it took.
     pub arena: Option<bool>,
     /// Other session keys, from an allow-list: ONNX Runtime ignores a mistyped key in silence.
+    #[cfg_attr(test, schemars(schema_with = "tests::session_keys"))]
     pub keys: BTreeMap<String, Scalar>,
 }
 
 /// How far a graph is rewritten while it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GraphOptimization {
     /// Not at all.
@@ -78,17 +118,21 @@ pub enum GraphOptimization {
     All,
 }
 
+/// What one stage does differently; what is absent is as for the other stages.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
-struct StageOverrides {
+pub(crate) struct StageOverrides {
+    /// Execution providers, best first.
     providers: Option<Vec<Provider>>,
+    /// Precisions, best first.
     precision: Option<Vec<Precision>>,
+    /// How its session is set up.
     session: Session,
 }
 
 /// What a request may ask of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// Width × height of one picture.
     pub max_pixels: u64,
@@ -106,6 +150,7 @@ pub struct Limits {
 
 /// What happens where this device's numbers are too far from those that are known; see [`verify`](crate::verify).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Verification {
     /// Whether one stage after the other is tried in its next better precision, to find the one that was too coarse.
@@ -141,34 +186,33 @@ impl Target {
     /// The only value of the field `schema`.
     pub const SCHEMA: &'static str = "safelight-target/1";
 
-    /// Reads and checks a target file.
+    /// No target's name: in requests it stands for the one that fits the machine best.
+    pub const AUTO: &'static str = "auto";
+
+    /// Reads and checks a target file, and those beside it that it extends.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] naming the file and the field: not YAML, an unknown field, provider, session key or
-    /// value, a name that differs from the file's.
+    /// [`Usage`](crate::ErrorKind::Usage) naming the file and the field: not YAML, an unknown field, provider, session
+    /// key or value, a name that differs from the file's, a target to extend that is missing, extends itself or is the
+    /// ninth of a chain, which is then named.
     pub fn open(path: &Path) -> Result<Self> {
-        let target: Self = yaml::read(path, ErrorKind::Usage)?;
-        target.check().map_err(|e| e.context(path.display()))?;
-        let stem = path.file_stem().unwrap_or_default();
-        if stem != target.name.as_str() {
-            return Err(Error::usage(format!(
-                "{}: name is \"{}\", expected the file's own name \"{}\"",
-                path.display(),
-                target.name,
-                stem.display()
-            )));
-        }
-        Ok(target)
+        Self::open_with(path, &[])
     }
 
-    /// The same from text, for targets that do not live in a file.
+    /// The same, where targets that are extended may lie in `folders`, too.
+    ///
+    /// # Errors
+    /// As [`Target::open`].
+    pub fn open_with(path: &Path, folders: &[PathBuf]) -> Result<Self> {
+        target_file::open(path, folders)
+    }
+
+    /// The same from text, for targets that do not live in a file; these cannot extend others.
     ///
     /// # Errors
     /// As [`Target::open`], without the file.
     pub fn parse(text: &str) -> Result<Self> {
-        let target: Self = yaml::parse(text).map_err(|e| Error::usage(e.to_string()).because(e))?;
-        target.check()?;
-        Ok(target)
+        target_file::parse(text)
     }
 
     /// What holds for one stage: the target's own settings with the stage's overrides on top.
@@ -226,9 +270,26 @@ impl Target {
         self
     }
 
-    fn check(&self) -> Result<()> {
+    /// The same target, where every provider but the CPU may be missing: what was chosen by detection is a guess, and a
+    /// warning tells which guess was wrong.
+    pub fn with_optional_providers(mut self) -> Self {
+        let lists = self.stages.values_mut().filter_map(|overrides| overrides.providers.as_mut());
+        for provider in lists.chain([&mut self.providers]).flatten() {
+            if provider.name != ProviderName::CPU {
+                provider.need = Need::Optional;
+            }
+        }
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
         if self.schema != Self::SCHEMA {
             return Err(Error::usage(format!("schema is \"{}\", expected \"{}\"", self.schema, Self::SCHEMA)));
+        }
+        if self.name == Self::AUTO {
+            return Err(Error::usage(
+                "name is \"auto\", which stands for the target that fits a machine; choose another",
+            ));
         }
         check_lists(&self.providers, &self.precision, &self.session)?;
         for (stage, overrides) in &self.stages {
@@ -257,7 +318,8 @@ impl Session {
     /// Most threads of one kind; each of a model's sessions starts its own.
     pub const MAX_THREADS: u16 = 1024;
 
-    fn override_with(&mut self, other: &Self) {
+    /// Takes from another what it says.
+    pub(crate) fn override_with(&mut self, other: &Self) {
         let Self {
             intra_threads,
             inter_threads,
@@ -276,6 +338,15 @@ impl Session {
         self.memory_pattern = memory_pattern.or(self.memory_pattern);
         self.arena = arena.or(self.arena);
         self.keys.extend(keys.clone());
+    }
+}
+
+impl StageOverrides {
+    /// Takes from another what it says.
+    pub(crate) fn override_with(&mut self, other: Self) {
+        self.session.override_with(&other.session);
+        self.providers = other.providers.or(self.providers.take());
+        self.precision = other.precision.or(self.precision.take());
     }
 }
 
@@ -362,19 +433,23 @@ fn check_session_key(key: &str, value: &Scalar) -> Result<()> {
 /// Finds `NAME.yaml` in the first of `folders` that has it, or takes a path as it is.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] listing the targets that are there.
+/// [`Usage`](crate::ErrorKind::Usage) listing the targets that are there.
 pub fn find_target(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
     if name.ends_with(".yaml") || name.contains(std::path::MAIN_SEPARATOR) {
         return Ok(PathBuf::from(name));
     }
+    find_by_name(name, folders).map_err(|e| Error::usage(format!("{e}; a path to a .yaml file works too")))
+}
+
+/// The first `NAME.yaml` of the folders.
+pub(crate) fn find_by_name(name: &str, folders: &[PathBuf]) -> Result<PathBuf> {
     let file = format!("{name}.yaml");
     if let Some(path) = folders.iter().map(|folder| folder.join(&file)).find(|path| path.is_file()) {
         return Ok(path);
     }
     let targets = list_targets(folders);
     let known = targets.iter().filter_map(|path| Some(path.file_stem()?.display().to_string()));
-    let told = catalogue::missing("target", name, known, folders);
-    Err(Error::usage(format!("{told}; a path to a .yaml file works too")))
+    Err(Error::usage(catalogue::missing("target", name, known, folders)))
 }
 
 /// Every `*.yaml` in the given folders, sorted; folders that are not there count as empty.
@@ -383,8 +458,9 @@ pub fn list_targets(folders: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     const MINIMAL: &str = "schema: safelight-target/1\nname: t\ntitle: T\nprecision: [int8, fp32]\n\
                            providers: [{name: cpu, need: required}]\n";
@@ -459,12 +535,37 @@ mod tests {
             ("session: {intra_threads: 1025}\n", "expected at most 1024"),
             ("limits: {max_steps: 0}\n", "a limit is 0"),
             ("verify: {retries: 1}\n", "unknown field `retries`"),
+            ("limits: {max_step: 1}\n", "did you mean \"max_steps\""),
+            ("detect: {cpu: [avx512_vnni]}\n", "did you mean \"avx512vnni\""),
+            ("session: {graph_optimization: al}\n", "did you mean \"all\""),
+            ("session: {keys: {session.disable_prepaking: 1}}\n", "did you mean \"session.disable_prepacking\""),
             ("name: again\n", "duplicate"),
         ];
         for (extra, expected) in cases {
             let fault = fault(extra);
             assert!(fault.contains(expected), "{extra:?}: {fault}");
         }
+    }
+
+    #[test]
+    fn a_guessed_target_can_do_without_all_but_the_cpu() {
+        let text = MINIMAL.replace("[{name: cpu", "[{name: cuda, need: required}, {name: cpu");
+        let more = "stages: {decoder: {providers: [{name: coreml, need: required}]}}\n";
+        let target = Target::parse(&format!("{text}{more}")).unwrap().with_optional_providers();
+        let needs = |stage| target.stage(stage).providers.iter().map(|provider| provider.need).collect::<Vec<_>>();
+        assert_eq!(needs(Stage::Denoiser), [Need::Optional, Need::Required]);
+        assert_eq!(needs(Stage::Decoder), [Need::Optional]);
+    }
+
+    /// The allow-list as a schema, for editors to complete from.
+    pub(crate) fn session_keys(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let of = |value| match value {
+            Value::Flag => serde_json::json!({ "enum": [true, false, 0, 1] }),
+            Value::Count => serde_json::json!({ "type": "integer", "minimum": 0, "maximum": MAX_COUNT }),
+            Value::Text => serde_json::json!({ "type": "string", "maxLength": 8192 }),
+        };
+        let keys: BTreeMap<_, _> = SESSION_KEYS.iter().map(|(key, value)| (key, of(*value))).collect();
+        schemars::json_schema!({ "type": "object", "properties": keys, "additionalProperties": false })
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use crate::error::did_you_mean;
 use crate::{Error, ErrorKind, Result, bounded};
 
 /// Largest description that is read.
@@ -19,7 +20,7 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, kind: ErrorKind) -> Result<
     if deepest(&text) > MAX_YAML_DEPTH {
         return Err(fault(format!("has more than {MAX_YAML_DEPTH} brackets open at once")));
     }
-    parse(&text).map_err(|e| fault(e.to_string()).because(e))
+    parse(&text).map_err(|e| fault(message(&e)).because(e))
 }
 
 /// Parses YAML text into `T`. A key that is given twice is an error in maps, too, which serde lets pass.
@@ -27,6 +28,21 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_yaml::Er
     let parsed = serde_yaml::from_str(text)?;
     serde_yaml::from_str::<serde_yaml::Value>(text)?;
     Ok(parsed)
+}
+
+/// What to say of text that could not be parsed. Where serde met a field or value that it does not know, it lists those
+/// that it does; this adds the nearest.
+pub(crate) fn message(error: &serde_yaml::Error) -> String {
+    let told = error.to_string();
+    let mut quoted = told.split('`');
+    let meant = match (quoted.next(), quoted.next()) {
+        // serde's own words: "unknown field `x`, expected one of `y`, `z`".
+        (Some(before), Some(name)) if before.ends_with("unknown field ") || before.ends_with("unknown variant ") => {
+            did_you_mean(name, quoted.skip(1).step_by(2))
+        }
+        _ => String::new(),
+    };
+    told + &meant
 }
 
 /// How many brackets are open at once; those inside of texts count, too.
@@ -52,6 +68,29 @@ mod tests {
     fn a_key_given_twice_is_refused_in_maps_too() {
         let error = parse::<BTreeMap<String, u8>>("a: 1\nb: 2\na: 3\n").unwrap_err();
         assert!(error.to_string().contains("duplicate"), "{error}");
+    }
+
+    #[test]
+    fn the_nearest_field_or_value_is_told() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Lamp {
+            _colour: Option<Colour>,
+            _watts: Option<u8>,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Colour {
+            Red,
+            Amber,
+        }
+        let fault = |text| message(&parse::<Lamp>(text).unwrap_err());
+        assert!(fault("_clour: red").ends_with("; did you mean \"_colour\""), "{}", fault("_clour: red"));
+        assert!(fault("_colour: ambr").ends_with("; did you mean \"amber\""), "{}", fault("_colour: ambr"));
+        for text in ["magic: red", "_colour: blue", "_watts: bright", "- `_clour`, `_colour`"] {
+            assert!(!fault(text).contains("did you mean"), "{text}: {}", fault(text));
+        }
+        let _ = (Colour::Red, Colour::Amber);
     }
 
     #[test]

@@ -1,0 +1,426 @@
+//! Target files as they are written: one may extend another, and says only what is different.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::de::{SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::{Deserialize, Deserializer};
+
+use crate::machine::Detect;
+use crate::provider::Provider;
+use crate::stage::{Precision, Stage};
+use crate::target::{Board, Limits, Measurement, Session, StageOverrides, Target, Verification, find_by_name};
+use crate::{Error, ErrorKind, Result, yaml};
+
+/// A target: what a device has, and how graphs are to be run on it.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(title = "safelight target", transform = schema::whole_unless_it_extends))]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TargetFile {
+    /// The file format.
+    #[cfg_attr(test, schemars(extend("const" = Target::SCHEMA)))]
+    schema: String,
+    /// The name that requests use: the file's name without `.yaml`.
+    pub(crate) name: String,
+    /// One line for people.
+    title: String,
+    /// Another target, by name, whose providers, precision, session, stages and limits hold where this file does not
+    /// say otherwise: maps are merged key by key, lists are replaced.
+    extends: Option<String>,
+    /// What is worth knowing about the device.
+    #[serde(default)]
+    notes: Vec<String>,
+    /// What the device has.
+    #[serde(default)]
+    board: Board,
+    /// Where the facts in this file are from.
+    #[serde(default)]
+    sources: Vec<String>,
+    /// What was measured on the device with this file; false where nothing was.
+    #[serde(default, deserialize_with = "false_or_list")]
+    #[cfg_attr(test, schemars(schema_with = "schema::false_or_measurements"))]
+    measured: Vec<Measurement>,
+    /// The command that measures what is not measured yet.
+    measure: Option<String>,
+    /// Which machines `--target auto` takes this target for; without it none.
+    detect: Option<Detect>,
+    /// Execution providers, best first.
+    providers: Option<Vec<Provider>>,
+    /// Precisions, best first; the first that a model has for a stage is used.
+    precision: Option<Vec<Precision>>,
+    /// How sessions are set up.
+    #[serde(default)]
+    session: Session,
+    /// What single stages do differently.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(schema_with = "schema::every_stage"))]
+    stages: BTreeMap<Stage, StageOverrides>,
+    /// What a request may ask of this device.
+    #[serde(default)]
+    limits: LimitOverrides,
+    /// What happens where the numbers of a comparison are too far off.
+    verify: Option<Verification>,
+}
+
+/// What a request may ask of a device; what is absent is as in the target that is extended, or as usual.
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+struct LimitOverrides {
+    /// Width × height of one picture.
+    max_pixels: Option<u64>,
+    /// Steps of one picture.
+    max_steps: Option<usize>,
+    /// Pictures of one request.
+    max_count: Option<usize>,
+    /// Pictures that go through the graphs together.
+    max_batch: Option<usize>,
+    /// Bytes of a prompt.
+    max_prompt_bytes: Option<usize>,
+    /// Bytes of one graph with its weights.
+    max_graph_bytes: Option<u64>,
+}
+
+/// Most files that extend one another.
+const MAX_DEPTH: usize = 8;
+
+/// Reads a target file and those that it extends, which lie beside it or in `folders`.
+pub(crate) fn open(path: &Path, folders: &[PathBuf]) -> Result<Target> {
+    open_link(path, folders, &mut Vec::new())
+}
+
+/// Parses the text of a target that extends no other.
+pub(crate) fn parse(text: &str) -> Result<Target> {
+    let file: TargetFile = yaml::parse(text).map_err(|e| Error::usage(yaml::message(&e)).because(e))?;
+    if let Some(base) = &file.extends {
+        let what = format!("extends \"{base}\", but text is in no folder where that could be");
+        return Err(Error::usage(format!("{what}; open the target by its path, or write everything out")));
+    }
+    file.over(None)
+}
+
+/// Opens one file of a chain; `chain` are the paths of those that led here.
+fn open_link(path: &Path, folders: &[PathBuf], chain: &mut Vec<PathBuf>) -> Result<Target> {
+    let told = |e: Error, chain: &[PathBuf]| match chain {
+        [] => e,
+        [first, ..] => e.context(format!("{}: extends: {}", first.display(), names(chain))),
+    };
+    let in_file = |e: Error| e.context(path.display());
+    let file: TargetFile = yaml::read(path, ErrorKind::Usage).map_err(|e| told(e, chain))?;
+    let base = match &file.extends {
+        None => None,
+        Some(name) => {
+            chain.push(path.to_path_buf());
+            let base = find_base(name, path, folders, chain).map_err(|e| told(e, chain))?;
+            let base = open_link(&base, folders, chain)?;
+            chain.pop();
+            Some(base)
+        }
+    };
+    let target = file.over(base).map_err(|e| told(in_file(e), chain))?;
+    let stem = path.file_stem().unwrap_or_default();
+    if stem != target.name.as_str() {
+        let what = format!("name is \"{}\", expected the file's own name \"{}\"", target.name, stem.display());
+        return Err(told(in_file(Error::usage(what)), chain));
+    }
+    Ok(target)
+}
+
+/// Where the target that a file extends is: beside it, or in `folders`.
+fn find_base(name: &str, path: &Path, folders: &[PathBuf], chain: &[PathBuf]) -> Result<PathBuf> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.starts_with('.') || name.ends_with(".yaml") || !name.chars().all(is_plain) {
+        let what = format!("\"{name}\" is not the name of a target; expected one such as generic-cpu");
+        return Err(Error::usage(format!("{what}, without folder and .yaml, of a file beside this one")));
+    }
+    let beside = path.parent().unwrap_or(Path::new("")).to_path_buf();
+    let folders: Vec<_> = [beside].into_iter().chain(folders.iter().cloned()).collect();
+    let found = find_by_name(name, &folders)?;
+    let same = |other: &PathBuf| other.canonicalize().ok() == found.canonicalize().ok();
+    if chain.iter().any(same) {
+        return Err(Error::usage(format!("\"{name}\" extends itself; take one extends of the circle away")));
+    }
+    if chain.len() >= MAX_DEPTH {
+        let what = format!("more than {MAX_DEPTH} files extend one another with \"{name}\"");
+        return Err(Error::usage(format!("{what}; extend one that is nearer to it")));
+    }
+    Ok(found)
+}
+
+/// `a → b → c` of the files of a chain.
+fn names(chain: &[PathBuf]) -> String {
+    let names = chain.iter().map(|path| path.file_stem().unwrap_or_default().display().to_string());
+    names.collect::<Vec<_>>().join(" → ")
+}
+
+impl TargetFile {
+    /// The target that this file makes of another: how graphs are run is taken over where the file does not say
+    /// otherwise. What is told of the device is the file's own: another device's sources and measurements say nothing
+    /// of this one.
+    fn over(self, base: Option<Target>) -> Result<Target> {
+        let extends = match (self.extends, &base) {
+            (Some(name), Some(base)) => [name].into_iter().chain(base.extends.iter().cloned()).collect(),
+            _ => Vec::new(),
+        };
+        let (mut session, mut stages) = (Session::default(), BTreeMap::new());
+        let (mut providers, mut precision, mut limits) = (None, None, Limits::default());
+        let mut verify = Verification::default();
+        if let Some(base) = base {
+            (session, stages, limits, verify) = (base.session, base.stages, base.limits, base.verify);
+            (providers, precision) = (Some(base.providers), Some(base.precision));
+        }
+        session.override_with(&self.session);
+        for (stage, overrides) in self.stages {
+            let entry: &mut StageOverrides = stages.entry(stage).or_default();
+            entry.override_with(overrides);
+        }
+        let target = Target {
+            schema: self.schema,
+            name: self.name,
+            title: self.title,
+            extends,
+            notes: self.notes,
+            board: self.board,
+            sources: self.sources,
+            measured: self.measured,
+            measure: self.measure,
+            detect: self.detect,
+            providers: self.providers.or(providers).ok_or_else(|| missing("providers"))?,
+            precision: self.precision.or(precision).ok_or_else(|| missing("precision"))?,
+            session,
+            stages,
+            limits: self.limits.over(limits),
+            verify: self.verify.unwrap_or(verify),
+        };
+        target.check()?;
+        Ok(target)
+    }
+}
+
+fn missing(field: &str) -> Error {
+    Error::usage(format!("missing field `{field}`; a target that extends no other needs it"))
+}
+
+impl LimitOverrides {
+    fn over(&self, base: Limits) -> Limits {
+        Limits {
+            max_pixels: self.max_pixels.unwrap_or(base.max_pixels),
+            max_steps: self.max_steps.unwrap_or(base.max_steps),
+            max_count: self.max_count.unwrap_or(base.max_count),
+            max_batch: self.max_batch.unwrap_or(base.max_batch),
+            max_prompt_bytes: self.max_prompt_bytes.unwrap_or(base.max_prompt_bytes),
+            max_graph_bytes: self.max_graph_bytes.unwrap_or(base.max_graph_bytes),
+        }
+    }
+}
+
+/// Reads `false` as an empty list.
+fn false_or_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Measurement>, D::Error> {
+    struct FalseOrList;
+    impl<'de> Visitor<'de> for FalseOrList {
+        type Value = Vec<Measurement>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("false, or a list of what was measured")
+        }
+
+        fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Self::Value, E> {
+            match value {
+                false => Ok(Vec::new()),
+                true => Err(E::invalid_value(serde::de::Unexpected::Bool(true), &self)),
+            }
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            Deserialize::deserialize(SeqAccessDeserializer::new(list))
+        }
+    }
+    deserializer.deserialize_any(FalseOrList)
+}
+
+/// What the derived schema cannot tell, and the file that is made of it for editors.
+#[cfg(test)]
+mod schema {
+    use schemars::transform::{RecursiveTransform, Transform as _};
+    use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
+
+    use super::*;
+
+    pub(super) fn whole_unless_it_extends(schema: &mut Schema) {
+        schema.insert(
+            "anyOf".into(),
+            serde_json::json!([{ "required": ["extends"] }, { "required": ["providers", "precision"] }]),
+        );
+    }
+
+    pub(super) fn false_or_measurements(generator: &mut SchemaGenerator) -> Schema {
+        let list = Vec::<Measurement>::json_schema(generator);
+        json_schema!({ "anyOf": [{ "const": false }, list] })
+    }
+
+    pub(super) fn every_stage(generator: &mut SchemaGenerator) -> Schema {
+        let overrides = generator.subschema_for::<StageOverrides>();
+        let stages = [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder, Stage::Encoder];
+        let stages: BTreeMap<_, _> = stages.map(|stage| (stage.name(), overrides.clone())).into();
+        json_schema!({ "type": "object", "properties": stages, "additionalProperties": false })
+    }
+
+    /// Rewrites the schema where SAFELIGHT_UPDATE is set; fails where it is not what the types say.
+    #[test]
+    fn the_schema_in_targets_is_that_of_the_types() {
+        let mut schema = schemars::schema_for!(TargetFile);
+        // What is absent is taken from the target that is extended, so that no default is always true.
+        RecursiveTransform(|schema: &mut Schema| drop(schema.remove("default"))).transform(&mut schema);
+        let made = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../targets/target.schema.json");
+        if std::env::var_os("SAFELIGHT_UPDATE").is_some() {
+            std::fs::write(&path, &made).unwrap();
+        }
+        let kept = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            kept == made,
+            "targets/target.schema.json is old: SAFELIGHT_UPDATE=1 cargo test -p safelight --lib schema"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::provider::ProviderName;
+
+    const HEAD: &str = "schema: safelight-target/1\ntitle: T\n";
+    const RUNS: &str = "precision: [int8, fp32]\nproviders: [{ name: cpu, need: required }]\n";
+
+    /// A folder of targets, each given as its name and what follows its head.
+    fn folder(files: &[(&str, &str)]) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(format!("{name}.yaml")), format!("{HEAD}name: {name}\n{text}")).unwrap();
+        }
+        folder
+    }
+
+    fn open_first(files: &[(&str, &str)]) -> Result<Target> {
+        let folder = folder(files);
+        open(&folder.path().join(format!("{}.yaml", files[0].0)), &[])
+    }
+
+    #[test]
+    fn a_target_overrides_key_by_key() {
+        let target = open_first(&[
+            (
+                "board",
+                "extends: base\nprecision: [fp16]\nsession: { intra_threads: 4, keys: { session.dynamic_block_base: 8 } }\n\
+                 stages: { decoder: { session: { arena: false } } }\nlimits: { max_steps: 8 }\n",
+            ),
+            (
+                "base",
+                "extends: root\nproviders: [{ name: xnnpack, need: optional }, { name: cpu, need: required }]\n\
+                 stages: { decoder: { precision: [fp32], session: { intra_threads: 1 } }, encoder: { precision: [int8] } }\n",
+            ),
+            (
+                "root",
+                &format!(
+                    "{RUNS}session: {{ spinning: false, intra_threads: 2, keys: {{ session.disable_prepacking: true, \
+                     session.dynamic_block_base: 4 }} }}\nlimits: {{ max_steps: 20, max_batch: 2 }}\nnotes: [slow]\n\
+                     sources: [a book]\nmeasured: [{{ what: speed, command: x }}]\ndetect: {{}}\n"
+                ),
+            ),
+        ])
+        .unwrap();
+        assert_eq!((target.name.as_str(), target.extends.as_slice()), ("board", &["base".into(), "root".into()][..]));
+        let (denoiser, decoder) = (target.stage(Stage::Denoiser), target.stage(Stage::Decoder));
+        assert_eq!(denoiser.precision, [Precision::Fp16]);
+        assert_eq!(denoiser.providers.len(), 2);
+        assert_eq!(denoiser.providers[1].name, ProviderName::CPU);
+        assert_eq!((denoiser.session.intra_threads, denoiser.session.spinning), (Some(4), Some(false)));
+        let key = |name| denoiser.session.keys.get(name).unwrap().to_option();
+        assert_eq!((key("session.dynamic_block_base"), key("session.disable_prepacking")), ("8".into(), "1".into()));
+        assert_eq!((decoder.session.intra_threads, decoder.session.arena), (Some(1), Some(false)));
+        assert_eq!(decoder.precision, [Precision::Fp32]);
+        assert_eq!(target.stage(Stage::Encoder).precision, [Precision::Int8]);
+        let usual = Limits::default();
+        assert_eq!((target.limits.max_steps, target.limits.max_batch), (8, 2));
+        assert_eq!(target.limits.max_pixels, usual.max_pixels);
+        // What is known of one device is not known of another.
+        assert!(target.notes.is_empty() && target.sources.is_empty() && target.measured.is_empty());
+        assert_eq!(target.detect, None);
+    }
+
+    #[test]
+    fn faults_of_a_chain_name_it() {
+        let cases: &[(&[(&str, &str)], &str)] = &[
+            (&[("a", "extends: a\n")], "a.yaml: extends: a: \"a\" extends itself"),
+            (
+                &[("a", "extends: b\n"), ("b", "extends: c\n"), ("c", "extends: b\n")],
+                "extends: a → b → c: \"b\" extends itself",
+            ),
+            (&[("a", "extends: bass\n"), ("base", RUNS)], "extends: a: unknown target \"bass\"; known: a, base"),
+            (&[("a", "extends: bass\n"), ("base", RUNS)], "did you mean \"base\""),
+            (&[("a", "extends: b\n"), ("b", "extends: c\n")], "extends: a → b: unknown target \"c\""),
+            (&[("a", "extends: b\n"), ("b", "colour: red\n")], "b.yaml: unknown field `colour`"),
+            (&[("a", "extends: b\n"), ("b", "title: U\n")], "duplicate"),
+            (&[("a", "extends: b\n"), ("b", "precision: [fp32]\n")], "a.yaml: extends: a: "),
+            (&[("a", "extends: b\n"), ("b", "precision: [fp32]\n")], "b.yaml: missing field `providers`"),
+            (
+                &[("a", "extends: b\nsession: { spining: true }\n"), ("b", RUNS)],
+                "a.yaml: session: unknown field `spining`",
+            ),
+            (&[("a", "extends: b\nprecision: []\n"), ("b", RUNS)], "a.yaml: precision: the list is empty"),
+            (&[("a", "extends: b\nlimits: { max_steps: 0 }\n"), ("b", RUNS)], "a limit is 0"),
+            (&[("a", "extends: ../b\n")], "extends: a: \"../b\" is not the name of a target"),
+            (&[("a", "extends: /etc/passwd\n")], "\"/etc/passwd\" is not the name of a target"),
+            (&[("a", "extends: 'b\\c'\n")], "is not the name of a target"),
+            (&[("a", "extends: ..\n")], "\"..\" is not the name of a target"),
+            (&[("a", "extends: b.yaml\n"), ("b", RUNS)], "without folder and .yaml"),
+            (&[("a", "extends: ''\n")], "\"\" is not the name of a target"),
+        ];
+        for (files, expected) in cases {
+            let error = open_first(files).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.to_string().contains(expected), "{expected:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_chain_ends_after_eight_files() {
+        let names: Vec<_> = (0..=MAX_DEPTH).map(|link| format!("t{link}")).collect();
+        let texts: Vec<_> =
+            (1..=MAX_DEPTH).map(|link| format!("extends: t{link}\n")).chain([RUNS.to_owned()]).collect();
+        let files: Vec<_> = names.iter().map(String::as_str).zip(texts.iter().map(String::as_str)).collect();
+        let error = open_first(&files).unwrap_err().to_string();
+        assert!(error.contains("extends: t0 → t1 → t2 → t3 → t4 → t5 → t6 → t7: more than 8 files"), "{error}");
+        assert_eq!(open_first(&files[1..]).unwrap().extends.len(), MAX_DEPTH - 1);
+    }
+
+    #[test]
+    fn a_base_is_looked_for_beside_the_file_first() {
+        let shared = folder(&[("base", &format!("{RUNS}limits: {{ max_steps: 7 }}\n")), ("other", RUNS)]);
+        let own = folder(&[("a", "extends: base\n"), ("b", "extends: other\n"), ("base", RUNS)]);
+        let open = |name: &str| open(&own.path().join(name), &[shared.path().to_path_buf()]);
+        assert_eq!(open("a.yaml").unwrap().limits.max_steps, Limits::default().max_steps);
+        open("b.yaml").unwrap();
+    }
+
+    #[test]
+    fn text_in_no_folder_extends_nothing() {
+        let error = parse(&format!("{HEAD}name: t\nextends: generic-cpu\n")).unwrap_err();
+        assert!(error.to_string().contains("extends \"generic-cpu\", but text is in no folder"), "{error}");
+    }
+
+    #[test]
+    fn what_was_measured_is_false_or_a_list() {
+        let measured = |value: &str| parse(&format!("{HEAD}name: t\n{RUNS}measured: {value}\n"));
+        assert!(measured("false").unwrap().measured.is_empty());
+        assert_eq!(measured("[{ what: a step, command: ./run }]").unwrap().measured[0].what, "a step");
+        for value in ["true", "yes", "1", "[{ what: a step }]"] {
+            assert_eq!(measured(value).unwrap_err().kind(), ErrorKind::Usage, "{value}");
+        }
+    }
+}
