@@ -42,6 +42,7 @@ pub mod guidance;
 mod denoiser;
 pub mod sampler;
 pub mod trajectory;
+pub mod route;
 mod decoder;
 pub mod picture;
 pub mod request;
@@ -63,7 +64,8 @@ pub use machine::Machine;
 pub use model::Model;
 pub use picture::{Format, Picture, Provenance, save};
 pub use pipeline::{Event, Output, Pipeline, Report, Timings};
-pub use request::{GuidanceRuns, NoiseLayout, Plan, Request, Route, SamplerNoise, Sampling};
+pub use request::{GuidanceRuns, NoiseLayout, Plan, Request, SamplerNoise};
+pub use route::{Route, Sampling};
 pub use stage::{Precision, Stage};
 pub use target::Target;
 

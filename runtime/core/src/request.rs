@@ -1,21 +1,18 @@
 //! What a caller asks for, checked against model and target before anything is opened.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
 use crate::curve::Curve;
-use crate::guidance::{Kind, LIMITS, Rule, find_guidance};
+use crate::guidance::{Rule, find_guidance};
 use crate::model::Model;
 use crate::noise::{Generator, TORCH_CPU, find_generator};
-use crate::options::{Opt, Options};
-use crate::sampler::{Method, Steps};
-use crate::schedule::{Schedule, find_schedule};
+use crate::options::Options;
+use crate::route::{Route, Sampling};
 use crate::stage::Stage;
 use crate::target::Target;
-use crate::training::{Level, Training, TrainingSpec};
-use crate::trajectory::{Relay, Restart, Trajectory};
+use crate::training::Training;
+use crate::trajectory::{Relay, Trajectory};
 use crate::{Error, Result};
 
 /// What to make. Fields that are `None` or empty take the model's default.
@@ -51,25 +48,6 @@ pub struct Request {
     pub size: Option<(usize, usize)>,
     /// Stops the generation from another thread.
     pub cancel: Cancel,
-}
-
-/// How noise becomes a latent. Fields that are `None` or empty take the model's default.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sampling {
-    /// A name from [`SAMPLERS`](crate::sampler::SAMPLERS), or several in turn; see [`Relay`].
-    pub sampler: Option<String>,
-    /// A name from [`SCHEDULES`](crate::schedule::SCHEDULES).
-    pub schedule: Option<String>,
-    /// Number of steps, from 1.
-    pub steps: Option<usize>,
-    /// Timesteps to visit, instead of a schedule.
-    pub timesteps: Vec<f64>,
-    /// Sigmas to visit, instead of a schedule.
-    pub sigmas: Vec<f64>,
-    /// Intervals to walk again.
-    pub restarts: Vec<Restart>,
-    /// Names and values from [`OPTIONS`](crate::options::OPTIONS).
-    pub options: BTreeMap<String, Curve>,
 }
 
 /// Where the noise of several pictures comes from.
@@ -232,233 +210,6 @@ impl Plan {
     pub fn steps(&self) -> Option<usize> {
         self.trajectory.steps
     }
-}
-
-/// The levels of a request and the samplers that walk them: all of a plan that needs no picture.
-pub struct Route {
-    /// The samplers.
-    pub relay: Relay,
-    /// The schedule's name; `timesteps` or `sigmas` where those are given, `adaptive` where a tolerance decides.
-    pub schedule: String,
-    /// The levels that the samplers walk.
-    pub trajectory: Trajectory,
-    /// The training process at this size.
-    pub training: Training,
-    /// What samplers, schedule and guidance are tuned with.
-    pub options: Options,
-}
-
-impl Route {
-    /// Resolves how noise becomes a latent of `height` × `width` cells, with guidance if any.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for what cannot be, or would have no effect.
-    pub fn new(
-        sampling: &Sampling,
-        model: &Model,
-        (height, width): (usize, usize),
-        guided: Option<(&Rule, &Curve)>,
-    ) -> Result<Self> {
-        let relay = Relay::parse(sampling.sampler.as_deref().unwrap_or(&model.defaults.sampler))?;
-        let training = model.training.at_size(height, width);
-        let name = schedule_name(sampling, &relay, model)?;
-        let adaptive = relay.first().steps == Steps::Adaptive;
-        let timetable = match sampling.given() {
-            None if !adaptive => Some(find_schedule(&name)?),
-            _ => None,
-        };
-        let mut methods: Vec<(&str, &[(Opt, f64)])> =
-            relay.methods().map(|method| (method.name, method.options)).collect();
-        methods.extend(timetable.map(|timetable| (timetable.name, timetable.options)));
-        methods.extend(guided.map(|(rule, _)| (rule.name, rule.options)));
-        methods.push(("every sampler", LIMITS));
-        let options = Options::resolve(&methods, &given_options(sampling, model, &methods))?;
-        check_orders(&relay, &options)?;
-        let grid = relay.first().grid;
-        let schedule = match (sampling.given(), timetable) {
-            (Some(Given::Timesteps(timesteps)), _) => Schedule::of_timesteps(&training, timesteps, grid)?,
-            (Some(Given::Sigmas(sigmas)), _) => Schedule::of_given_sigmas(&training, sigmas, grid)?,
-            (None, timetable) => {
-                // An adaptive sampler needs the noisy end alone, which is where one step of this one begins.
-                let timetable = timetable.map_or_else(|| find_schedule("karras"), Ok)?;
-                Schedule::new(&training, timetable, grid, steps(sampling, &relay, model)?, &options)?
-            }
-        };
-        let trajectory = Trajectory::new(&relay, &schedule, &sampling.restarts, &training)?;
-        if let Some((rule, scale)) = guided {
-            check_guidance(rule, scale, &relay, &trajectory, &training)?;
-        }
-        check_limits_of_estimates(&options)?;
-        Ok(Self { relay, schedule: name, trajectory, training, options })
-    }
-}
-
-/// The model's own options, as far as its own sampler is used and anything takes them, and the request's.
-fn given_options(sampling: &Sampling, model: &Model, methods: &[(&str, &[(Opt, f64)])]) -> BTreeMap<String, Curve> {
-    let taken = |name: &str| methods.iter().any(|(_, options)| options.iter().any(|(opt, _)| opt.row().name == name));
-    let own = model.defaults.options.iter().filter(|(name, _)| sampling.sampler.is_none() && taken(name));
-    own.chain(&sampling.options).map(|(name, curve)| (name.clone(), curve.clone())).collect()
-}
-
-/// What reports call the levels of an adaptive sampler.
-const ADAPTIVE: &str = "adaptive";
-
-/// Beyond this sigma a latent is pure noise to whoever looks at it.
-const PURE_NOISE: f64 = 1000.0;
-/// So many steps leave it with any method.
-const MANY_STEPS: usize = 50;
-
-impl Route {
-    /// What the caller should know of the way that the latent is going.
-    pub fn warnings(&self) -> Vec<String> {
-        let method = self.relay.first();
-        let first = self.trajectory.levels().next().unwrap_or(Level::CLEAN);
-        let few = self.trajectory.steps.is_some_and(|steps| (2..MANY_STEPS).contains(&steps));
-        if method.from_pure_noise || !few || self.training.own_sigma(first) < PURE_NOISE {
-            return Vec::new();
-        }
-        vec![format!(
-            "sampler {} needs 20 to {MANY_STEPS} steps to leave the pure noise where this model begins; dpmpp_2m and \
-             euler need one",
-            method.name
-        )]
-    }
-}
-
-impl Route {
-    /// Whether any sampler or restart draws noise of its own.
-    fn draws_noise(&self, restarts: &[Restart]) -> bool {
-        const AMOUNTS: [Opt; 4] = [Opt::Eta, Opt::Churn, Opt::Gamma, Opt::Tau];
-        let draws = |method: &Method| {
-            let options = self.options.of(method.options);
-            let mut amounts = method.options.iter().map(|(opt, _)| *opt).filter(|opt| AMOUNTS.contains(opt)).peekable();
-            if amounts.peek().is_some() { amounts.any(|opt| options.is_on(opt)) } else { method.stochastic }
-        };
-        !restarts.is_empty() || self.relay.methods().any(draws)
-    }
-}
-
-enum Given<'a> {
-    Timesteps(&'a [f64]),
-    Sigmas(&'a [f64]),
-}
-
-impl Sampling {
-    /// The model's own way, in `steps` steps.
-    pub fn in_steps(steps: usize) -> Self {
-        Self { steps: Some(steps), ..Self::default() }
-    }
-
-    fn given(&self) -> Option<Given<'_>> {
-        match (&self.timesteps[..], &self.sigmas[..]) {
-            ([], []) => None,
-            ([], sigmas) => Some(Given::Sigmas(sigmas)),
-            (timesteps, _) => Some(Given::Timesteps(timesteps)),
-        }
-    }
-}
-
-/// The name of the schedule, and no second way of saying the same.
-fn schedule_name(sampling: &Sampling, relay: &Relay, model: &Model) -> Result<String> {
-    if relay.first().steps == Steps::Adaptive {
-        return match sampling.given().is_some() || sampling.schedule.is_some() {
-            false => Ok(ADAPTIVE.into()),
-            true => Err(Error::usage(format!(
-                "sampler {} chooses its own levels; leave schedule, timesteps and sigmas out",
-                relay.first().name
-            ))),
-        };
-    }
-    let (what, count) = match sampling.given() {
-        None => {
-            let own = sampling.schedule.as_deref().or(relay.first().schedule);
-            return Ok(own.unwrap_or(&model.defaults.schedule).to_owned());
-        }
-        Some(_) if !sampling.timesteps.is_empty() && !sampling.sigmas.is_empty() => {
-            return Err(Error::usage("timesteps and sigmas cannot both be given"));
-        }
-        Some(Given::Timesteps(timesteps)) => ("timesteps", timesteps.len()),
-        Some(Given::Sigmas(sigmas)) => ("sigmas", sigmas.strip_suffix(&[0.0]).unwrap_or(sigmas).len()),
-    };
-    if let Some(schedule) = &sampling.schedule {
-        return Err(Error::usage(format!("{what} and schedule \"{schedule}\" cannot both be given")));
-    }
-    if let Some(steps) = sampling.steps.filter(|&steps| steps != count) {
-        return Err(Error::usage(format!("{count} {what} are given, but {steps} steps; leave the steps out")));
-    }
-    Ok(what.to_owned())
-}
-
-fn steps(sampling: &Sampling, relay: &Relay, model: &Model) -> Result<usize> {
-    let method = relay.first();
-    match (method.steps, sampling.steps) {
-        (Steps::Any, steps) => Ok(steps.unwrap_or(model.defaults.steps)),
-        (Steps::One, None | Some(1)) | (Steps::Adaptive, None) => Ok(1),
-        (Steps::One, Some(steps)) => {
-            Err(Error::usage(format!("sampler {} takes 1 step, you asked for {steps}", method.name)))
-        }
-        (Steps::Adaptive, Some(_)) => Err(Error::usage(format!(
-            "sampler {} takes as many steps as its tolerance needs; use options rtol and atol instead of steps",
-            method.name
-        ))),
-    }
-}
-
-fn check_guidance(
-    rule: &Rule,
-    scale: &Curve,
-    relay: &Relay,
-    trajectory: &Trajectory,
-    training: &Training,
-) -> Result<()> {
-    if scale.values().len() > 1 && trajectory.steps.is_none() {
-        return Err(Error::usage(format!(
-            "guidance {scale} is spread over the steps, but sampler {relay} does not know how many there will be"
-        )));
-    }
-    if rule.kind == Kind::ZeroStar && !matches!(training.spec(), TrainingSpec::Flow(_)) {
-        return Err(Error::usage("guidance method cfg_zero is for flow-matching models, which this one is not"));
-    }
-    if rule.kind != Kind::PlusPlus {
-        return Ok(());
-    }
-    if let Some(method) = relay.methods().find(|method| !method.cfg_pp) {
-        let able = crate::sampler::SAMPLERS.iter().filter(|method| method.cfg_pp).map(|method| method.name);
-        return Err(Error::usage(format!(
-            "guidance method cfg_pp does not work with sampler {}; it does with {}",
-            method.name,
-            able.collect::<Vec<_>>().join(", ")
-        )));
-    }
-    match scale.values().iter().find(|&&scale| scale > 1.0) {
-        Some(scale) => Err(Error::usage(format!("guidance is {scale}, but method cfg_pp takes 0 to 1; 0.6 is usual"))),
-        None => Ok(()),
-    }
-}
-
-fn check_orders(relay: &Relay, options: &Options) -> Result<()> {
-    for method in relay.methods().filter(|method| method.options.iter().any(|(opt, _)| *opt == Opt::Order)) {
-        let order = options.of(method.options).whole(Opt::Order);
-        if !method.orders.contains(&order) {
-            let (low, high) = (method.orders.start(), method.orders.end());
-            return Err(Error::usage(format!(
-                "option \"order\" is {order}, but sampler {} has {low} to {high}",
-                method.name
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn check_limits_of_estimates(options: &Options) -> Result<()> {
-    let (clip, threshold) = (options.get(Opt::Clip), options.get(Opt::Threshold));
-    if clip > 0.0 && threshold > 0.0 {
-        return Err(Error::usage("options clip and threshold cannot both be given"));
-    }
-    if threshold == 0.0 && options.get(Opt::ThresholdMax) != 1.0 {
-        return Err(Error::usage("option \"threshold_max\" would have no effect without threshold"));
-    }
-    Ok(())
 }
 
 fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {
