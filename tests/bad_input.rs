@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Outcome, Place, copy_folder, repository, tiny};
-use sha2::{Digest as _, Sha256};
+use common::{Outcome, Place, copy_folder, describe, manifest_model, tiny};
 
 mod common;
 
@@ -97,38 +96,6 @@ fn a_missing_library_says_what_was_tried_and_what_to_do() {
 }
 
 // ── The model: exit code 3 ──────────────────────────────────────────────────────────────────────────────────────────
-
-const STAGES: [(&str, &str); 3] = [("text_encoder", "text_encoder"), ("denoiser", "unet"), ("decoder", "vae_decoder")];
-
-/// A model folder with a manifest: the graphs of tiny-sd and a tokenizer.json.
-fn manifest_model(place: &Place) -> PathBuf {
-    let model = place.inputs().join("model");
-    fs::create_dir(&model).unwrap();
-    for (stage, folder) in STAGES {
-        fs::copy(tiny("tiny-sd").join(folder).join("model.onnx"), model.join(format!("{stage}.onnx"))).unwrap();
-    }
-    fs::copy(repository().join("models").join(EMOJI).join("tokenizer.json"), model.join("tokenizer.json")).unwrap();
-    describe(&model);
-    model
-}
-
-/// Writes the manifest of the graphs that are in the folder, with their right lengths and hashes.
-fn describe(model: &Path) {
-    let mut manifest = String::from(
-        "schema: safelight-model/1\nname: model\ntitle: A model\nlicence: Apache-2.0\n\
-         picture: { width: 64, height: 64, multiple: 8 }\nlatent: { channels: 4, downscale: 8, scale: 0.18215 }\n\
-         training: { beta_start: 0.00085, beta_end: 0.012, betas: scaled_linear, prediction: epsilon }\n\
-         tokenizer: { file: tokenizer.json, length: 16, start: 0, end: 1, pad: 1 }\n\
-         defaults: { sampler: ddim, schedule: trailing, steps: 2, guidance: 1.0 }\nstages:\n",
-    );
-    for (stage, _) in STAGES {
-        let graph = fs::read(model.join(format!("{stage}.onnx"))).unwrap();
-        let hash: String = Sha256::digest(&graph).iter().map(|byte| format!("{byte:02x}")).collect();
-        let entry = format!("{{ file: {stage}.onnx, bytes: {}, sha256: {hash} }}", graph.len());
-        manifest += &format!("  {stage}: {{ graphs: {{ fp32: {entry} }} }}\n");
-    }
-    fs::write(model.join("model.yaml"), manifest).unwrap();
-}
 
 /// Replaces a text in a file.
 fn edit(file: PathBuf, from: &str, to: &str) {

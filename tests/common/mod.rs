@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 /// The repository.
@@ -133,4 +134,37 @@ fn list_files(folder: &Path, files: &mut Vec<PathBuf>) {
             false => files.push(path),
         }
     }
+}
+
+pub(crate) const STAGES: [(&str, &str); 3] =
+    [("text_encoder", "text_encoder"), ("denoiser", "unet"), ("decoder", "vae_decoder")];
+
+/// A model folder with a manifest: the graphs of tiny-sd and a tokenizer.json.
+pub(crate) fn manifest_model(place: &Place) -> PathBuf {
+    let model = place.inputs().join("model");
+    fs::create_dir(&model).unwrap();
+    for (stage, folder) in STAGES {
+        fs::copy(tiny("tiny-sd").join(folder).join("model.onnx"), model.join(format!("{stage}.onnx"))).unwrap();
+    }
+    fs::copy(repository().join("models").join("emoji").join("tokenizer.json"), model.join("tokenizer.json")).unwrap();
+    describe(&model);
+    model
+}
+
+/// Writes the manifest of the graphs that are in the folder, with their right lengths and hashes.
+pub(crate) fn describe(model: &Path) {
+    let mut manifest = String::from(
+        "schema: safelight-model/1\nname: model\ntitle: A model\nlicence: Apache-2.0\n\
+         picture: { width: 64, height: 64, multiple: 8 }\nlatent: { channels: 4, downscale: 8, scale: 0.18215 }\n\
+         training: { beta_start: 0.00085, beta_end: 0.012, betas: scaled_linear, prediction: epsilon }\n\
+         tokenizer: { file: tokenizer.json, length: 16, start: 0, end: 1, pad: 1 }\n\
+         defaults: { sampler: ddim, schedule: trailing, steps: 2, guidance: 1.0 }\nstages:\n",
+    );
+    for (stage, _) in STAGES {
+        let graph = fs::read(model.join(format!("{stage}.onnx"))).unwrap();
+        let hash: String = Sha256::digest(&graph).iter().map(|byte| format!("{byte:02x}")).collect();
+        let entry = format!("{{ file: {stage}.onnx, bytes: {}, sha256: {hash} }}", graph.len());
+        manifest += &format!("  {stage}: {{ graphs: {{ fp32: {entry} }} }}\n");
+    }
+    fs::write(model.join("model.yaml"), manifest).unwrap();
 }
