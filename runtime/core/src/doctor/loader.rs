@@ -1,0 +1,151 @@
+//! Checks of what the system's loader will find when a provider is first used. Only Linux is known; elsewhere they say so.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use super::library::provider_file;
+use super::{Severity, Subject, Told, elf, ok, or_ok, told};
+use crate::library::{Outcome, Place};
+use crate::provider::{Need, Provider};
+
+/// Where a machine keeps its libraries.
+const USUAL_FOLDERS: &[&str] = &["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"];
+
+/// Where vendors put libraries that the loader finds only when it is told.
+const OTHER_FOLDERS: &[&str] = &["/usr/local", "/opt"];
+
+/// The C library against the versions of its symbols that each file of ONNX Runtime on the search path needs.
+pub(super) fn glibc(subject: &Subject<'_>) -> Vec<Told> {
+    let Some((path, has)) = installed_glibc(subject) else {
+        return vec![ok("not compared: no libc.so.6 that tells its version")];
+    };
+    let is_file = |place: &&Place| !matches!(place.outcome, Outcome::Absent(_));
+    let files: Vec<_> = subject.library.places.iter().filter(is_file).collect();
+    if files.is_empty() {
+        return vec![ok("not compared: no file of ONNX Runtime is on the search path")];
+    }
+    let too_new = files.into_iter().filter_map(|place| {
+        let needed = elf::needs(&place.path)?.versions.iter().filter_map(|name| glibc_version(name)).max()?;
+        let used = subject.library.found.is_none() || place.outcome == Outcome::Opened;
+        let severity = if used { Severity::Problem } else { Severity::Note };
+        let evidence = format!(
+            "{} needs glibc {}.{}, and {} is {}.{}",
+            place.path.display(),
+            needed.0,
+            needed.1,
+            path.display(),
+            has.0,
+            has.1
+        );
+        let advice = "take a build of ONNX Runtime for this system's release, or a newer system";
+        (needed > has).then(|| told(severity, evidence, advice))
+    });
+    or_ok(too_new.collect(), format!("glibc {}.{} is new enough for what is on the search path", has.0, has.1))
+}
+
+/// The C library, and its major and minor version.
+fn installed_glibc(subject: &Subject<'_>) -> Option<(PathBuf, (u32, u32))> {
+    let path = usual_folders(subject).into_iter().map(|folder| folder.join("libc.so.6"));
+    let path = path.into_iter().find(|path| subject.at(path).is_file())?;
+    let file = File::open(subject.at(&path)).ok()?;
+    // SAFETY: the bytes are only read, and a running system does not truncate its C library.
+    let bytes = unsafe { Mmap::map(&file) }.ok()?;
+    let marker = b"stable release version ";
+    let at = bytes.windows(marker.len()).position(|window| window == marker)? + marker.len();
+    let version = String::from_utf8_lossy(bytes.get(at..)?.get(..16.min(bytes.len() - at))?).into_owned();
+    Some((path, two_numbers(&version)?))
+}
+
+/// The numbers of `GLIBC_2.28`.
+fn glibc_version(name: &str) -> Option<(u32, u32)> {
+    two_numbers(name.strip_prefix("GLIBC_")?)
+}
+
+/// The numbers that a text such as `2.28.1` or `2.36-9` begins with.
+fn two_numbers(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// What the providers' own libraries need beside ONNX Runtime, such as CUDA's, in the version that they name.
+pub(super) fn companions(subject: &Subject<'_>) -> Vec<Told> {
+    let Some(found) = &subject.library.found else { return vec![ok("not looked for: no library was opened")] };
+    let Some(folder) = found.path.parent().filter(|folder| folder.is_absolute()) else {
+        return vec![ok("not looked for: the system loader does not tell where it found the library")];
+    };
+    let common: BTreeSet<_> = elf::needs(&found.path).unwrap_or_default().libraries.into_iter().collect();
+    let mut findings = Vec::new();
+    for provider in subject.providers() {
+        let Some(needs) = elf::needs(&folder.join(provider_file(provider.name.as_str()))) else { continue };
+        let own = needs.folders.iter().map(|own| PathBuf::from(own.replace("$ORIGIN", &folder.display().to_string())));
+        let own: Vec<_> = own.chain([folder.to_path_buf()]).collect();
+        // What ONNX Runtime itself needs is there: it was opened.
+        let others = needs.libraries.iter().filter(|name| !common.contains(*name));
+        findings.extend(others.filter_map(|name| companion(subject, &provider, name, &own)));
+    }
+    or_ok(findings, "nothing that a provider of the target needs is missing")
+}
+
+/// What is wrong with one library that a provider needs.
+fn companion(subject: &Subject<'_>, provider: &Provider, name: &str, own: &[PathBuf]) -> Option<Told> {
+    let searched = searched_folders(subject);
+    let is_there = |folder: &PathBuf| subject.at(folder).join(name).exists();
+    if own.iter().any(|folder| folder.join(name).exists()) || searched.iter().any(is_there) {
+        return None;
+    }
+    let what = format!("provider {} needs {name}", provider.name);
+    let others = other_folders(subject);
+    if let Some(folder) = others.iter().find(|folder| is_there(folder)) {
+        let folder = folder.display();
+        let evidence = format!("{what}, which is in {folder}, where the loader does not look");
+        return Some(told(Severity::Warning, evidence, format!("export LD_LIBRARY_PATH={folder}")));
+    }
+    let severity = match provider.need {
+        Need::Required => Severity::Problem,
+        Need::Optional => Severity::Warning,
+    };
+    let stem = name.split(".so").next().unwrap_or(name);
+    let folders = searched.iter().chain(&others);
+    let similar: BTreeSet<_> = folders.flat_map(|folder| subject.list(folder, &format!("{stem}.so."))).collect();
+    let similar: Vec<_> = similar.iter().map(|path| path.display().to_string()).collect();
+    let advice = "install it, or put its folder on LD_LIBRARY_PATH".to_owned();
+    Some(match similar.is_empty() {
+        true => told(severity, format!("{what}, which is nowhere that the loader looks"), advice),
+        false => told(
+            severity,
+            format!("{what}, but here is another version: {}", similar.join(", ")),
+            format!("{advice}; or use a build of ONNX Runtime for the version that is here"),
+        ),
+    })
+}
+
+/// Folders of the machine's own libraries, and those of each architecture inside them.
+fn usual_folders(subject: &Subject<'_>) -> Vec<PathBuf> {
+    let nested = |folder: &&str| subject.list(folder, "").into_iter().filter(|path| is_architecture(path));
+    let nested: Vec<_> = USUAL_FOLDERS.iter().flat_map(nested).collect();
+    USUAL_FOLDERS.iter().map(PathBuf::from).chain(nested).collect()
+}
+
+/// `x86_64-linux-gnu`, `aarch64-linux-gnu`.
+fn is_architecture(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().contains("-linux-gnu"))
+}
+
+/// Where the loader looks: LD_LIBRARY_PATH, ld.so.conf and what it includes, and the usual folders.
+fn searched_folders(subject: &Subject<'_>) -> Vec<PathBuf> {
+    let listed = subject.folder("LD_LIBRARY_PATH").unwrap_or_default();
+    let listed: Vec<_> = std::env::split_paths(&listed).filter(|folder| folder.is_absolute()).collect();
+    let files = [PathBuf::from("/etc/ld.so.conf")].into_iter().chain(subject.list("/etc/ld.so.conf.d", ""));
+    let lines = files.filter_map(|file| subject.text(file)).collect::<Vec<_>>().join("\n");
+    let configured = lines.lines().map(str::trim).filter(|line| line.starts_with('/')).map(PathBuf::from);
+    listed.into_iter().chain(configured).chain(usual_folders(subject)).collect()
+}
+
+/// Where vendors put libraries without telling the loader: `lib` and `lib64` below /usr/local/* and /opt/*.
+fn other_folders(subject: &Subject<'_>) -> Vec<PathBuf> {
+    let products = OTHER_FOLDERS.iter().flat_map(|folder| subject.list(folder, ""));
+    products.flat_map(|product| ["lib64", "lib"].map(|name| product.join(name))).collect()
+}
