@@ -161,7 +161,14 @@ pub(super) fn thermal(subject: &Subject<'_>) -> Vec<Told> {
     let zones = subject.list("/sys/class/thermal", "thermal_zone");
     let findings = zones.iter().filter_map(|zone| hot_zone(subject, zone)).collect();
     let count = zones.len();
-    or_ok(findings, if count == 0 { "no thermal zone here".into() } else { format!("{count} zones below their trips") })
+    or_ok(
+        findings,
+        if count == 0 {
+            "no thermal zone here".into()
+        } else {
+            format!("{count} of {count} zones are below their trip points")
+        },
+    )
 }
 
 const COOL: &str = "cool it, or expect pictures to take longer as it slows down";
