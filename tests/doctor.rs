@@ -341,14 +341,14 @@ fn gpu_patient(need: &str) -> (Patient, TempDir) {
 #[test]
 fn a_library_that_a_provider_needs_and_is_missing_is_told() {
     let (patient, _folder) = gpu_patient("required");
-    patient.expect("companions", Problem, "cuda needs libcublasLt.so.13, which is nowhere", "LD_LIBRARY_PATH");
+    patient.expect("companions", Problem, "cuda needs libcublasLt.so.13, nowhere", "LD_LIBRARY_PATH");
     let told = patient.examine();
     assert_eq!(told.iter().filter(|finding| finding.check == "companions").count(), 1, "{told:#?}");
     patient.file("usr/lib/x86_64-linux-gnu/libcublasLt.so.12", "");
-    let evidence = "but here is another version: /usr/lib/x86_64-linux-gnu/libcublasLt.so.12";
-    patient.expect("companions", Problem, evidence, "a build of ONNX Runtime for the version that is here");
+    let evidence = "but other versions are here: /usr/lib/x86_64-linux-gnu/libcublasLt.so.12";
+    patient.expect("companions", Problem, evidence, "a build of ONNX Runtime for the versions that are here");
     let (optional, _folder) = gpu_patient("optional");
-    optional.expect("companions", Warning, "cuda needs libcublasLt.so.13, which is nowhere", "LD_LIBRARY_PATH");
+    optional.expect("companions", Warning, "cuda needs libcublasLt.so.13, nowhere", "LD_LIBRARY_PATH");
 }
 
 #[test]
@@ -356,7 +356,13 @@ fn a_library_that_the_loader_will_not_find_is_told() {
     let (patient, _folder) = gpu_patient("required");
     patient.file("usr/local/cuda/lib64/libcublasLt.so.13", "");
     let advice = "export LD_LIBRARY_PATH=/usr/local/cuda/lib64";
-    patient.expect("companions", Warning, "is in /usr/local/cuda/lib64, where the loader does not look", advice);
+    patient.expect("companions", Warning, "found in /usr/local/cuda/lib64, where the loader does not look", advice);
+    patient.file("venv/lib/python3.11/site-packages/nvidia/cu13/lib/libcublasLt.so.13", "");
+    fs::remove_dir_all(patient.root.path().join("usr")).unwrap();
+    let patient = patient.with("VIRTUAL_ENV", "/venv");
+    let advice = "export LD_LIBRARY_PATH=/venv/lib/python3.11/site-packages/nvidia/cu13/lib";
+    patient.expect("companions", Warning, "where the loader does not look", advice);
+    patient.file("usr/local/cuda/lib64/libcublasLt.so.13", "");
     patient.file("etc/ld.so.conf.d/cuda.conf", "# CUDA\n/usr/local/cuda/lib64\n");
     patient.expect("companions", Fine, "nothing that a provider of the target needs is missing", "");
     let (patient, _folder) = gpu_patient("required");

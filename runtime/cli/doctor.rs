@@ -67,8 +67,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let Some(kind) = worst_kind(&findings) else { return Ok(()) };
     let problems = findings.iter().filter(|finding| finding.severity == Severity::Problem);
-    let names: Vec<_> = problems.map(|finding| finding.check).collect();
-    Err(Error::new(kind, format!("{} found: {}", count(names.len(), "problem"), names.join(", "))).into())
+    let mut names: Vec<_> = problems.map(|finding| finding.check).collect();
+    let told = count(names.len(), "problem");
+    names.dedup();
+    Err(Error::new(kind, format!("{told} found: {}", names.join(", "))).into())
 }
 
 /// Findings by how bad they are, the worst first.

@@ -243,7 +243,7 @@ impl fmt::Display for Refusal {
 
 fn switch_telemetry_off() {
     // SAFETY: the variable must be set before the library is loaded, because official builds start their
-    // telemetry in a static initialiser. `Library::open` holds a lock, so safelight itself never races here; an
+    // telemetry in a static initialiser. The callers hold a lock, so safelight itself never races here; an
     // embedder that changes the environment from other threads at this very moment must open the library first.
     unsafe { env::set_var("ORT_DISABLE_TELEMETRY", "1") };
 }

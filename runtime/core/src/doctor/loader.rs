@@ -70,56 +70,76 @@ fn two_numbers(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// What the providers' own libraries need beside ONNX Runtime, such as CUDA's, in the version that they name.
+/// What the providers' own libraries need beside ONNX Runtime, such as CUDA's, in the version that they name. What they
+/// open only while they run, as CUDA's provider opens cuDNN, is not seen.
 pub(super) fn companions(subject: &Subject<'_>) -> Vec<Told> {
     let Some(found) = &subject.library.found else { return vec![ok("not looked for: no library was opened")] };
     let Some(folder) = found.path.parent().filter(|folder| folder.is_absolute()) else {
         return vec![ok("not looked for: the system loader does not tell where it found the library")];
     };
-    let common: BTreeSet<_> = elf::needs(&found.path).unwrap_or_default().libraries.into_iter().collect();
-    let mut findings = Vec::new();
-    for provider in subject.providers() {
-        let Some(needs) = elf::needs(&folder.join(provider_file(provider.name.as_str()))) else { continue };
+    // What ONNX Runtime itself needs is there: it was opened.
+    let there: BTreeSet<_> = elf::needs(&found.path).unwrap_or_default().libraries.into_iter().collect();
+    let missing = |provider: &Provider| {
+        let needs = elf::needs(&folder.join(provider_file(provider.name.as_str()))).unwrap_or_default();
         let own = needs.folders.iter().map(|own| PathBuf::from(own.replace("$ORIGIN", &folder.display().to_string())));
         let own: Vec<_> = own.chain([folder.to_path_buf()]).collect();
-        // What ONNX Runtime itself needs is there: it was opened.
-        let others = needs.libraries.iter().filter(|name| !common.contains(*name));
-        findings.extend(others.filter_map(|name| companion(subject, &provider, name, &own)));
-    }
-    or_ok(findings, "nothing that a provider of the target needs is missing")
+        let is_missing = |name: &String| !there.contains(name) && !own.iter().any(|at| at.join(name).exists());
+        needs.libraries.into_iter().filter(is_missing).collect::<Vec<_>>()
+    };
+    let findings = subject.providers().into_iter().flat_map(|provider| {
+        let missing = missing(&provider);
+        told_of_missing(subject, &provider, missing)
+    });
+    or_ok(findings.collect(), "nothing that a provider of the target needs is missing")
 }
 
-/// What is wrong with one library that a provider needs.
-fn companion(subject: &Subject<'_>, provider: &Provider, name: &str, own: &[PathBuf]) -> Option<Told> {
-    let searched = searched_folders(subject);
-    let is_there = |folder: &PathBuf| subject.at(folder).join(name).exists();
-    if own.iter().any(|folder| folder.join(name).exists()) || searched.iter().any(is_there) {
-        return None;
+/// Of libraries that a provider needs and does not bring along: those that the loader does not find.
+fn told_of_missing(subject: &Subject<'_>, provider: &Provider, mut missing: Vec<String>) -> Vec<Told> {
+    let (searched, others) = (searched_folders(subject), other_folders(subject));
+    let holds = |folder: &&PathBuf, name: &str| subject.at(folder).join(name).exists();
+    missing.retain(|name| !searched.iter().any(|folder| holds(&folder, name)));
+    let elsewhere = |name: &String| others.iter().find(|folder| holds(folder, name));
+    let (hidden, gone): (Vec<_>, Vec<_>) = missing.iter().partition(|name| elsewhere(name).is_some());
+    let mut findings = Vec::new();
+    if !gone.is_empty() {
+        findings.push(told_of_gone(subject, provider, &gone, searched.iter().chain(&others)));
     }
-    let what = format!("provider {} needs {name}", provider.name);
-    let others = other_folders(subject);
-    if let Some(folder) = others.iter().find(|folder| is_there(folder)) {
-        let folder = folder.display();
-        let evidence = format!("{what}, which is in {folder}, where the loader does not look");
-        return Some(told(Severity::Warning, evidence, format!("export LD_LIBRARY_PATH={folder}")));
+    if !hidden.is_empty() {
+        let folders: BTreeSet<_> = hidden.iter().filter_map(|name| elsewhere(name)).collect();
+        let folders: Vec<_> = folders.into_iter().map(|folder| folder.display().to_string()).collect();
+        let what = format!("provider {} needs {}", provider.name, join(&hidden));
+        let evidence = format!("{what}, found in {}, where the loader does not look", folders.join(", "));
+        findings.push(told(Severity::Warning, evidence, format!("export LD_LIBRARY_PATH={}", folders.join(":"))));
     }
+    findings
+}
+
+/// What to say of libraries that are nowhere, and of other versions of them that are somewhere.
+fn told_of_gone<'a>(
+    subject: &Subject<'_>,
+    provider: &Provider,
+    gone: &[&String],
+    folders: impl Iterator<Item = &'a PathBuf> + Clone,
+) -> Told {
     let severity = match provider.need {
         Need::Required => Severity::Problem,
         Need::Optional => Severity::Warning,
     };
-    let stem = name.split(".so").next().unwrap_or(name);
-    let folders = searched.iter().chain(&others);
-    let similar: BTreeSet<_> = folders.flat_map(|folder| subject.list(folder, &format!("{stem}.so."))).collect();
-    let similar: Vec<_> = similar.iter().map(|path| path.display().to_string()).collect();
-    let advice = "install it, or put its folder on LD_LIBRARY_PATH".to_owned();
-    Some(match similar.is_empty() {
-        true => told(severity, format!("{what}, which is nowhere that the loader looks"), advice),
-        false => told(
-            severity,
-            format!("{what}, but here is another version: {}", similar.join(", ")),
-            format!("{advice}; or use a build of ONNX Runtime for the version that is here"),
-        ),
-    })
+    let stems = gone.iter().map(|name| format!("{}.so.", name.split(".so").next().unwrap_or(name)));
+    let similar = stems.flat_map(|stem| folders.clone().flat_map(move |folder| subject.list(folder, &stem)));
+    let similar: BTreeSet<_> = similar.map(|path| path.display().to_string()).collect();
+    let similar: Vec<_> = similar.iter().collect();
+    let evidence = format!("provider {} needs {}, nowhere that the loader looks", provider.name, join(gone));
+    let advice = "install what is missing, or put its folder on LD_LIBRARY_PATH";
+    if similar.is_empty() {
+        return told(severity, evidence, advice);
+    }
+    let evidence = format!("{evidence}, but other versions are here: {}", join(&similar));
+    told(severity, evidence, format!("{advice}; or use a build of ONNX Runtime for the versions that are here"))
+}
+
+fn join(names: &[&String]) -> String {
+    names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// Folders of the machine's own libraries, and those of each architecture inside them.
@@ -144,8 +164,13 @@ fn searched_folders(subject: &Subject<'_>) -> Vec<PathBuf> {
     listed.into_iter().chain(configured).chain(usual_folders(subject)).collect()
 }
 
-/// Where vendors put libraries without telling the loader: `lib` and `lib64` below /usr/local/* and /opt/*.
+/// Where vendors put libraries without telling the loader: `lib` and `lib64` below /usr/local/* and /opt/*, and the
+/// packages of NVIDIA's libraries in the active Python environment.
 fn other_folders(subject: &Subject<'_>) -> Vec<PathBuf> {
     let products = OTHER_FOLDERS.iter().flat_map(|folder| subject.list(folder, ""));
-    products.flat_map(|product| ["lib64", "lib"].map(|name| product.join(name))).collect()
+    let products = products.flat_map(|product| ["lib64", "lib"].map(|name| product.join(name)));
+    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(|name| subject.folder(name));
+    let pythons = environments.flat_map(|root| subject.list(root.join("lib"), "python3"));
+    let packages = pythons.flat_map(|python| subject.list(python.join("site-packages/nvidia"), ""));
+    products.chain(packages.map(|package| package.join("lib"))).collect()
 }
