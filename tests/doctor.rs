@@ -460,7 +460,13 @@ fn a_model_that_is_bigger_than_memory_or_limits_is_told() {
     patient.file("proc/meminfo", "MemTotal: 4000000 kB\nMemAvailable: 2000 kB\n");
     patient.expect("memory", Warning, "and 1 MiB are available", "smaller precision");
     patient.file("proc/meminfo", "MemTotal: 4000 kB\nMemAvailable: 2000 kB\n");
-    patient.expect("memory", Problem, "and this machine has 3 MiB", "smaller model");
+    patient.expect("memory", Problem, "and there are 3 MiB here", "smaller model");
+    patient.file("proc/meminfo", "MemTotal: 4000000 kB\nMemAvailable: 3000000 kB\n");
+    patient.file("sys/fs/cgroup/memory.max", "max\n");
+    patient.expect("memory", Fine, "2929 MiB available", "");
+    patient.file("sys/fs/cgroup/memory.max", "2097152\n");
+    patient.expect("memory", Problem, "and there are 2 MiB here", "smaller model");
+    fs::remove_file(patient.root.path().join("sys/fs/cgroup/memory.max")).unwrap();
     patient.file("proc/meminfo", "MemTotal: 4000000 kB\n");
     patient.expect("memory", Fine, "nothing tells how much is available", "");
     patient.target = Ok(target(&format!("{CPU}limits: {{ max_graph_bytes: 1000 }}\n")));

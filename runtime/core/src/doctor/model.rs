@@ -101,12 +101,14 @@ pub(super) fn memory(subject: &Subject<'_>) -> Vec<Told> {
         })
         .collect();
     let need: u64 = graphs.iter().map(|(_, _, graph)| graph.total_bytes()).sum();
-    let total = subject.machine().memory_bytes;
+    // A container may have less than its machine.
+    let granted = subject.text("/sys/fs/cgroup/memory.max").and_then(|text| text.parse::<u64>().ok());
+    let total = subject.machine().memory_bytes.into_iter().chain(granted).min();
     let available = platform::memory(subject, "MemAvailable");
     let graphs = format!("the graphs alone are {}", mib(need));
     match (total, available) {
         (Some(total), _) if need > total => {
-            let evidence = format!("{graphs}, and this machine has {}", mib(total));
+            let evidence = format!("{graphs}, and there are {} here", mib(total));
             findings.push(told(Severity::Problem, evidence, "take a smaller precision, or a smaller model"));
         }
         (_, Some(available)) if need > available => {
