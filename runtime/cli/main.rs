@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use safelight::{Error, ErrorKind};
 
 mod destination;
+mod doctor;
 mod folders;
 mod generate;
 mod models;
@@ -45,6 +46,11 @@ enum Command {
     Verify(verify::Arguments),
     /// Prove which provider runs which nodes of each graph, and for how much of the time
     Place(place::Arguments),
+    /// Find what is wrong with machine, library, target and model, and tell what to do
+    ///
+    /// Works without a library, and writes nothing. The exit code is that of the first problem; notes and warnings are
+    /// exit code 0.
+    Doctor(doctor::Arguments),
     /// Print the versions of safelight and ONNX Runtime, and the library's execution providers
     Version(version::Arguments),
 }
@@ -62,6 +68,7 @@ fn main() -> ExitCode {
         Command::Targets(arguments) => targets::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Place(arguments) => place::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };
     match outcome {

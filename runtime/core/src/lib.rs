@@ -49,6 +49,7 @@ pub mod request;
 pub mod pipeline;
 pub mod verify;
 pub mod placement;
+pub mod doctor;
 pub mod cancel;
 pub mod error;
 mod catalogue;

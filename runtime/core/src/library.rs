@@ -50,6 +50,22 @@ impl Library {
         Ok(library)
     }
 
+    /// Looks in every place that [`Library::open`] would try, and opens the first that works, or takes the one that
+    /// this process has opened already. Unlike `open` it tells of every place, and a library that cannot be used is no
+    /// error.
+    pub fn search(explicit: Option<&Path>) -> Search {
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        switch_telemetry_off();
+        let candidates = candidates(explicit, &Surroundings::of_this_process());
+        let places = candidates.into_iter().map(|candidate| look(candidate, &mut opened)).collect();
+        let found = opened.map(|library| Found {
+            path: library.path.clone(),
+            version: library.version.clone(),
+            providers: library.providers().map(str::to_owned).collect(),
+        });
+        Search { places, found }
+    }
+
     /// Where it was found; a bare file name means the system loader found it.
     pub fn path(&self) -> &Path {
         &self.path
@@ -68,6 +84,76 @@ impl Library {
     pub(crate) fn environment(&self) -> &Environment {
         &self.environment
     }
+}
+
+/// What a search for the library came upon, as plain facts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Search {
+    /// Every place, in the order in which they are tried.
+    pub places: Vec<Place>,
+    /// The library that is used; nothing where none could be opened.
+    pub found: Option<Found>,
+}
+
+/// The library that a search opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Where it is; a bare file name means the system loader found it.
+    pub path: PathBuf,
+    /// Its version, such as `1.31.1`.
+    pub version: String,
+    /// Execution providers compiled into it, by the names that targets use where they have one.
+    pub providers: Vec<String>,
+}
+
+/// A place that was looked in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Why it was looked in, such as [`Place::VARIABLE`] or `the system loader`.
+    pub why: &'static str,
+    /// The library's file where there is one, else the place.
+    pub path: PathBuf,
+    /// What was found there.
+    pub outcome: Outcome,
+}
+
+/// What was found in a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The library that is used.
+    Opened,
+    /// A file that cannot be used, and why.
+    Refused(String),
+    /// No file, and why.
+    Absent(String),
+    /// A file that was not tried, because a library was open by then.
+    Shadowed,
+}
+
+impl Place {
+    /// The environment variable that names the library, or its folder: where it is set, nothing else is tried.
+    pub const VARIABLE: &'static str = "ORT_DYLIB_PATH";
+}
+
+/// Looks in one place, and opens what is there unless a library is open.
+fn look(Candidate { why, path }: Candidate, opened: &mut Option<&'static Library>) -> Place {
+    let file = match resolve(&path) {
+        Ok(file) => file,
+        Err(refusal) => return Place { why, path, outcome: Outcome::Absent(refusal.0) },
+    };
+    let outcome = match *opened {
+        Some(library) if library.path == file => Outcome::Opened,
+        Some(_) if file.is_absolute() => Outcome::Shadowed,
+        Some(_) => Outcome::Absent("was not asked".into()),
+        None => match open_file(&file) {
+            Ok(library) => {
+                *opened = Some(Box::leak(Box::new(library)));
+                Outcome::Opened
+            }
+            Err(refusal) => Outcome::Refused(refusal.0),
+        },
+    };
+    Place { why, path: file, outcome }
 }
 
 /// A place to look in, and why.
@@ -95,7 +181,7 @@ impl Surroundings {
             folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")))
         };
         Self {
-            variable: env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()),
+            variable: env::var_os(Place::VARIABLE).filter(|value| !value.is_empty()),
             executable: env::current_exe().ok().and_then(|path| Some(path.parent()?.to_path_buf())),
             user_data: user_data.map(|folder| folder.join("safelight")),
             python: ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(folder).collect(),
@@ -108,7 +194,7 @@ fn candidates(explicit: Option<&Path>, surroundings: &Surroundings) -> Vec<Candi
         return vec![Candidate { why: "the path that was given", path: path.to_path_buf() }];
     }
     if let Some(path) = &surroundings.variable {
-        return vec![Candidate { why: "ORT_DYLIB_PATH", path: path.into() }];
+        return vec![Candidate { why: Place::VARIABLE, path: path.into() }];
     }
     let mut found = Vec::new();
     let mut add = |why, path| found.push(Candidate { why, path });
@@ -155,11 +241,15 @@ impl fmt::Display for Refusal {
     }
 }
 
-fn open_first(candidates: &[Candidate]) -> Result<Library> {
+fn switch_telemetry_off() {
     // SAFETY: the variable must be set before the library is loaded, because official builds start their
-    // telemetry in a static initialiser. `Library::open` holds a lock, so safelight itself never races here; an
+    // telemetry in a static initialiser. The callers hold a lock, so safelight itself never races here; an
     // embedder that changes the environment from other threads at this very moment must open the library first.
     unsafe { env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+}
+
+fn open_first(candidates: &[Candidate]) -> Result<Library> {
+    switch_telemetry_off();
     let mut tried = String::new();
     for candidate in candidates {
         match resolve(&candidate.path).and_then(|path| open_file(&path)) {
