@@ -26,6 +26,7 @@ pub(crate) use contract::{Contract, IDS, REAL, Rule, TIME};
 use session::{internal, open_session, run_failed};
 
 /// A graph on disk whose hash was verified.
+#[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) outline: Outline,
     stage: Stage,
@@ -50,6 +51,12 @@ impl Source {
     pub(crate) fn profiled(self, folder: Option<&Path>) -> Self {
         let profile = folder.map(|folder| folder.join(self.stage.name()));
         Self { profile, ..self }
+    }
+
+    /// What is known before it is opened.
+    pub(crate) fn unopened(&self) -> Opened {
+        let Self { precision, sha256, .. } = self;
+        Opened { precision: *precision, sha256: sha256.clone(), providers: Vec::new(), warnings: Vec::new() }
     }
 }
 
@@ -94,7 +101,7 @@ pub struct Opened {
     pub precision: Precision,
     /// SHA-256 of the file.
     pub sha256: String,
-    /// Execution providers that the session was given, in order.
+    /// Execution providers that the session was given, in order; none while it has not been opened.
     pub providers: Vec<ProviderName>,
     /// Optional providers that could not be used, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -31,6 +31,7 @@ pub mod provider;
 mod onnx;
 mod graph;
 mod guard;
+pub mod residency;
 pub mod tokenizer;
 mod text;
 pub mod noise;
@@ -64,6 +65,7 @@ pub use model::Model;
 pub use picture::{Format, Picture, Provenance, save};
 pub use pipeline::{Event, Output, Pipeline, Report, Timings};
 pub use request::{GuidanceRuns, NoiseLayout, Plan, Request, Route, SamplerNoise, Sampling};
+pub use residency::Residency;
 pub use stage::{Precision, Stage};
 pub use target::Target;
 
