@@ -16,12 +16,13 @@ use crate::library::Library;
 use crate::model::Model;
 use crate::noise::{Brownian, Noise, Seeds};
 use crate::picture::{Picture, Provenance};
+use crate::prompt_cache::PromptCache;
 use crate::request::{NoiseLayout, Plan, Request, SamplerNoise};
 use crate::residency::{Residency, Slot};
 use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::target::Target;
-use crate::text::{Hidden, TextEncoder, TextStage};
+use crate::text::{Hidden, Reading, TextEncoder, TextStage};
 use crate::training::{Level, Training};
 use crate::trajectory::Walk;
 use crate::{Error, ErrorKind, Result};
@@ -99,7 +100,7 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
-/// Where the time of a generation went, in milliseconds.
+/// Where the time of a generation went, in milliseconds, and how often the text encoder was spared.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Timings {
     /// Finding the library, verifying hashes and opening graphs; once a pipeline.
@@ -109,6 +110,10 @@ pub struct Timings {
     pub reopen_ms: f64,
     /// Prompts to hidden states.
     pub text_encoder_ms: f64,
+    /// Prompts whose hidden states came from the prompt cache on disk, a count.
+    pub text_hits: usize,
+    /// Prompts that the text encoder read, a count; those that the pipeline remembers are neither.
+    pub text_misses: usize,
     /// All steps of all pictures.
     pub denoiser_ms: f64,
     /// Each step of each batch.
@@ -151,20 +156,33 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::open`], and as [`Plan::new`] for the request.
     pub fn open_for(target: &Target, model: &Model, usual: &Request) -> Result<Self> {
-        Self::open_profiled(target, model, usual, None)
+        Self::open_with(target, model, usual, Extras::default())
     }
 
-    /// The same; where a folder is given, the library writes down there which node of each graph ran where.
-    pub(crate) fn open_profiled(
-        target: &Target,
-        model: &Model,
-        usual: &Request,
-        profiles: Option<&Path>,
-    ) -> Result<Self> {
+    /// The same, with hidden states of prompts kept on disk: the text encoder is opened when a prompt is not there, and
+    /// may be missing where all are and the model comes from [`Model::open_with_prompts`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::open_for`]; a cache that is damaged or cannot be written to is a warning.
+    pub fn open_with_prompts(target: &Target, model: &Model, usual: &Request, prompts: PromptCache) -> Result<Self> {
+        Self::open_with(target, model, usual, Extras { prompts: Some(prompts), profiles: None })
+    }
+
+    /// The same; the library writes down in a folder which node of each graph ran where.
+    pub(crate) fn open_profiled(target: &Target, model: &Model, usual: &Request, profiles: &Path) -> Result<Self> {
+        Self::open_with(target, model, usual, Extras { profiles: Some(profiles), prompts: None })
+    }
+
+    fn open_with(target: &Target, model: &Model, usual: &Request, extras: Extras) -> Result<Self> {
         let start = Instant::now();
         let plan = Plan::new(usual, model, target)?;
         check_graph_sizes(target, model)?;
-        let find = |stage| Ok(Source::find(stage, model, target)?.profiled(profiles));
+        let Extras { profiles, prompts } = extras;
+        let find = |stage| {
+            let dispensable = stage == Stage::TextEncoder && prompts.is_some();
+            let find = if dispensable { Source::find_or_promised } else { Source::find };
+            Ok(find(stage, model, target)?.profiled(profiles))
+        };
         // Loading the library and hashing the graphs take about as long, so they go side by side.
         let (library, sources) = std::thread::scope(|scope| {
             let library = scope.spawn(|| Library::open(None));
@@ -173,13 +191,14 @@ impl Pipeline {
         });
         let [text, denoiser, decoder] = sources;
         let (text, denoiser, decoder, library) = (text?, denoiser?, decoder?, library?);
+        let entries = prompts.map(|prompts| prompts.of(&text, &denoiser, model)).transpose()?;
         let traits = Traits::of(&denoiser, model);
         let residency = target.residency;
         let text = Slot::new(library, text, TextEncoder::open, residency);
         let mut denoiser = Slot::new(library, denoiser, Denoiser::open, residency);
         let mut decoder = Slot::new(library, decoder, Decoder::open, residency);
         let settled = std::thread::scope(|scope| {
-            let text = scope.spawn(|| TextStage::settled(text, model, &plan));
+            let text = scope.spawn(|| TextStage::settled(text, entries, model, &plan));
             let decoder = scope.spawn(|| decoder.settle(model, &plan));
             let denoiser = denoiser.settle(model, &plan);
             (join(text), denoiser, join(decoder))
@@ -321,6 +340,9 @@ impl Pipeline {
             Some(negative) => Some(encode(negative)?),
             None => Some(encode("")?),
         };
+        let Reading { hits, misses, warnings } = self.text.take_reading();
+        (job.report.timings.text_hits, job.report.timings.text_misses) = (hits, misses);
+        warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
         self.warn_of_graphs(job);
         if self.traits.embeds_guidance {
             for what in unused_by_embedding(request, job.plan) {
@@ -435,6 +457,14 @@ impl Pipeline {
             opened.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
         }
     }
+}
+
+/// What a pipeline is opened with besides target, model and usual request.
+#[derive(Default)]
+struct Extras<'a> {
+    /// Where the library is to write down which node ran where.
+    profiles: Option<&'a Path>,
+    prompts: Option<PromptCache>,
 }
 
 pub(crate) type Observer = Box<dyn FnMut(&Event) + Send>;

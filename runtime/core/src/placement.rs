@@ -75,7 +75,7 @@ pub fn place(target: &Target, model: &Model, request: &Request) -> Result<Vec<Pl
     let folder = tempfile::tempdir().map_err(|e| Error::io(format!("no folder for profiles: {e}")).because(e))?;
     // A profile is one session's: it would end with every stage of a staged target, and where nodes run is the same.
     let target = &target.clone().with_residency(Residency::Resident);
-    let mut pipeline = Pipeline::open_profiled(target, model, request, Some(folder.path()))?;
+    let mut pipeline = Pipeline::open_profiled(target, model, request, folder.path())?;
     for _ in 0..2 {
         pipeline.generate(request)?;
     }

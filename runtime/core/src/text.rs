@@ -7,6 +7,7 @@ use crate::cancel::Cancel;
 use crate::graph::{Contract, Graph, IDS, REAL, Rule, Source};
 use crate::library::Library;
 use crate::model::{Model, TokenizerFiles, Vocabulary};
+use crate::prompt_cache::Entries;
 use crate::request::Plan;
 use crate::residency::{RunsGraph, Slot};
 use crate::stage::Stage;
@@ -24,6 +25,19 @@ pub(crate) struct TextStage {
     pub(crate) encoder: Slot<TextEncoder>,
     tokenizer: Tokenizer,
     recent: VecDeque<(String, Arc<Hidden>)>,
+    entries: Option<Entries>,
+    read: Reading,
+}
+
+/// Where hidden states came from.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    /// Prompts found in the prompt cache on disk.
+    pub(crate) hits: usize,
+    /// Prompts that the text encoder read.
+    pub(crate) misses: usize,
+    /// What is wrong with the prompt cache.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// The text encoder's graph, opened.
@@ -43,10 +57,19 @@ pub(crate) struct Hidden {
 }
 
 impl TextStage {
-    /// Opens the vocabulary, and the encoder where it is to be resident.
-    pub(crate) fn settled(mut encoder: Slot<TextEncoder>, model: &Model, plan: &Plan) -> Result<Self> {
-        encoder.settle(model, plan)?;
-        Ok(Self { encoder, tokenizer: open_tokenizer(&model.tokenizer)?, recent: VecDeque::new() })
+    /// Opens the vocabulary, and the encoder where it is to be resident and no prompt cache may spare it.
+    pub(crate) fn settled(
+        mut encoder: Slot<TextEncoder>,
+        entries: Option<Entries>,
+        model: &Model,
+        plan: &Plan,
+    ) -> Result<Self> {
+        if entries.is_none() {
+            encoder.settle(model, plan)?;
+        }
+        let warnings = entries.iter().filter_map(|entries| entries.warning.clone()).collect();
+        let read = Reading { warnings, ..Reading::default() };
+        Ok(Self { encoder, tokenizer: open_tokenizer(&model.tokenizer)?, recent: VecDeque::new(), entries, read })
     }
 
     /// Hidden states of a prompt; a prompt that was seen lately costs nothing.
@@ -55,13 +78,51 @@ impl TextStage {
             return Ok(Arc::clone(hidden));
         }
         let Tokens { ids, cut } = self.tokenizer.encode(prompt);
-        let hidden = self.encoder.begin(model, plan)?.run(&ids, cancel)?;
+        let hidden = match self.find_entry(&ids) {
+            Some(hidden) => hidden,
+            None => {
+                let hidden = match (self.encoder.begin(model, plan), &self.entries) {
+                    (Err(e), Some(entries)) => {
+                        let folder = entries.folder().display();
+                        let prompt = shorten(prompt.to_owned());
+                        return Err(e.context(format_args!("\"{prompt}\" is not in the prompt cache {folder}")));
+                    }
+                    (encoder, _) => encoder?.run(&ids, cancel)?,
+                };
+                self.keep_entry(&ids, &hidden);
+                hidden
+            }
+        };
         let hidden = Arc::new(Hidden { cut: cut.map(shorten), ..hidden });
         if self.recent.len() == CACHED_PROMPTS {
             self.recent.pop_front();
         }
         self.recent.push_back((prompt.to_owned(), Arc::clone(&hidden)));
         Ok(hidden)
+    }
+}
+
+impl TextStage {
+    /// What became of the prompts since this was last asked.
+    pub(crate) fn take_reading(&mut self) -> Reading {
+        std::mem::take(&mut self.read)
+    }
+
+    fn find_entry(&mut self, ids: &[u32]) -> Option<Hidden> {
+        let found = self.entries.as_ref()?.read(ids).unwrap_or_else(|warning| {
+            self.read.warnings.push(warning);
+            None
+        });
+        self.read.hits += usize::from(found.is_some());
+        found
+    }
+
+    /// A cache that cannot be written to costs time, not the picture.
+    fn keep_entry(&mut self, ids: &[u32], hidden: &Hidden) {
+        self.read.misses += 1;
+        if let Some(Err(e)) = self.entries.as_ref().map(|entries| entries.write(ids, hidden)) {
+            self.read.warnings.push(format!("this prompt is not kept: {e}"));
+        }
     }
 }
 
@@ -73,6 +134,9 @@ impl RunsGraph for TextEncoder {
 
 impl TextEncoder {
     pub(crate) fn open(library: &'static Library, source: Source, model: &Model, _: &Plan) -> Result<Self> {
+        if source.is_missing() {
+            return Err(Error::model(format!("text_encoder {}: is missing", source.file().path.display())));
+        }
         let name = |name| model.tensor(Stage::TextEncoder, name);
         let length = Some(model.tokenizer.window.length);
         let contract = Contract {
