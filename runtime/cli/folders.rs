@@ -55,11 +55,16 @@ pub(crate) fn open_target(path: &Path) -> Result<Target> {
 
 /// The model of that name, or the only one that is here.
 pub(crate) fn model(name: Option<&str>) -> Result<Model> {
+    Model::open(&model_folder(name)?)
+}
+
+/// The folder of the model of that name, or of the only one that is here.
+pub(crate) fn model_folder(name: Option<&str>) -> Result<PathBuf> {
     if let Some(name) = name {
-        return Model::open(&find_model(name, &folders("models"))?);
+        return find_model(name, &folders("models"));
     }
     match all_models().as_slice() {
-        [only] => Model::open(only),
+        [only] => Ok(only.clone()),
         [] => Err(Error::new(
             ErrorKind::Model,
             "no model is here; give one with --model FOLDER, or stand where models/ is",

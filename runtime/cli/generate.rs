@@ -12,8 +12,8 @@ use safelight::noise::GENERATORS;
 use safelight::sampler::Latent;
 use safelight::target::Session;
 use safelight::{
-    Curve, Error, ErrorKind, Event, Format, GuidanceRuns, Library, NoiseLayout, Pipeline, Plan, Precision, Provenance,
-    Report, Request, SamplerNoise, Target,
+    Curve, Error, ErrorKind, Event, Format, GuidanceRuns, Library, Model, NoiseLayout, Pipeline, Plan, Precision,
+    PromptCache, Provenance, Report, Request, SamplerNoise, Target,
 };
 use serde_json::json;
 
@@ -85,6 +85,9 @@ pub(crate) struct Arguments {
     /// Print a report as JSON
     #[arg(long)]
     json: bool,
+    /// Keep what the text encoder makes of prompts in this folder; with every prompt there, the encoder may be missing
+    #[arg(long, value_name = "FOLDER")]
+    prompt_cache: Option<PathBuf>,
     /// Also write the initial noise and every step's latent as .npy files
     #[arg(long, value_name = "FOLDER")]
     save_latents: Option<PathBuf>,
@@ -104,11 +107,17 @@ Examples:
   safelight generate \"a red apple\"
   safelight generate \"a blue house\" --seed 7 --count 4 --out houses/
   safelight generate --prompts words.txt --seed 7 --out pictures/
+  safelight generate --prompts kiosk.txt --prompt-cache cache/
   safelight generate \"a cat\" --model ./my-sd-export --steps 20 --sampler euler --guidance 7.5 --negative blurry
   safelight generate \"a yellow star\" --quiet --out - | display";
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let model = folders::model(arguments.model.as_deref())?;
+    let prompts = arguments.prompt_cache.as_deref().map(PromptCache::open).transpose()?;
+    let folder = folders::model_folder(arguments.model.as_deref())?;
+    let model = match &prompts {
+        Some(prompts) => Model::open_with_prompts(&folder, prompts)?,
+        None => Model::open(&folder)?,
+    };
     let target = target(arguments)?;
     let requests = requests(arguments)?;
     let destination = destination(arguments)?;
@@ -123,7 +132,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(path) = &arguments.library {
         Library::open(Some(path))?;
     }
-    let mut pipeline = Pipeline::open_for(&target, &model, &requests[0])?;
+    let mut pipeline = match prompts {
+        Some(prompts) => Pipeline::open_with_prompts(&target, &model, &requests[0], prompts)?,
+        None => Pipeline::open_for(&target, &model, &requests[0])?,
+    };
     let progress = progress(arguments, requests.iter().zip(&plans));
     let (bar, latents) = (progress.clone(), arguments.save_latents.clone());
     let (fault, faults) = mpsc::channel();
@@ -306,7 +318,10 @@ fn summary(report: &Report, made: &[Made]) -> String {
     };
     let graphs = about.graphs.iter().map(|(stage, opened)| {
         let providers: Vec<_> = opened.providers.iter().map(ToString::to_string).collect();
-        format!("{stage} {} on {}", opened.precision, providers.join(", "))
+        match providers.as_slice() {
+            [] => format!("{stage} {} not needed", opened.precision),
+            providers => format!("{stage} {} on {}", opened.precision, providers.join(", ")),
+        }
     });
     let time = &report.timings;
     format!(

@@ -9,15 +9,22 @@ use crate::guard::all_finite;
 use crate::library::Library;
 use crate::model::{LatentGeometry, Model};
 use crate::request::Plan;
+use crate::residency::RunsGraph;
 use crate::stage::Stage;
 use crate::{Error, Result};
 
 /// The decoder's graph, opened.
 pub(crate) struct Decoder {
-    pub(crate) graph: Graph,
+    graph: Graph,
     input: usize,
     latent: LatentGeometry,
     scaled: Vec<f32>,
+}
+
+impl RunsGraph for Decoder {
+    fn graph(&mut self) -> &mut Graph {
+        &mut self.graph
+    }
 }
 
 impl Decoder {

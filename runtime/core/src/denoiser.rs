@@ -8,8 +8,10 @@ use crate::guard::{all_finite, is_constant};
 use crate::guidance::{self, Apg, Kind};
 use crate::library::Library;
 use crate::model::Model;
+use crate::onnx::Size;
 use crate::options::Opt;
 use crate::request::{GuidanceRuns, Plan};
+use crate::residency::RunsGraph;
 use crate::sampler::{Denoise, Latent};
 use crate::stage::Stage;
 use crate::text::Hidden;
@@ -21,7 +23,7 @@ const MAX_EMBEDDING_WIDTH: usize = 1 << 16;
 
 /// The denoiser's graph, opened.
 pub(crate) struct Denoiser {
-    pub(crate) graph: Graph,
+    graph: Graph,
     sample: usize,
     timestep: usize,
     hidden: usize,
@@ -39,10 +41,39 @@ pub(crate) enum Guidance<'a> {
     Embedded,
 }
 
+/// What a denoiser's graph tells before it is opened.
+#[derive(Clone, Copy)]
+pub(crate) struct Traits {
+    /// Whether it takes the guidance scale as an input.
+    pub(crate) embeds_guidance: bool,
+    /// How many latents it takes at once, where it was exported for a fixed number.
+    pub(crate) fixed_batch: Option<usize>,
+}
+
+impl Traits {
+    pub(crate) fn of(source: &Source, model: &Model) -> Self {
+        let find = |name| {
+            let name = model.tensor(Stage::Denoiser, name);
+            source.outline.inputs.iter().find(|input| input.name == name)
+        };
+        let fixed_batch = match find("sample").and_then(|sample| sample.sizes.first()) {
+            Some(Size::Fixed(rows)) => usize::try_from(*rows).ok(),
+            _ => None,
+        };
+        Self { embeds_guidance: find("timestep_cond").is_some(), fixed_batch }
+    }
+}
+
+impl RunsGraph for Denoiser {
+    fn graph(&mut self) -> &mut Graph {
+        &mut self.graph
+    }
+}
+
 impl Denoiser {
     pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let name = |name| model.tensor(Stage::Denoiser, name);
-        let embeds = source.outline.inputs.iter().any(|input| input.name == name("timestep_cond"));
+        let embeds = Traits::of(&source, model).embeds_guidance;
         let halves = if plan.is_guided() && !embeds && runs_together(plan) { 2 } else { 1 };
         let rows = plan.every_batch.map(|batch| batch * halves);
         let (channels, height, width) = plan.latent;
@@ -67,13 +98,8 @@ impl Denoiser {
         })
     }
 
-    /// Whether the graph takes the guidance scale as an input.
-    pub(crate) fn embeds_guidance(&self) -> bool {
-        self.guidance_embedding.is_some()
-    }
-
     /// How many latents the graph takes at once, where it was exported for a fixed number.
-    pub(crate) fn fixed_batch(&self) -> Option<usize> {
+    fn fixed_batch(&self) -> Option<usize> {
         self.graph.fixed_size(self.sample, 0)
     }
 

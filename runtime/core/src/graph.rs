@@ -26,6 +26,7 @@ pub(crate) use contract::{Contract, IDS, REAL, Rule, TIME};
 use session::{internal, open_session, run_failed};
 
 /// A graph on disk whose hash was verified.
+#[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) outline: Outline,
     stage: Stage,
@@ -46,10 +47,52 @@ impl Source {
         Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile: None })
     }
 
+    /// The same, but of a graph that is missing what its manifest promises; such a one cannot be opened.
+    pub(crate) fn find_or_promised(stage: Stage, model: &Model, target: &Target) -> Result<Self> {
+        let settings = target.stage(stage);
+        let (precision, file) = model.graph(stage, &settings.precision)?;
+        match &file.sha256 {
+            Some(sha256) if !file.path.exists() => {
+                let (file, sha256) = (file.clone(), sha256.clone());
+                Ok(Self { outline: Outline::default(), stage, precision, file, sha256, settings, profile: None })
+            }
+            _ => Self::find(stage, model, target),
+        }
+    }
+
+    /// Whether the graph is only promised.
+    pub(crate) fn is_missing(&self) -> bool {
+        // A graph that was read has inputs: one without is refused as damaged.
+        self.outline.inputs.is_empty()
+    }
+
+    pub(crate) fn file(&self) -> &GraphFile {
+        &self.file
+    }
+
+    /// SHA-256 of the graph's own file, in lower-case hex.
+    pub(crate) fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    pub(crate) fn settings(&self) -> &StageSettings {
+        &self.settings
+    }
+
     /// The same, with every run written down in `folder`.
     pub(crate) fn profiled(self, folder: Option<&Path>) -> Self {
         let profile = folder.map(|folder| folder.join(self.stage.name()));
         Self { profile, ..self }
+    }
+
+    /// What is known before it is opened.
+    pub(crate) fn unopened(&self) -> Opened {
+        let Self { precision, sha256, .. } = self;
+        Opened { precision: *precision, sha256: sha256.clone(), providers: Vec::new(), warnings: Vec::new() }
     }
 }
 
@@ -94,7 +137,7 @@ pub struct Opened {
     pub precision: Precision,
     /// SHA-256 of the file.
     pub sha256: String,
-    /// Execution providers that the session was given, in order.
+    /// Execution providers that the session was given, in order; none while it has not been opened.
     pub providers: Vec<ProviderName>,
     /// Optional providers that could not be used, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::curve::Curve;
 use crate::guidance::{GUIDANCES, LIMITS};
 use crate::options::Options;
+use crate::prompt_cache::{PromptCache, noted_encoder};
 use crate::request::Request;
 use crate::route::Sampling;
 use crate::schedule::find_schedule;
@@ -220,11 +221,25 @@ impl Model {
     /// neither `model.yaml` nor `model_index.json`, a field is unknown or impossible, a graph is missing, leaves
     /// the folder, or is a Git LFS pointer or a web page instead of a graph.
     pub fn open(folder: &Path) -> Result<Self> {
+        Self::read(folder, None)
+    }
+
+    /// The same, where the text encoder's graphs may be missing: for requests whose prompts are all in a prompt cache.
+    /// Of a pipeline without a manifest, the cache tells which text encoder that was.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_with_prompts(folder: &Path, prompts: &PromptCache) -> Result<Self> {
+        Self::read(folder, Some(prompts))
+    }
+
+    fn read(folder: &Path, prompts: Option<&PromptCache>) -> Result<Self> {
         let root = folder
             .canonicalize()
             .map_err(|e| Error::model(format!("model folder {}: cannot be read: {e}", folder.display())).because(e))?;
-        let model = if root.join(manifest::FILE).is_file() {
-            manifest::open(&root)?
+        let dispensable: &[_] = if prompts.is_some() { &[Stage::TextEncoder] } else { &[] };
+        let mut model = if root.join(manifest::FILE).is_file() {
+            manifest::open(&root, dispensable)?
         } else if root.join(optimum::FILE).is_file() {
             optimum::open(&root)?
         } else {
@@ -235,6 +250,11 @@ impl Model {
                 optimum::FILE
             )));
         };
+        if let Some(prompts) = prompts.filter(|_| !model.stages.contains_key(&Stage::TextEncoder))
+            && let Some((precision, graph)) = noted_encoder(prompts, &model)?
+        {
+            model.stages.entry(Stage::TextEncoder).or_default().graphs.insert(precision, graph);
+        }
         model.check().map_err(|e| e.context(format!("model {}", folder.display())))?;
         Ok(model)
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::{Error, Result};
 
 /// What is read of a graph.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Outline {
     pub(crate) inputs: Vec<Tensor>,
     pub(crate) outputs: Vec<Tensor>,
@@ -16,7 +16,7 @@ pub(crate) struct Outline {
 }
 
 /// A tensor that a graph takes or gives.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tensor {
     pub(crate) name: String,
     /// `TensorProto.DataType`, such as [`FLOAT16`].
@@ -25,7 +25,7 @@ pub(crate) struct Tensor {
 }
 
 /// The size of an axis.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Size {
     Fixed(u64),
     /// Any size; axes of the same name have the same size.

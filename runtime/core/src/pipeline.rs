@@ -10,17 +10,19 @@ use ndarray::Axis;
 use serde::Serialize;
 
 use crate::decoder::Decoder;
-use crate::denoiser::{Conditions, Denoiser, Guidance};
+use crate::denoiser::{Conditions, Denoiser, Guidance, Traits};
 use crate::graph::{Opened, Source};
 use crate::library::Library;
 use crate::model::Model;
 use crate::noise::{Brownian, Noise, Seeds};
 use crate::picture::{Picture, Provenance};
+use crate::prompt_cache::PromptCache;
 use crate::request::{NoiseLayout, Plan, Request, SamplerNoise};
+use crate::residency::{Residency, Slot};
 use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::target::Target;
-use crate::text::{Hidden, TextEncoder};
+use crate::text::{Hidden, Reading, TextEncoder, TextStage};
 use crate::training::{Level, Training};
 use crate::trajectory::Walk;
 use crate::{Error, ErrorKind, Result};
@@ -32,9 +34,10 @@ pub struct Pipeline {
     model: Model,
     target: Target,
     library: &'static Library,
-    text: TextEncoder,
-    denoiser: Denoiser,
-    decoder: Decoder,
+    text: TextStage,
+    traits: Traits,
+    denoiser: Slot<Denoiser>,
+    decoder: Slot<Decoder>,
     observer: Observer,
     open_time: Duration,
 }
@@ -97,15 +100,20 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
-/// Where the time of a generation went, in milliseconds.
+/// Where the time of a generation went, in milliseconds, and how often the text encoder was spared.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Timings {
     /// Finding the library, verifying hashes and opening graphs; once a pipeline.
     pub open_ms: f64,
-    /// Opening graphs once more, because the request's size or batch is not what they were opened for.
+    /// Opening graphs during the generation: once a request where the target stages them; once more where the request's
+    /// size or batch is not what they were opened for.
     pub reopen_ms: f64,
     /// Prompts to hidden states.
     pub text_encoder_ms: f64,
+    /// Prompts whose hidden states came from the prompt cache on disk, a count.
+    pub text_hits: usize,
+    /// Prompts that the text encoder read, a count; those that the pipeline remembers are neither.
+    pub text_misses: usize,
     /// All steps of all pictures.
     pub denoiser_ms: f64,
     /// Each step of each batch.
@@ -129,7 +137,8 @@ impl Timings {
 }
 
 impl Pipeline {
-    /// Opens a model's graphs with a target's settings, for pictures of the model's own size, one at a time.
+    /// Opens a model's graphs with a target's settings, for pictures of the model's own size, one at a time. Where the
+    /// target stages them, they are verified now and opened with each request.
     ///
     /// The library is the one that [`Library::open`] found; call that first to choose another.
     ///
@@ -147,20 +156,33 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::open`], and as [`Plan::new`] for the request.
     pub fn open_for(target: &Target, model: &Model, usual: &Request) -> Result<Self> {
-        Self::open_profiled(target, model, usual, None)
+        Self::open_with(target, model, usual, Extras::default())
     }
 
-    /// The same; where a folder is given, the library writes down there which node of each graph ran where.
-    pub(crate) fn open_profiled(
-        target: &Target,
-        model: &Model,
-        usual: &Request,
-        profiles: Option<&Path>,
-    ) -> Result<Self> {
+    /// The same, with hidden states of prompts kept on disk: the text encoder is opened when a prompt is not there, and
+    /// may be missing where all are and the model comes from [`Model::open_with_prompts`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::open_for`]; a cache that is damaged or cannot be written to is a warning.
+    pub fn open_with_prompts(target: &Target, model: &Model, usual: &Request, prompts: PromptCache) -> Result<Self> {
+        Self::open_with(target, model, usual, Extras { prompts: Some(prompts), profiles: None })
+    }
+
+    /// The same; the library writes down in a folder which node of each graph ran where.
+    pub(crate) fn open_profiled(target: &Target, model: &Model, usual: &Request, profiles: &Path) -> Result<Self> {
+        Self::open_with(target, model, usual, Extras { profiles: Some(profiles), prompts: None })
+    }
+
+    fn open_with(target: &Target, model: &Model, usual: &Request, extras: Extras) -> Result<Self> {
         let start = Instant::now();
         let plan = Plan::new(usual, model, target)?;
         check_graph_sizes(target, model)?;
-        let find = |stage| Ok(Source::find(stage, model, target)?.profiled(profiles));
+        let Extras { profiles, prompts } = extras;
+        let find = |stage| {
+            let dispensable = stage == Stage::TextEncoder && prompts.is_some();
+            let find = if dispensable { Source::find_or_promised } else { Source::find };
+            Ok(find(stage, model, target)?.profiled(profiles))
+        };
         // Loading the library and hashing the graphs take about as long, so they go side by side.
         let (library, sources) = std::thread::scope(|scope| {
             let library = scope.spawn(|| Library::open(None));
@@ -169,19 +191,28 @@ impl Pipeline {
         });
         let [text, denoiser, decoder] = sources;
         let (text, denoiser, decoder, library) = (text?, denoiser?, decoder?, library?);
-        let (text, denoiser, decoder) = std::thread::scope(|scope| {
-            let text = scope.spawn(|| TextEncoder::open(library, text, model));
-            let decoder = scope.spawn(|| Decoder::open(library, decoder, model, &plan));
-            let denoiser = Denoiser::open(library, denoiser, model, &plan);
+        let entries = prompts.map(|prompts| prompts.of(&text, &denoiser, model)).transpose()?;
+        let traits = Traits::of(&denoiser, model);
+        let residency = target.residency;
+        let text = Slot::new(library, text, TextEncoder::open, residency);
+        let mut denoiser = Slot::new(library, denoiser, Denoiser::open, residency);
+        let mut decoder = Slot::new(library, decoder, Decoder::open, residency);
+        let settled = std::thread::scope(|scope| {
+            let text = scope.spawn(|| TextStage::settled(text, entries, model, &plan));
+            let decoder = scope.spawn(|| decoder.settle(model, &plan));
+            let denoiser = denoiser.settle(model, &plan);
             (join(text), denoiser, join(decoder))
         });
+        let text = settled.0?;
+        settled.1.and(settled.2)?;
         Ok(Self {
             model: model.clone(),
             target: target.clone(),
             library,
-            text: text?,
-            denoiser: denoiser?,
-            decoder: decoder?,
+            text,
+            traits,
+            denoiser,
+            decoder,
             observer: Box::new(|_| ()),
             open_time: start.elapsed(),
         })
@@ -195,9 +226,9 @@ impl Pipeline {
     /// What each stage runs.
     pub fn graphs(&self) -> BTreeMap<Stage, Opened> {
         let stages = [
-            (Stage::TextEncoder, self.text.graph.opened()),
-            (Stage::Denoiser, self.denoiser.graph.opened()),
-            (Stage::Decoder, self.decoder.graph.opened()),
+            (Stage::TextEncoder, self.text.encoder.opened()),
+            (Stage::Denoiser, self.denoiser.opened()),
+            (Stage::Decoder, self.decoder.opened()),
         ];
         stages.map(|(stage, opened)| (stage, opened.clone())).into()
     }
@@ -207,11 +238,15 @@ impl Pipeline {
         std::mem::replace(&mut self.observer, observer)
     }
 
-    /// The profile of each stage, ended.
-    pub(crate) fn end_profiles(&mut self) -> Result<[(Stage, PathBuf); 3]> {
-        let text = (Stage::TextEncoder, self.text.graph.end_profile()?);
-        let denoiser = (Stage::Denoiser, self.denoiser.graph.end_profile()?);
-        Ok([text, denoiser, (Stage::Decoder, self.decoder.graph.end_profile()?)])
+    /// The profile of each stage that is open, ended.
+    pub(crate) fn end_profiles(&mut self) -> Result<Vec<(Stage, PathBuf)>> {
+        let graphs = [
+            (Stage::TextEncoder, self.text.encoder.graph()),
+            (Stage::Denoiser, self.denoiser.graph()),
+            (Stage::Decoder, self.decoder.graph()),
+        ];
+        let open = graphs.into_iter().filter_map(|(stage, graph)| Some((stage, graph?)));
+        open.map(|(stage, graph)| Ok((stage, graph.end_profile()?))).collect()
     }
 
     /// Sets who is told about progress; it is called on the thread that generates.
@@ -235,7 +270,8 @@ impl Pipeline {
     }
 
     /// The same, handing over each picture as soon as it is made: what is made is not lost when a later one fails,
-    /// and memory holds one batch.
+    /// and memory holds one batch. Where the target stages graphs, every picture is denoised before the first is decoded,
+    /// and memory holds a latent of each.
     ///
     /// # Errors
     /// As [`Pipeline::generate`], and whatever `take` returns, which ends the generation.
@@ -243,25 +279,51 @@ impl Pipeline {
         let start = Instant::now();
         let plan = Plan::new(request, &self.model, &self.target)?;
         let mut job = Job::new(request, &plan, self.batch(request, &plan));
-        for warning in self.warnings(&plan) {
-            job.warn(&mut self.observer, warning);
-        }
-        let prompts = self.encode_prompts(&mut job)?;
-        for first in (0..request.count).step_by(job.batch) {
-            let latents = self.denoise(&mut job, &prompts, first)?;
-            self.decode(&mut job, latents, first, &mut take)?;
-        }
+        plan.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
+        let made = self.make(&mut job, &mut take);
+        // Whatever ended it: no staged graph outlives its request.
+        self.text.encoder.end();
+        self.denoiser.end();
+        self.decoder.end();
+        let opening = [self.take_opening_times(), self.open_time].map(milliseconds);
+        made?;
         let timings = &mut job.report.timings;
-        timings.open_ms = milliseconds(self.open_time);
-        let graphs = [&mut self.text.graph, &mut self.denoiser.graph, &mut self.decoder.graph];
-        timings.reopen_ms = graphs.into_iter().map(|graph| milliseconds(graph.take_reopen_time())).sum();
+        [timings.reopen_ms, timings.open_ms] = opening;
         timings.total_ms = milliseconds(start.elapsed());
         Ok(job.report)
     }
 
+    /// Prompts → latents → pictures. Staged graphs are opened once each: all latents are there before the first is
+    /// decoded.
+    fn make(&mut self, job: &mut Job, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
+        self.warn_of_graphs(job);
+        let prompts = self.encode_prompts(job)?;
+        self.text.encoder.end();
+        let batches = (0..job.request.count).step_by(job.batch);
+        match self.target.residency {
+            Residency::Resident => {
+                for first in batches {
+                    let batch = self.denoise(job, &prompts, first)?;
+                    self.decode(job, batch, take)?;
+                }
+                Ok(())
+            }
+            Residency::Staged => {
+                let latents = batches.map(|first| self.denoise(job, &prompts, first)).collect::<Result<Vec<_>>>()?;
+                self.denoiser.end();
+                latents.into_iter().try_for_each(|batch| self.decode(job, batch, take))
+            }
+        }
+    }
+
+    /// Time spent on opening graphs since this was last asked.
+    fn take_opening_times(&mut self) -> Duration {
+        self.text.encoder.take_reopen_time() + self.denoiser.take_reopen_time() + self.decoder.take_reopen_time()
+    }
+
     /// A graph that was exported for few pictures at once takes a larger batch in parts, which makes the same pictures.
     fn batch(&self, request: &Request, plan: &Plan) -> usize {
-        match (request.noise, self.denoiser.fixed_batch()) {
+        match (request.noise, self.traits.fixed_batch) {
             (NoiseLayout::PerImage, Some(fixed)) => plan.batch.min(fixed.max(1)),
             _ => plan.batch,
         }
@@ -270,32 +332,40 @@ impl Pipeline {
     fn encode_prompts(&mut self, job: &mut Job) -> Result<Prompts> {
         let start = Instant::now();
         let request = job.request;
-        let positive = self.text.encode(&request.prompt, &request.cancel)?;
-        let classifier_free = job.plan.is_guided() && !self.denoiser.embeds_guidance();
+        let mut encode = |prompt: &str| self.text.encode(prompt, &self.model, job.plan, &request.cancel);
+        let positive = encode(&request.prompt)?;
+        let classifier_free = job.plan.is_guided() && !self.traits.embeds_guidance;
         let negative = match &request.negative {
             _ if !classifier_free => None,
-            Some(negative) => Some(self.text.encode(negative, &request.cancel)?),
-            None => Some(self.text.encode("", &request.cancel)?),
+            Some(negative) => Some(encode(negative)?),
+            None => Some(encode("")?),
         };
-        if self.denoiser.embeds_guidance() {
+        let Reading { hits, misses, warnings } = self.text.take_reading();
+        (job.report.timings.text_hits, job.report.timings.text_misses) = (hits, misses);
+        warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
+        self.warn_of_graphs(job);
+        if self.traits.embeds_guidance {
             for what in unused_by_embedding(request, job.plan) {
                 let warning = format!("{what} has no effect: this model takes the guidance scale as an input");
-                job.warn(&mut self.observer, warning);
+                job.warn(&mut self.observer, &warning);
             }
         }
         for (what, hidden) in [("prompt", Some(&positive)), ("negative prompt", negative.as_ref())] {
             if let Some(cut) = hidden.and_then(|hidden| hidden.cut.as_ref()) {
-                job.warn(&mut self.observer, format!("the {what} is longer than the model reads; cut off: \"{cut}\""));
+                let warning = format!("the {what} is longer than the model reads; cut off: \"{cut}\"");
+                job.warn(&mut self.observer, &warning);
             }
         }
-        job.report.timings.graphs_ms += milliseconds(self.text.graph.take_run_time());
+        job.report.timings.graphs_ms += milliseconds(self.text.encoder.take_run_time());
         job.report.timings.text_encoder_ms += milliseconds(start.elapsed());
         Ok(Prompts { positive, negative })
     }
 
     /// Noise → the clean latents of the batch that starts with picture `first`.
-    fn denoise(&mut self, job: &mut Job, prompts: &Prompts, first: usize) -> Result<Latent> {
+    fn denoise(&mut self, job: &mut Job, prompts: &Prompts, first: usize) -> Result<Batch> {
         let start = Instant::now();
+        self.denoiser.begin(&self.model, job.plan)?;
+        self.warn_of_graphs(job);
         let (request, plan) = (job.request, job.plan);
         let mut noise = job.noise(first, request.seed);
         let (channels, height, width) = plan.latent;
@@ -306,12 +376,13 @@ impl Pipeline {
 
         let guidance = match &prompts.negative {
             Some(negative) => Guidance::Guided { negative },
-            None if self.denoiser.embeds_guidance() => Guidance::Embedded,
+            None if self.traits.embeds_guidance => Guidance::Embedded,
             None => Guidance::Off,
         };
         let done = Cell::new(0);
         let with = Conditions { plan, done: &done, cancel: &request.cancel };
-        let mut denoiser = self.denoiser.condition(latent.dim(), &prompts.positive, guidance, with)?;
+        let denoiser = self.denoiser.begin(&self.model, plan)?;
+        let mut denoiser = denoiser.condition(latent.dim(), &prompts.positive, guidance, with)?;
         let mut fresh = SamplerSource::new(job, first, noise)?;
         let observer = &mut self.observer;
         let mut watch =
@@ -323,26 +394,22 @@ impl Pipeline {
             on_step: &mut |step| watch.step(step),
         };
         let walked = plan.trajectory.walk(&mut denoiser, latent, &mut walk);
-        let (latent, tally) = walked.map_err(|e| watch.locate(e))?;
-        job.work = Work { steps: done.get(), evaluations: denoiser.evaluations(), saved: denoiser.saved(), tally };
-        job.report.timings.graphs_ms += milliseconds(self.denoiser.graph.take_run_time());
+        let (latents, tally) = walked.map_err(|e| watch.locate(e))?;
+        let work = Work { steps: done.get(), evaluations: denoiser.evaluations(), saved: denoiser.saved(), tally };
+        job.report.timings.graphs_ms += milliseconds(self.denoiser.take_run_time());
         job.report.timings.denoiser_ms += milliseconds(start.elapsed());
-        Ok(latent)
+        Ok(Batch { first, latents, work })
     }
 
-    fn decode(
-        &mut self,
-        job: &mut Job,
-        latents: Latent,
-        first: usize,
-        take: &mut dyn FnMut(Picture) -> Result<()>,
-    ) -> Result<()> {
-        for (offset, latent) in latents.axis_iter(Axis(0)).enumerate() {
-            let (start, index) = (Instant::now(), first + offset);
-            let pixels = self.decoder.decode(latent, &job.request.cancel)?;
-            let picture = Picture { pixels, latent: latent.to_owned(), provenance: self.provenance(job, index) };
+    fn decode(&mut self, job: &mut Job, batch: Batch, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
+        for (offset, latent) in batch.latents.axis_iter(Axis(0)).enumerate() {
+            let (start, index) = (Instant::now(), batch.first + offset);
+            let pixels = self.decoder.begin(&self.model, job.plan)?.decode(latent, &job.request.cancel)?;
+            self.warn_of_graphs(job);
+            let provenance = self.provenance(job, index, batch.work);
+            let picture = Picture { pixels, latent: latent.to_owned(), provenance };
             let timings = &mut job.report.timings;
-            timings.graphs_ms += milliseconds(self.decoder.graph.take_run_time());
+            timings.graphs_ms += milliseconds(self.decoder.take_run_time());
             timings.decoder_ms += milliseconds(start.elapsed());
             (self.observer)(&Event::Decoded { index, count: job.request.count });
             let handover = Instant::now();
@@ -352,7 +419,7 @@ impl Pipeline {
         Ok(())
     }
 
-    fn provenance(&self, job: &Job, index: usize) -> Provenance {
+    fn provenance(&self, job: &Job, index: usize, work: Work) -> Provenance {
         let (request, plan) = (job.request, job.plan);
         Provenance {
             safelight: env!("CARGO_PKG_VERSION"),
@@ -368,10 +435,10 @@ impl Pipeline {
             timesteps: request.sampling.timesteps.clone(),
             sigmas: request.sampling.sigmas.clone(),
             restarts: request.sampling.restarts.clone(),
-            steps: job.work.steps,
-            evaluations: job.work.evaluations,
-            evaluations_saved: job.work.saved,
-            adaptive: plan.steps().is_none().then_some(job.work.tally),
+            steps: work.steps,
+            evaluations: work.evaluations,
+            evaluations_saved: work.saved,
+            adaptive: plan.steps().is_none().then_some(work.tally),
             guidance: plan.guidance.clone(),
             guidance_method: plan.is_guided().then_some(plan.rule.name),
             options: plan.options.named(),
@@ -384,17 +451,20 @@ impl Pipeline {
         }
     }
 
-    fn warnings(&self, plan: &Plan) -> Vec<String> {
-        let graphs = [&self.text.graph, &self.denoiser.graph, &self.decoder.graph];
-        let of_graphs = graphs.into_iter().flat_map(|graph| &graph.opened().warnings);
-        let mut warnings = Vec::new();
-        for warning in plan.warnings.iter().chain(of_graphs) {
-            if !warnings.contains(warning) {
-                warnings.push(warning.clone());
-            }
+    /// Tells what opening the graphs has found, as far as they have been opened.
+    fn warn_of_graphs(&mut self, job: &mut Job) {
+        for opened in [self.text.encoder.opened(), self.denoiser.opened(), self.decoder.opened()] {
+            opened.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
         }
-        warnings
     }
+}
+
+/// What a pipeline is opened with besides target, model and usual request.
+#[derive(Default)]
+struct Extras<'a> {
+    /// Where the library is to write down which node ran where.
+    profiles: Option<&'a Path>,
+    prompts: Option<PromptCache>,
 }
 
 pub(crate) type Observer = Box<dyn FnMut(&Event) + Send>;
@@ -406,6 +476,13 @@ struct Job<'a> {
     /// Pictures that go through the graphs together.
     batch: usize,
     report: Report,
+}
+
+/// Clean latents of one batch.
+struct Batch {
+    /// Index of its first picture.
+    first: usize,
+    latents: Latent,
     work: Work,
 }
 
@@ -426,7 +503,7 @@ struct Prompts {
 
 impl<'a> Job<'a> {
     fn new(request: &'a Request, plan: &'a Plan, batch: usize) -> Self {
-        Self { request, plan, batch, report: Report::default(), work: Work::default() }
+        Self { request, plan, batch, report: Report::default() }
     }
 
     /// Pictures of the batch that starts with picture `first`; the last may be smaller.
@@ -451,9 +528,12 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn warn(&mut self, observer: &mut Observer, warning: String) {
-        observer(&Event::Warning(&warning));
-        self.report.warnings.push(warning);
+    /// Tells a warning, once.
+    fn warn(&mut self, observer: &mut Observer, warning: &str) {
+        if !self.report.warnings.iter().any(|told| told == warning) {
+            observer(&Event::Warning(warning));
+            self.report.warnings.push(warning.to_owned());
+        }
     }
 }
 

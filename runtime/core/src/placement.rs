@@ -12,6 +12,7 @@ use crate::model::Model;
 use crate::pipeline::Pipeline;
 use crate::provider::ProviderName;
 use crate::request::Request;
+use crate::residency::Residency;
 use crate::stage::Stage;
 use crate::target::Target;
 use crate::{Error, Result};
@@ -72,7 +73,9 @@ impl Placement {
 /// be written or read.
 pub fn place(target: &Target, model: &Model, request: &Request) -> Result<Vec<Placement>> {
     let folder = tempfile::tempdir().map_err(|e| Error::io(format!("no folder for profiles: {e}")).because(e))?;
-    let mut pipeline = Pipeline::open_profiled(target, model, request, Some(folder.path()))?;
+    // A profile is one session's: it would end with every stage of a staged target, and where nodes run is the same.
+    let target = &target.clone().with_residency(Residency::Resident);
+    let mut pipeline = Pipeline::open_profiled(target, model, request, folder.path())?;
     for _ in 0..2 {
         pipeline.generate(request)?;
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::unknown;
 use crate::machine::Detect;
 use crate::provider::{Need, Provider, ProviderName, Scalar};
+use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
 use crate::{Error, Result, catalogue, provider, target_file};
 
@@ -38,6 +39,8 @@ pub struct Target {
     pub(crate) providers: Vec<Provider>,
     /// Precisions, best first; the first that a model has for a stage is used.
     pub(crate) precision: Vec<Precision>,
+    /// When graphs are in memory.
+    pub residency: Residency,
     /// How sessions are set up.
     pub(crate) session: Session,
     /// What single stages do differently.
@@ -258,6 +261,12 @@ impl Target {
             overrides.providers = None;
             overrides.session.keys.remove(NO_CPU_FALLBACK);
         }
+        self
+    }
+
+    /// The same target with graphs in memory at other times.
+    pub fn with_residency(mut self, residency: Residency) -> Self {
+        self.residency = residency;
         self
     }
 

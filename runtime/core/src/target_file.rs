@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::machine::Detect;
 use crate::provider::Provider;
+use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
 use crate::target::{Board, Limits, Measurement, Session, StageOverrides, Target, Verification, find_by_name};
 use crate::{Error, ErrorKind, Result, yaml};
@@ -25,8 +26,8 @@ pub(crate) struct TargetFile {
     pub(crate) name: String,
     /// One line for people.
     title: String,
-    /// Another target, by name, whose providers, precision, session, stages and limits hold where this file does not
-    /// say otherwise: maps are merged key by key, lists are replaced.
+    /// Another target, by name, whose providers, precision, residency, session, stages and limits hold where this file
+    /// does not say otherwise: maps are merged key by key, lists are replaced.
     extends: Option<String>,
     /// What is worth knowing about the device.
     #[serde(default)]
@@ -49,6 +50,9 @@ pub(crate) struct TargetFile {
     providers: Option<Vec<Provider>>,
     /// Precisions, best first; the first that a model has for a stage is used.
     precision: Option<Vec<Precision>>,
+    /// When graphs are in memory: `resident`, all of them all the time, which is usual, or `staged`, each while its stage
+    /// works, which needs less memory and more time.
+    residency: Option<Residency>,
     /// How sessions are set up.
     #[serde(default)]
     session: Session,
@@ -165,10 +169,10 @@ impl TargetFile {
         };
         let (mut session, mut stages) = (Session::default(), BTreeMap::new());
         let (mut providers, mut precision, mut limits) = (None, None, Limits::default());
-        let mut verify = Verification::default();
+        let (mut verify, mut residency) = (Verification::default(), Residency::default());
         if let Some(base) = base {
             (session, stages, limits, verify) = (base.session, base.stages, base.limits, base.verify);
-            (providers, precision) = (Some(base.providers), Some(base.precision));
+            (providers, precision, residency) = (Some(base.providers), Some(base.precision), base.residency);
         }
         session.override_with(&self.session);
         for (stage, overrides) in self.stages {
@@ -188,6 +192,7 @@ impl TargetFile {
             detect: self.detect,
             providers: self.providers.or(providers).ok_or_else(|| missing("providers"))?,
             precision: self.precision.or(precision).ok_or_else(|| missing("precision"))?,
+            residency: self.residency.unwrap_or(residency),
             session,
             stages,
             limits: self.limits.over(limits),
@@ -321,7 +326,7 @@ mod tests {
             ),
             (
                 "base",
-                "extends: root\nproviders: [{ name: xnnpack, need: optional }, { name: cpu, need: required }]\n\
+                "extends: root\nresidency: staged\nproviders: [{ name: xnnpack, need: optional }, { name: cpu, need: required }]\n\
                  stages: { decoder: { precision: [fp32], session: { intra_threads: 1 } }, encoder: { precision: [int8] } }\n",
             ),
             (
@@ -337,6 +342,7 @@ mod tests {
         assert_eq!((target.name.as_str(), target.extends.as_slice()), ("board", &["base".into(), "root".into()][..]));
         let (denoiser, decoder) = (target.stage(Stage::Denoiser), target.stage(Stage::Decoder));
         assert_eq!(denoiser.precision, [Precision::Fp16]);
+        assert_eq!(target.residency, Residency::Staged);
         assert_eq!(denoiser.providers.len(), 2);
         assert_eq!(denoiser.providers[1].name, ProviderName::CPU);
         assert_eq!((denoiser.session.intra_threads, denoiser.session.spinning), (Some(4), Some(false)));

@@ -47,6 +47,17 @@ impl DataFile {
         }
     }
 
+    /// Its SHA-256 in lower-case hex: the promised one where there is one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) where it has to be read and cannot be.
+    pub(crate) fn sha256(&self) -> Result<String> {
+        match &self.sha256 {
+            Some(promised) => Ok(promised.clone()),
+            None => check_hash(&self.path, &map(&self.path)?, None),
+        }
+    }
+
     /// The file's bytes, once their number and hash are what the manifest promises.
     ///
     /// # Errors
@@ -131,14 +142,19 @@ fn check_hash(path: &Path, bytes: &[u8], promised: Option<&str>) -> Result<Strin
     }
 }
 
-/// Turns a name from a manifest into a path, refusing whatever is not a plain file inside `root`.
-pub(super) fn inside(root: &Path, name: &str) -> Result<PathBuf> {
+/// Turns a name from a manifest into a path inside `root`, of a file that may be missing.
+pub(super) fn plain(root: &Path, name: &str) -> Result<PathBuf> {
     let relative = Path::new(name);
     let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
     if name.is_empty() || !plain || name.contains(|c: char| c.is_control() || c == '\\') {
         return Err(Error::model(format!("file {name:?} is not a plain path inside the model folder")));
     }
-    let path = root.join(relative);
+    Ok(root.join(relative))
+}
+
+/// Turns a name from a manifest into a path, refusing whatever is not a plain file inside `root`.
+pub(super) fn inside(root: &Path, name: &str) -> Result<PathBuf> {
+    let path = plain(root, name)?;
     let found = path.canonicalize().map_err(|e| unreadable(&path, &e).because(e))?;
     if !found.starts_with(root) {
         return Err(Error::model(format!(

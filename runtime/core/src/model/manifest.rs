@@ -1,11 +1,11 @@
 //! `model.yaml`, safelight's own description of a model.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::files::{DataFile, GraphFile, graph_bytes, inside};
+use super::files::{DataFile, GraphFile, graph_bytes, inside, plain};
 use super::{
     Bound, Defaults, Golden, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary,
 };
@@ -86,7 +86,8 @@ struct FileEntry {
     data: Vec<FileEntry>,
 }
 
-pub(super) fn open(root: &Path) -> Result<Model> {
+/// Reads the manifest; graphs of the stages in `dispensable` may be missing.
+pub(super) fn open(root: &Path, dispensable: &[Stage]) -> Result<Model> {
     let path = inside(root, FILE)?;
     let manifest: Manifest = yaml::read(&path, ErrorKind::Model)?;
     let told = |e: Error| e.context(path.display());
@@ -101,7 +102,10 @@ pub(super) fn open(root: &Path) -> Result<Model> {
     };
     let TokenizerEntry { file, length, start, end, pad } = manifest.tokenizer;
     let vocabulary = Vocabulary::TokenizerJson(inside(root, &file).map_err(told)?);
-    let stages = manifest.stages.into_iter().map(|(stage, entry)| Ok((stage, stage_files(root, stage, entry)?)));
+    let stages = manifest.stages.into_iter().map(|(stage, entry)| {
+        let list = if dispensable.contains(&stage) { listed_or_missing } else { listed };
+        Ok((stage, stage_files(root, stage, entry, list)?))
+    });
     let goldens = manifest.goldens.into_iter().map(|entry| golden(root, entry));
     Ok(Model {
         name: manifest.name,
@@ -120,18 +124,23 @@ pub(super) fn open(root: &Path) -> Result<Model> {
     })
 }
 
-fn stage_files(root: &Path, stage: Stage, entry: StageEntry) -> Result<StageFiles> {
+fn stage_files(
+    root: &Path,
+    stage: Stage,
+    entry: StageEntry,
+    list: fn(&Path, &FileEntry) -> Result<DataFile>,
+) -> Result<StageFiles> {
     if let Some(name) = entry.tensors.keys().find(|name| !stage.tensors().contains(&name.as_str())) {
         let told = unknown("tensor", name, stage.tensors());
         return Err(Error::model(format!("stages.{stage}.tensors: {told}")));
     }
     let graphs = entry.graphs.into_iter().map(|(precision, file)| {
         let data = file.data.iter().map(|data| {
-            let DataFile { path, bytes, sha256 } = listed(root, data)?;
+            let DataFile { path, bytes, sha256 } = list(root, data)?;
             Ok(DataFile { path, bytes, sha256 })
         });
         let data = data.collect::<Result<_>>()?;
-        let DataFile { path, bytes, sha256 } = listed(root, &file)?;
+        let DataFile { path, bytes, sha256 } = list(root, &file)?;
         Ok((precision, GraphFile { path, bytes, sha256, data }))
     });
     Ok(StageFiles { graphs: graphs.collect::<Result<_>>()?, tensors: entry.tensors })
@@ -167,9 +176,20 @@ fn listed(root: &Path, entry: &FileEntry) -> Result<DataFile> {
             entry.bytes
         )));
     }
+    promised(entry, path)
+}
+
+/// The same of a file that may be missing.
+fn listed_or_missing(root: &Path, entry: &FileEntry) -> Result<DataFile> {
+    let path = plain(root, &entry.file)?;
+    if path.exists() { listed(root, entry) } else { promised(entry, path) }
+}
+
+/// What the manifest promises of a file.
+fn promised(entry: &FileEntry, path: PathBuf) -> Result<DataFile> {
     let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     if entry.sha256.len() != 64 || !entry.sha256.chars().all(hex) {
         return Err(Error::model(format!("{}: sha256 {:?} is not 64 lower-case hex digits", entry.file, entry.sha256)));
     }
-    Ok(DataFile { path, bytes, sha256: Some(entry.sha256.clone()) })
+    Ok(DataFile { path, bytes: entry.bytes, sha256: Some(entry.sha256.clone()) })
 }
