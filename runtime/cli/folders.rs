@@ -7,8 +7,6 @@ use safelight::model::{find_model, list_models};
 use safelight::target::{find_target, list_targets};
 use safelight::{Error, ErrorKind, Machine, Model, Result, Target};
 
-use crate::tell;
-
 /// `NAME` in `$SAFELIGHT_HOME`, the current folder, beside the executable and in its `../share/safelight`; only where
 /// none of them has it, in the project that the executable was built in.
 fn folders(name: &str) -> Vec<PathBuf> {
@@ -90,13 +88,6 @@ pub(crate) fn target(name: &str) -> Result<(Target, Vec<String>)> {
     };
     warnings.push(format!("target {}, chosen for: {reason}", target.name));
     Ok((target.clone().with_optional_providers(), warnings))
-}
-
-/// The same, with those lines told to people.
-pub(crate) fn told_target(name: &str) -> Result<Target> {
-    let (target, choice) = target(name)?;
-    choice.iter().for_each(|line| tell(line));
-    Ok(target)
 }
 
 /// This machine, and the targets that are here.

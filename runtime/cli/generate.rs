@@ -10,14 +10,14 @@ use ndarray_npy::WriteNpyExt as _;
 use safelight::guidance::GUIDANCES;
 use safelight::noise::GENERATORS;
 use safelight::sampler::Latent;
-use safelight::target::Session;
 use safelight::{
-    Curve, Error, ErrorKind, Event, Format, GuidanceRuns, Library, Model, NoiseLayout, Pipeline, Plan, Precision,
-    PromptCache, Provenance, Report, Request, SamplerNoise, Target,
+    Curve, Error, ErrorKind, Event, Format, GuidanceRuns, Model, NoiseLayout, Pipeline, Plan, PromptCache, Provenance,
+    Report, Request, SamplerNoise, Target,
 };
 use serde_json::json;
 
 use crate::destination::{Destination, prepare_folder};
+use crate::device::DeviceArguments;
 use crate::sampling::SamplingArguments;
 use crate::{folders, print, prompts, tell};
 
@@ -30,16 +30,8 @@ pub(crate) struct Arguments {
     /// File of prompts, one a line, or - for standard input: pictures of each, all with the same seeds
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "save_latents"])]
     prompts: Option<PathBuf>,
-    /// Model: a name in models/, or a folder with a model.yaml or an exported diffusers pipeline
-    /// [default: the only one]
-    #[arg(short, long, value_name = "NAME|FOLDER")]
-    model: Option<String>,
-    /// Target: a name in targets/, a YAML file, or auto for the one that fits this machine best
-    #[arg(short, long, value_name = "NAME|FILE", default_value = Target::AUTO)]
-    target: String,
-    /// Precisions, best first [default: the target's]
-    #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
-    precision: Vec<Precision>,
+    #[command(flatten)]
+    device: DeviceArguments,
     #[command(flatten)]
     sampling: SamplingArguments,
     /// Guidance scale, or several spread over the steps, such as 7.5,5,3; 1 or less is off [default: the model's]
@@ -94,12 +86,6 @@ pub(crate) struct Arguments {
     /// Print only paths, warnings and errors
     #[arg(short, long)]
     quiet: bool,
-    /// Threads inside a graph's nodes [default: the target's]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads())]
-    threads: Option<u16>,
-    /// ONNX Runtime library to open, or a folder that holds it
-    #[arg(long, value_name = "PATH")]
-    library: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -113,7 +99,7 @@ Examples:
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let prompts = arguments.prompt_cache.as_deref().map(PromptCache::open).transpose()?;
-    let folder = folders::model_folder(arguments.model.as_deref())?;
+    let folder = folders::model_folder(arguments.device.model.as_deref())?;
     let model = match &prompts {
         Some(prompts) => Model::open_with_prompts(&folder, prompts)?,
         None => Model::open(&folder)?,
@@ -129,9 +115,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
     let cancel = requests[0].cancel.clone();
     cancel_on_interrupt(&cancel)?;
-    if let Some(path) = &arguments.library {
-        Library::open(Some(path))?;
-    }
+    arguments.device.open_library()?;
     let mut pipeline = match prompts {
         Some(prompts) => Pipeline::open_with_prompts(&target, &model, &requests[0], prompts)?,
         None => Pipeline::open_for(&target, &model, &requests[0])?,
@@ -234,17 +218,11 @@ fn request(arguments: &Arguments) -> Request {
 }
 
 fn target(arguments: &Arguments) -> safelight::Result<Target> {
-    let (mut target, choice) = folders::target(&arguments.target)?;
+    let (target, choice) = arguments.device.described_target()?;
     if !arguments.quiet {
         choice.iter().for_each(|line| tell(line));
     }
-    if !arguments.precision.is_empty() {
-        target = target.with_precision(arguments.precision.clone());
-    }
-    if let Some(threads) = arguments.threads {
-        target = target.with_threads(threads);
-    }
-    Ok(target)
+    Ok(arguments.device.narrowed(target))
 }
 
 /// A seed of 32 bits, which is what PyTorch's CPU generator uses of it.
@@ -356,15 +334,6 @@ pub(crate) fn guidance_help() -> String {
 fn generator_help() -> String {
     let generators = GENERATORS.iter().map(|generator| format!("{} ({})", generator.name, generator.about));
     format!("Where noise comes from [default: torch_cpu]: {}", generators.collect::<Vec<_>>().join("; "))
-}
-
-pub(crate) fn precision(name: &str) -> Result<Precision, String> {
-    let found = Precision::ALL.into_iter().find(|precision| precision.name() == name);
-    found.ok_or_else(|| "expected int8, fp16 or fp32, or several joined by commas, best first".into())
-}
-
-pub(crate) fn threads() -> impl clap::builder::TypedValueParser {
-    clap::value_parser!(u16).range(0..=i64::from(Session::MAX_THREADS))
 }
 
 fn format(name: &str) -> Result<Format, String> {

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use safelight::{Error, ErrorKind};
 
 mod destination;
+mod device;
 mod doctor;
 mod folders;
 mod generate;

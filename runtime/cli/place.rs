@@ -1,26 +1,18 @@
 //! `safelight place`.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use safelight::placement::{Placement, place, require};
-use safelight::{Library, Precision, Request, Sampling, Target};
+use safelight::{Request, Sampling};
 
-use crate::generate::precision;
-use crate::{folders, print};
+use crate::device::DeviceArguments;
+use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Model: a name in models/, or a folder [default: the only one]
-    #[arg(short, long, value_name = "NAME|FOLDER")]
-    model: Option<String>,
-    /// Target: a name in targets/, a YAML file, or auto for the one that fits this machine best
-    #[arg(short, long, value_name = "NAME|FILE", default_value = Target::AUTO)]
-    target: String,
-    /// Precisions, best first [default: the target's]
-    #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
-    precision: Vec<Precision>,
+    #[command(flatten)]
+    device: DeviceArguments,
     /// Number of steps of the pictures that are made to measure
     #[arg(short = 'n', long, value_name = "N", default_value_t = 2)]
     steps: usize,
@@ -33,9 +25,6 @@ pub(crate) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// ONNX Runtime library to open, or a folder that holds it
-    #[arg(long, value_name = "PATH")]
-    library: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -44,14 +33,11 @@ Examples:
   safelight place --target cuda --strict --allow 0.05 && echo \"it runs where it should\"";
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let model = folders::model(arguments.model.as_deref())?;
-    let mut target = folders::told_target(&arguments.target)?;
-    if !arguments.precision.is_empty() {
-        target = target.with_precision(arguments.precision.clone());
-    }
-    if let Some(path) = &arguments.library {
-        Library::open(Some(path))?;
-    }
+    let model = folders::model(arguments.device.model.as_deref())?;
+    let (target, choice) = arguments.device.described_target()?;
+    choice.iter().for_each(|line| tell(line));
+    let target = arguments.device.narrowed(target);
+    arguments.device.open_library()?;
     let sampling = Sampling::in_steps(arguments.steps);
     let request = Request { prompt: "a red apple".into(), sampling, ..Request::default() };
     let placements = place(&target, &model, &request)?;

@@ -3,29 +3,23 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use safelight::model::Bound;
 use safelight::verify::{Case, Comparison, Difference, Numbers, Outcome, Retry, coarsest, compare, retry};
-use safelight::{Cancel, Error, ErrorKind, Event, Library, Model, Opened, Pipeline, Precision, Request, Stage, Target};
+use safelight::{Cancel, Error, ErrorKind, Event, Library, Model, Opened, Pipeline, Request, Stage, Target};
 use serde_json::{Value, json};
 
-use crate::generate::{cancel_on_interrupt, precision, threads};
-use crate::{folders, print};
+use crate::device::DeviceArguments;
+use crate::generate::cancel_on_interrupt;
+use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Model: a name in models/, or a folder [default: the only one]
-    #[arg(short, long, value_name = "NAME|FOLDER")]
-    model: Option<String>,
-    /// Target: a name in targets/, a YAML file, or auto for the one that fits this machine best
-    #[arg(short, long, value_name = "NAME|FILE", default_value = Target::AUTO)]
-    target: String,
-    /// Precisions, best first [default: the target's]
-    #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
-    precision: Vec<Precision>,
+    #[command(flatten)]
+    device: DeviceArguments,
     /// Compare with what this machine's CPU makes of the same request in the same precision, instead of the goldens
     #[arg(long, value_name = "WHAT")]
     against: Option<Against>,
@@ -44,12 +38,6 @@ pub(crate) struct Arguments {
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
-    /// Threads inside a graph's nodes [default: the target's]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads())]
-    threads: Option<u16>,
-    /// ONNX Runtime library to open, or a folder that holds it
-    #[arg(long, value_name = "PATH")]
-    library: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -85,18 +73,14 @@ struct Findings {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let model = folders::model(arguments.model.as_deref())?;
-    let described = described_target(arguments)?;
-    let target = match arguments.precision.as_slice() {
-        [] => described.clone(),
-        precision => described.clone().with_precision(precision.to_vec()),
-    };
+    let model = folders::model(arguments.device.model.as_deref())?;
+    let (described, choice) = arguments.device.described_target()?;
+    choice.iter().for_each(|line| tell(line));
+    let target = arguments.device.narrowed(described.clone());
     let cancel = Cancel::new();
     let jobs = jobs(arguments, &model, &cancel)?;
     cancel_on_interrupt(&cancel)?;
-    if let Some(path) = &arguments.library {
-        Library::open(Some(path))?;
-    }
+    arguments.device.open_library()?;
     let progress = progress(arguments);
     let findings = find(&model, (&described, &target), &jobs, &progress);
     progress.finish_and_clear();
@@ -107,14 +91,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         print(as_text(&model, &target, &jobs, &findings).trim_end())?;
     }
     conclude(&jobs, &findings)
-}
-
-fn described_target(arguments: &Arguments) -> safelight::Result<Target> {
-    let target = folders::told_target(&arguments.target)?;
-    Ok(match arguments.threads {
-        Some(threads) => target.with_threads(threads),
-        None => target,
-    })
 }
 
 /// The goldens' requests, or the one that was asked for.
