@@ -649,24 +649,11 @@ fn milliseconds(time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::training::{Betas, DiffusionSpec, FlowSpec, Prediction};
+    use crate::training::tests::{diffusion, flow};
 
     #[test]
     fn brownian_times_rise_with_the_noise_up_to_pure_noise() {
-        let zero_terminal_snr = DiffusionSpec {
-            timesteps: 1000,
-            beta_start: 0.00085,
-            beta_end: 0.012,
-            betas: Betas::ScaledLinear,
-            zero_terminal_snr: true,
-            prediction: Prediction::V,
-            steps_offset: 0,
-            set_alpha_to_one: true,
-            original_steps: 50,
-            timestep_scaling: 10.0,
-        };
-        let flow = FlowSpec { timesteps: 1000, shift: 3.0, dynamic_shift: None, prediction: Prediction::Flow };
-        for training in [Training::new(zero_terminal_snr).unwrap(), Training::new(flow).unwrap()] {
+        for training in [Training::new(diffusion()).unwrap(), Training::new(flow()).unwrap()] {
             assert_eq!(training.at_own_index(999.0).alpha, 0.0);
             let times: Vec<_> =
                 (0..1000).map(|i| brownian_time(&training, training.at_own_index(f64::from(i)))).collect();

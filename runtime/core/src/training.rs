@@ -681,10 +681,10 @@ fn rescale_to_zero_terminal_snr(alphas_cumprod: &mut [f64]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn diffusion() -> DiffusionSpec {
+    pub(crate) fn diffusion() -> DiffusionSpec {
         DiffusionSpec {
             timesteps: 1000,
             beta_start: 0.00085,
@@ -699,7 +699,7 @@ mod tests {
         }
     }
 
-    fn flow() -> FlowSpec {
+    pub(crate) fn flow() -> FlowSpec {
         FlowSpec { timesteps: 1000, shift: 3.0, dynamic_shift: None, prediction: Prediction::Flow }
     }
 
