@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use safelight::cache::{Opening, default_folder};
 use safelight::target::Session;
-use safelight::{Library, Precision, Result, Target};
+use safelight::{Error, ErrorKind, Library, Precision, Result, Target};
 
-use crate::folders;
+use crate::{folders, tell};
 
 #[derive(clap::Args)]
 pub(crate) struct DeviceArguments {
@@ -25,13 +26,41 @@ pub(crate) struct DeviceArguments {
     /// ONNX Runtime library to open, or a folder that holds it
     #[arg(long, value_name = "PATH")]
     library: Option<PathBuf>,
+    /// Keep what providers make of graphs in this folder [default: where the target's cache is, if it has one]
+    #[arg(long, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+    /// Build nothing: fail where the cache lacks what safelight warm would have built
+    #[arg(long)]
+    pub(crate) cached_only: bool,
 }
 
 impl DeviceArguments {
     /// The target with its own precisions, and lines that tell which was chosen and why.
     pub(crate) fn described_target(&self) -> Result<(Target, Vec<String>)> {
         let (target, choice) = folders::target(&self.target)?;
+        let target = self.with_cache(target)?;
         Ok((self.threads.map_or_else(|| target.clone(), |threads| target.clone().with_threads(threads)), choice))
+    }
+
+    /// The same target, whose cache, where it is to have one, has a folder.
+    fn with_cache(&self, target: Target) -> Result<Target> {
+        let is_open = target.cache.as_ref().is_some_and(|caching| caching.folder.is_none());
+        let folder = match &self.cache {
+            None if is_open => Some(default_folder(&|name| std::env::var_os(name)).ok_or_else(|| {
+                let what =
+                    format!("target {} asks for a cache, and neither SAFELIGHT_CACHE nor HOME is set", target.name);
+                Error::new(ErrorKind::Usage, format!("{what}; give a folder with --cache"))
+            })?),
+            given => given.clone(),
+        };
+        let target = match folder {
+            Some(folder) => {
+                let told = |e| Error::new(ErrorKind::Usage, format!("--cache {}: {e}", folder.display()));
+                target.with_cache(&std::path::absolute(&folder).map_err(told)?)?
+            }
+            None => target,
+        };
+        if self.cached_only { target.with_cached_only() } else { Ok(target) }
     }
 
     /// The same target with the precisions that were asked for, if any were.
@@ -42,6 +71,17 @@ impl DeviceArguments {
     /// Opens the library that was asked for; without it the first use finds one.
     pub(crate) fn open_library(&self) -> Result<()> {
         self.library.as_deref().map_or(Ok(()), |path| Library::open(Some(path)).map(drop))
+    }
+}
+
+/// Tells what a pipeline is busy with while it opens a graph, where that may take long.
+pub(crate) fn tell_opening(opening: &Opening) {
+    match opening {
+        Opening::Waiting { stage } => {
+            tell(&format!("{stage}: waiting for another process that builds it for the cache"))
+        }
+        Opening::Building { stage, why } => tell(&format!("{stage}: building it for the cache ({why})")),
+        _ => (),
     }
 }
 

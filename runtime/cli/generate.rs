@@ -2,22 +2,23 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray_npy::WriteNpyExt as _;
+use safelight::cache::{Outcome, Watch};
 use safelight::guidance::GUIDANCES;
 use safelight::noise::GENERATORS;
 use safelight::sampler::Latent;
 use safelight::{
-    Curve, Error, ErrorKind, Event, Format, GuidanceRuns, Model, NoiseLayout, Pipeline, Plan, PromptCache, Provenance,
-    Report, Request, SamplerNoise, Target,
+    Curve, Error, ErrorKind, Event, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline, Plan, PromptCache,
+    Provenance, Report, Request, SamplerNoise, Target,
 };
 use serde_json::json;
 
 use crate::destination::{Destination, prepare_folder};
-use crate::device::DeviceArguments;
+use crate::device::{DeviceArguments, tell_opening};
 use crate::sampling::SamplingArguments;
 use crate::{folders, print, prompts, tell};
 
@@ -116,10 +117,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let cancel = requests[0].cancel.clone();
     cancel_on_interrupt(&cancel)?;
     arguments.device.open_library()?;
-    let mut pipeline = match prompts {
-        Some(prompts) => Pipeline::open_with_prompts(&target, &model, &requests[0], prompts)?,
-        None => Pipeline::open_for(&target, &model, &requests[0])?,
-    };
+    let watch: Watch = if arguments.quiet { Arc::new(|_| ()) } else { Arc::new(tell_opening) };
+    let mut pipeline = Pipeline::open_watched(&target, &model, &requests[0], prompts, watch)?;
     let progress = progress(arguments, requests.iter().zip(&plans));
     let (bar, latents) = (progress.clone(), arguments.save_latents.clone());
     let (fault, faults) = mpsc::channel();
@@ -281,6 +280,7 @@ fn as_json(report: &Report, made: &[Made]) -> serde_json::Value {
         "pictures": made.iter().map(picture).collect::<Vec<_>>(),
         "timings": report.timings,
         "warnings": report.warnings,
+        "cached": report.cached,
     })
 }
 
@@ -298,7 +298,7 @@ fn summary(report: &Report, made: &[Made]) -> String {
         let providers: Vec<_> = opened.providers.iter().map(ToString::to_string).collect();
         match providers.as_slice() {
             [] => format!("{stage} {} not needed", opened.precision),
-            providers => format!("{stage} {} on {}", opened.precision, providers.join(", ")),
+            providers => format!("{stage} {} on {}{}", opened.precision, providers.join(", "), cached(opened)),
         }
     });
     let time = &report.timings;
@@ -324,6 +324,15 @@ fn summary(report: &Report, made: &[Made]) -> String {
         time.handover_ms,
         time.own_ms(),
     )
+}
+
+/// What became of a graph in the cache, after its providers.
+fn cached(opened: &Opened) -> &'static str {
+    match opened.cached.as_ref().map(|cached| cached.outcome) {
+        Some(Outcome::Hit) => " (cached)",
+        Some(Outcome::Built) => " (built for the cache)",
+        None => "",
+    }
 }
 
 pub(crate) fn guidance_help() -> String {

@@ -20,6 +20,7 @@ mod schedule;
 mod targets;
 mod verify;
 mod version;
+mod warm;
 
 /// Develops latent images on edge devices: few-step latent diffusion through ONNX Runtime.
 #[derive(Parser)]
@@ -47,6 +48,11 @@ enum Command {
     Verify(verify::Arguments),
     /// Prove which provider runs which nodes of each graph, and for how much of the time
     Place(place::Arguments),
+    /// Build what a target's cache keeps, ahead of the first picture
+    ///
+    /// TensorRT takes minutes to an hour for its engines, OpenVINO tens of seconds. Opens every graph for the sizes that
+    /// requests will have, makes one picture, and tells what was built and what was there. Afterwards --cached-only runs.
+    Warm(warm::Arguments),
     /// Find what is wrong with machine, library, target and model, and tell what to do
     ///
     /// Works without a library, and writes nothing. The exit code is that of the first problem; notes and warnings are
@@ -69,6 +75,7 @@ fn main() -> ExitCode {
         Command::Targets(arguments) => targets::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Place(arguments) => place::run(&arguments),
+        Command::Warm(arguments) => warm::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };

@@ -10,6 +10,7 @@ use ort::memory::Allocator;
 use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::{DynTensor, DynValue, Outlet, TensorElementType as Type};
 
+use crate::cache::{Cached, Kept, Shelf, Store};
 use crate::cancel::Cancel;
 use crate::library::Library;
 use crate::model::{GraphFile, Model};
@@ -19,11 +20,12 @@ use crate::stage::{Precision, Stage};
 use crate::target::{StageSettings, Target};
 use crate::{Error, ErrorKind, Result};
 
+mod cached;
 mod contract;
 mod session;
 
 pub(crate) use contract::{Contract, IDS, REAL, Rule, TIME};
-use session::{internal, open_session, run_failed};
+use session::{Providers, internal, open_session, run_failed};
 
 /// A graph on disk whose hash was verified.
 #[derive(Clone)]
@@ -36,6 +38,7 @@ pub(crate) struct Source {
     settings: StageSettings,
     /// Where the library is to write down which node ran where and how long: the beginning of a file's name.
     profile: Option<PathBuf>,
+    store: Option<Arc<Store>>,
 }
 
 impl Source {
@@ -44,7 +47,7 @@ impl Source {
         let settings = target.stage(stage);
         let (precision, file) = model.graph(stage, &settings.precision)?;
         let (sha256, outline) = file.inspect()?;
-        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile: None })
+        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile: None, store: None })
     }
 
     /// The same, but of a graph that is missing what its manifest promises; such a one cannot be opened.
@@ -54,7 +57,8 @@ impl Source {
         match &file.sha256 {
             Some(sha256) if !file.path.exists() => {
                 let (file, sha256) = (file.clone(), sha256.clone());
-                Ok(Self { outline: Outline::default(), stage, precision, file, sha256, settings, profile: None })
+                let outline = Outline::default();
+                Ok(Self { outline, stage, precision, file, sha256, settings, profile: None, store: None })
             }
             _ => Self::find(stage, model, target),
         }
@@ -89,10 +93,16 @@ impl Source {
         Self { profile, ..self }
     }
 
+    /// The same, opened with a cache of what is made of it.
+    pub(crate) fn kept_in(self, store: Option<Arc<Store>>) -> Self {
+        Self { store, ..self }
+    }
+
     /// What is known before it is opened.
     pub(crate) fn unopened(&self) -> Opened {
         let Self { precision, sha256, .. } = self;
-        Opened { precision: *precision, sha256: sha256.clone(), providers: Vec::new(), warnings: Vec::new() }
+        let (providers, warnings) = (Vec::new(), Vec::new());
+        Opened { precision: *precision, sha256: sha256.clone(), providers, warnings, cached: None }
     }
 }
 
@@ -106,6 +116,10 @@ pub(crate) struct Graph {
     file: GraphFile,
     settings: StageSettings,
     profile: Option<PathBuf>,
+    store: Option<Arc<Store>>,
+    kept: Option<Kept>,
+    /// Whether a shape has changed since the last run, so that a provider may build for it.
+    is_reshaped: bool,
     /// In the order of the session's inputs, which `Session::run` matches by position.
     values: Vec<SessionInputValue<'static>>,
     inputs: Vec<Port>,
@@ -139,18 +153,25 @@ pub struct Opened {
     pub sha256: String,
     /// Execution providers that the session was given, in order; none while it has not been opened.
     pub providers: Vec<ProviderName>,
-    /// Optional providers that could not be used, and why.
+    /// Optional providers that could not be used, and why; what is wrong with the cache.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// What became of it in the cache; nothing where nothing of it is kept. It has no part in what the graph computes,
+    /// and so none in a picture's provenance.
+    #[serde(skip)]
+    pub cached: Option<Cached>,
 }
 
 impl Graph {
     /// Opens a graph with a target's settings and checks it against its contract.
     pub(crate) fn open(library: &'static Library, source: Source, contract: &Contract) -> Result<Self> {
-        let Source { outline, stage, precision, file, sha256, settings, profile } = source;
+        let Source { outline, stage, precision, file, sha256, settings, profile, store } = source;
         let told = |e: Error| e.context(format_args!("{stage} {}", file.path.display()));
         let fixed = if settings.session.fixed_shapes == Some(false) { vec![] } else { contract.fixed_axes(&outline) };
-        let (session, providers) = open_session(library, &file, &settings, &fixed, profile.as_deref()).map_err(told)?;
+        let graph = (stage, &file, sha256.as_str());
+        let shelf = shelf(store.as_ref(), graph, &settings, &fixed, library).map_err(told)?;
+        let with = (profile.as_deref(), shelf.as_ref());
+        let (session, providers) = open_session(library, &file, &settings, &fixed, with).map_err(told)?;
         let ports = |outlets: &[Outlet]| outlets.iter().map(Port::new).collect::<Result<Vec<_>>>();
         let mut inputs = ports(session.inputs()).map_err(told)?;
         inputs.iter_mut().for_each(|port| port.declare(&outline));
@@ -160,7 +181,7 @@ impl Graph {
         })?;
         let values = inputs.iter().map(|port| empty_tensor(port.data_type, &[0])).collect::<Result<_>>()?;
         let options = Arc::new(RunOptions::new().map_err(|e| internal("run options", &e))?);
-        Ok(Self {
+        let mut graph = Self {
             stage,
             session,
             fixed,
@@ -168,6 +189,9 @@ impl Graph {
             file,
             settings,
             profile,
+            store,
+            kept: None,
+            is_reshaped: true,
             values,
             inputs,
             output_index,
@@ -176,8 +200,17 @@ impl Graph {
             options,
             run_time: Duration::ZERO,
             reopen_time: Duration::ZERO,
-            opened: Opened { precision, sha256, providers: providers.used, warnings: providers.warnings },
-        })
+            opened: Opened { precision, sha256, providers: Vec::new(), warnings: Vec::new(), cached: None },
+        };
+        graph.take(providers);
+        Ok(graph)
+    }
+
+    /// Takes over what opening its session has come to.
+    fn take(&mut self, Providers { used, warnings, kept }: Providers) {
+        (self.opened.providers, self.opened.warnings) = (used, warnings);
+        self.opened.cached = kept.as_ref().map(|kept| kept.cached.clone());
+        self.kept = kept;
     }
 
     /// What was opened, for reports.
@@ -251,17 +284,20 @@ impl Graph {
         let port = &mut self.inputs[input];
         self.values[input] = empty_tensor(port.data_type, shape)?;
         port.shape = Some(shape.to_vec());
+        self.is_reshaped = true;
         Ok(())
     }
 
     fn reopen_for_any_size(&mut self) -> Result<()> {
         let start = Instant::now();
-        let (session, providers) = open_session(self.library, &self.file, &self.settings, &[], self.profile.as_deref())
-            .map_err(|e| e.context(format_args!("{} {}", self.stage, self.file.path.display())))?;
+        let told = |e: Error| e.context(format_args!("{} {}", self.stage, self.file.path.display()));
+        let graph = (self.stage, &self.file, self.opened.sha256.as_str());
+        let shelf = shelf(self.store.as_ref(), graph, &self.settings, &[], self.library).map_err(told)?;
+        let with = (self.profile.as_deref(), shelf.as_ref());
+        let (session, providers) = open_session(self.library, &self.file, &self.settings, &[], with).map_err(told)?;
         self.fixed.clear();
         self.session = session;
-        self.opened.providers = providers.used;
-        self.opened.warnings = providers.warnings;
+        self.take(providers);
         self.reopen_time += start.elapsed();
         Ok(())
     }
@@ -316,7 +352,19 @@ impl Graph {
             read_output(&outputs[*output_index], output, output_shape).map_err(|e| run_failed(*stage, &e))
         };
         cancel.during(options, run)??;
+        if std::mem::take(&mut self.is_reshaped) {
+            self.settle();
+        }
         Ok((&self.output, &self.output_shape))
+    }
+
+    /// Has the cache write down what providers have built for a new shape.
+    fn settle(&mut self) {
+        let Some(kept) = &mut self.kept else { return };
+        if let Err(e) = kept.settle() {
+            self.opened.warnings.push(format!("{e}; it will be built again"));
+        }
+        self.opened.cached = Some(kept.cached.clone());
     }
 
     fn elements<T: ort::value::PrimitiveTensorElementType>(&mut self, input: usize) -> Result<&mut [T]> {
@@ -358,6 +406,17 @@ impl Port {
         self.declared = input.sizes.iter().map(size).collect();
         self.axes = input.sizes.iter().map(|size| size.name().map(str::to_owned)).collect();
     }
+}
+
+/// The entries of a graph in a cache, if there is one.
+fn shelf(
+    store: Option<&Arc<Store>>,
+    graph: (Stage, &GraphFile, &str),
+    settings: &StageSettings,
+    fixed: &[(String, usize)],
+    library: &Library,
+) -> Result<Option<Shelf>> {
+    store.map(|store| store.shelf(graph, settings, fixed, library)).transpose()
 }
 
 fn empty_tensor(data_type: Type, shape: &[usize]) -> Result<SessionInputValue<'static>> {

@@ -29,6 +29,7 @@ pub mod stage;
 pub mod library;
 pub mod provider;
 mod onnx;
+pub mod cache;
 mod graph;
 mod guard;
 pub mod residency;

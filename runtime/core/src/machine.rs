@@ -40,6 +40,8 @@ pub struct Machine {
 pub enum Feature {
     /// 256-bit vectors.
     Avx2,
+    /// 512-bit vectors, which also decide in which blocks ONNX Runtime lays out channels.
+    Avx512f,
     /// 8-bit dot products, in 512-bit or in 256-bit vectors.
     Vnni,
     /// 8-bit dot products in 512-bit vectors.
@@ -60,6 +62,7 @@ pub enum Feature {
 /// Linux's names of features in `/proc/cpuinfo`: any of them is enough.
 const FEATURES: &[(Feature, &[&str])] = &[
     (Feature::Avx2, &["avx2"]),
+    (Feature::Avx512f, &["avx512f"]),
     (Feature::Vnni, &["avx512_vnni", "avx_vnni"]),
     (Feature::Avx512Vnni, &["avx512_vnni"]),
     (Feature::AvxVnni, &["avx_vnni"]),
@@ -298,6 +301,7 @@ fn own_features() -> BTreeSet<Feature> {
     let (avx512, avx) = (detected!("avx512vnni"), detected!("avxvnni"));
     let told = [
         (Feature::Avx2, detected!("avx2")),
+        (Feature::Avx512f, detected!("avx512f")),
         (Feature::Vnni, avx512 || avx),
         (Feature::Avx512Vnni, avx512),
         (Feature::AvxVnni, avx),

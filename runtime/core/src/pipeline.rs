@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ndarray::Axis;
 use serde::Serialize;
 
+use crate::cache::{Cached, Store, Watch};
 use crate::decoder::Decoder;
 use crate::denoiser::{Conditions, Denoiser, Guidance, Traits};
 use crate::graph::{Opened, Source};
@@ -98,6 +99,9 @@ pub struct Report {
     pub timings: Timings,
     /// What was told as [`Event::Warning`].
     pub warnings: Vec<String>,
+    /// What became of each graph in the target's cache; empty where nothing is kept.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub cached: BTreeMap<Stage, Cached>,
 }
 
 /// Where the time of a generation went, in milliseconds, and how often the text encoder was spared.
@@ -165,23 +169,39 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::open_for`]; a cache that is damaged or cannot be written to is a warning.
     pub fn open_with_prompts(target: &Target, model: &Model, usual: &Request, prompts: PromptCache) -> Result<Self> {
-        Self::open_with(target, model, usual, Extras { prompts: Some(prompts), profiles: None })
+        Self::open_with(target, model, usual, Extras { prompts: Some(prompts), ..Extras::default() })
+    }
+
+    /// The same, where `watch` is told what becomes of each graph in the target's cache while it is opened: building an
+    /// entry may take minutes. Where the target stages graphs, it is told in each generation.
+    ///
+    /// # Errors
+    /// As [`Pipeline::open_with_prompts`]; [`ErrorKind::Library`] where the cache lacks an entry and must not build it.
+    pub fn open_watched(
+        target: &Target,
+        model: &Model,
+        usual: &Request,
+        prompts: Option<PromptCache>,
+        watch: Watch,
+    ) -> Result<Self> {
+        Self::open_with(target, model, usual, Extras { prompts, watch: Some(watch), ..Extras::default() })
     }
 
     /// The same; the library writes down in a folder which node of each graph ran where.
     pub(crate) fn open_profiled(target: &Target, model: &Model, usual: &Request, profiles: &Path) -> Result<Self> {
-        Self::open_with(target, model, usual, Extras { profiles: Some(profiles), prompts: None })
+        Self::open_with(target, model, usual, Extras { profiles: Some(profiles), ..Extras::default() })
     }
 
     fn open_with(target: &Target, model: &Model, usual: &Request, extras: Extras) -> Result<Self> {
         let start = Instant::now();
         let plan = Plan::new(usual, model, target)?;
         check_graph_sizes(target, model)?;
-        let Extras { profiles, prompts } = extras;
+        let Extras { profiles, prompts, watch } = extras;
+        let store = Store::of(target, model, watch);
         let find = |stage| {
             let dispensable = stage == Stage::TextEncoder && prompts.is_some();
             let find = if dispensable { Source::find_or_promised } else { Source::find };
-            Ok(find(stage, model, target)?.profiled(profiles))
+            Ok(find(stage, model, target)?.profiled(profiles).kept_in(store.clone()))
         };
         // Loading the library and hashing the graphs take about as long, so they go side by side.
         let (library, sources) = std::thread::scope(|scope| {
@@ -262,7 +282,7 @@ impl Pipeline {
     /// [`ErrorKind::Cancelled`].
     pub fn generate(&mut self, request: &Request) -> Result<Output> {
         let mut pictures = Vec::new();
-        let Report { timings, warnings } = self.generate_each(request, |picture| {
+        let Report { timings, warnings, .. } = self.generate_each(request, |picture| {
             pictures.push(picture);
             Ok(())
         })?;
@@ -287,6 +307,8 @@ impl Pipeline {
         self.decoder.end();
         let opening = [self.take_opening_times(), self.open_time].map(milliseconds);
         made?;
+        let cached = self.graphs().into_iter().filter_map(|(stage, opened)| Some((stage, opened.cached?)));
+        job.report.cached = cached.collect();
         let timings = &mut job.report.timings;
         [timings.reopen_ms, timings.open_ms] = opening;
         timings.total_ms = milliseconds(start.elapsed());
@@ -465,6 +487,7 @@ struct Extras<'a> {
     /// Where the library is to write down which node ran where.
     profiles: Option<&'a Path>,
     prompts: Option<PromptCache>,
+    watch: Option<Watch>,
 }
 
 pub(crate) type Observer = Box<dyn FnMut(&Event) + Send>;

@@ -63,7 +63,28 @@ struct Row {
     name: &'static str,
     onnxruntime_name: &'static str,
     options: &'static [&'static str],
+    keeps: Keeps,
     build: fn(&Provider) -> ExecutionProviderDispatch,
+}
+
+/// What a provider can keep of its work, so that the next process is spared it; see [`cache`](crate::cache).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// Nothing of its own. Of the CPU provider alone, ONNX Runtime keeps the graph that it optimised.
+    Nothing,
+    /// Files in a folder, once these options say so.
+    Folder(&'static [(&'static str, Setting)]),
+    /// A graph of contexts, which ONNX Runtime saves, once the session's `ep.context_…` keys say so.
+    Context,
+}
+
+/// The value of an option that makes a provider keep its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Setting {
+    /// True.
+    On,
+    /// The folder.
+    Folder,
 }
 
 /// Builds a provider that takes any option by its ONNX Runtime name.
@@ -97,6 +118,10 @@ const PROVIDERS: &[Row] = &[
             "trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_sparsity_enable", "trt_tactic_sources",
             "trt_timing_cache_enable", "trt_timing_cache_path",
         ],
+        keeps: Keeps::Folder(&[
+            ("trt_engine_cache_enable", Setting::On), ("trt_engine_cache_path", Setting::Folder),
+            ("trt_timing_cache_enable", Setting::On), ("trt_timing_cache_path", Setting::Folder),
+        ]),
         build: with_options!(TensorRT),
     },
     Row {
@@ -107,6 +132,7 @@ const PROVIDERS: &[Row] = &[
             "do_copy_in_default_stream", "enable_cuda_graph", "fuse_conv_bias", "gpu_mem_limit", "prefer_nhwc",
             "sdpa_kernel", "use_tf32",
         ],
+        keeps: Keeps::Nothing,
         build: with_options!(CUDA),
     },
     Row {
@@ -116,12 +142,14 @@ const PROVIDERS: &[Row] = &[
             "AllowLowPrecisionAccumulationOnGPU", "EnableOnSubgraphs", "MLComputeUnits", "ModelCacheDirectory",
             "ModelFormat", "ProfileComputePlan", "RequireStaticInputShapes", "SpecializationStrategy",
         ],
+        keeps: Keeps::Folder(&[("ModelCacheDirectory", Setting::Folder)]),
         build: with_options!(CoreML),
     },
     Row {
         name: "xnnpack",
         onnxruntime_name: ep::XNNPACK::NAME,
         options: &["intra_op_num_threads"],
+        keeps: Keeps::Nothing,
         build: with_options!(XNNPACK),
     },
     Row {
@@ -131,6 +159,7 @@ const PROVIDERS: &[Row] = &[
             "cache_dir", "device_type", "disable_dynamic_shapes", "enable_opencl_throttling", "enable_qdq_optimizer",
             "load_config", "model_priority", "num_of_threads", "num_streams", "precision",
         ],
+        keeps: Keeps::Folder(&[("cache_dir", Setting::Folder)]),
         build: with_options!(OpenVINO),
     },
     Row {
@@ -141,18 +170,21 @@ const PROVIDERS: &[Row] = &[
             "htp_graph_finalization_optimization_mode", "htp_performance_mode", "offload_graph_io_quantization",
             "qnn_context_priority", "soc_model", "vtcm_mb",
         ],
+        keeps: Keeps::Context,
         build: with_options!(QNN),
     },
     Row {
         name: "directml",
         onnxruntime_name: ep::DirectML::NAME,
         options: &[],
+        keeps: Keeps::Nothing,
         build: |_| ep::DirectML::default().build(),
     },
     Row {
         name: "cpu",
         onnxruntime_name: ep::CPU::NAME,
         options: &[],
+        keeps: Keeps::Nothing,
         build: |_| ep::CPU::default().with_arena_allocator(true).build(),
     },
 ];
@@ -173,6 +205,11 @@ impl ProviderName {
     /// As ONNX Runtime calls it, such as `CPUExecutionProvider`.
     pub fn onnxruntime_name(self) -> &'static str {
         self.row().onnxruntime_name
+    }
+
+    /// What it can keep of its work.
+    pub(crate) fn keeps(self) -> Keeps {
+        self.row().keeps
     }
 
     fn row(self) -> &'static Row {
@@ -209,6 +246,34 @@ pub fn provider_names() -> impl Iterator<Item = &'static str> {
 /// Turns ONNX Runtime's own name into the table's, where the table has it.
 pub(crate) fn short_name(onnxruntime_name: &str) -> &str {
     PROVIDERS.iter().find(|row| row.onnxruntime_name == onnxruntime_name).map_or(onnxruntime_name, |row| row.name)
+}
+
+impl Provider {
+    /// The same provider, told to keep its work in `folder`, if it can.
+    pub(crate) fn keeping(mut self, folder: &str) -> Self {
+        if let Keeps::Folder(options) = self.name.keeps() {
+            self.options.extend(options.iter().map(|(option, value)| {
+                let value = match value {
+                    Setting::On => Scalar::Bool(true),
+                    Setting::Folder => Scalar::Text(folder.to_owned()),
+                };
+                ((*option).to_owned(), value)
+            }));
+        }
+        self
+    }
+
+    /// Refuses options that a target's cache sets itself.
+    pub(crate) fn check_keeping(&self) -> Result<()> {
+        let Keeps::Folder(own) = self.name.keeps() else { return Ok(()) };
+        match own.iter().find(|(option, _)| self.options.contains_key(*option)) {
+            Some((option, _)) => Err(Error::usage(format!(
+                "providers: {} option \"{option}\" is what the target's cache sets itself; take one of the two away",
+                self.name
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A provider ready for registration: a failure is an error, never a silent fall back to the CPU.
@@ -321,6 +386,25 @@ mod tests {
             (fault("openvino", "device_type", text("CPU\0")), "option \"device_type\": holds a NUL byte"),
         ] {
             assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn providers_are_told_to_keep_their_work_by_options_that_they_have() {
+        for name in provider_names() {
+            let name = ProviderName::try_from(name.to_owned()).unwrap();
+            let plain = Provider { name, need: Need::Required, options: BTreeMap::new() };
+            plain.check_keeping().unwrap();
+            let keeping = plain.clone().keeping("/cache");
+            check_options(&keeping).unwrap();
+            let keeps_a_folder = matches!(name.keeps(), Keeps::Folder(_));
+            assert_eq!(keeping.options.values().any(|value| value.to_option() == "/cache"), keeps_a_folder, "{name}");
+            if keeps_a_folder {
+                let fault = keeping.check_keeping().unwrap_err().to_string();
+                assert!(fault.contains("take one of the two away"), "{fault}");
+            } else {
+                assert_eq!(keeping, plain);
+            }
         }
     }
 

@@ -107,15 +107,12 @@ impl<S: RunsGraph> Slot<S> {
         std::mem::take(&mut self.reopen_time)
     }
 
-    /// Takes over what the graph has counted, and what a second opening of it has changed.
+    /// Takes over what the graph has counted, and what running it and a second opening have changed.
     fn collect(&mut self) {
         if let Some(graph) = self.stage.as_mut().map(S::graph) {
             self.run_time += graph.take_run_time();
-            let reopened = graph.take_reopen_time();
-            if reopened > Duration::ZERO {
-                self.reopen_time += reopened;
-                self.opened = graph.opened().clone();
-            }
+            self.reopen_time += graph.take_reopen_time();
+            self.opened = graph.opened().clone();
         }
     }
 }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::{Build, Caching};
 use crate::error::unknown;
 use crate::machine::Detect;
-use crate::provider::{Need, Provider, ProviderName, Scalar};
+use crate::provider::{Keeps, Need, Provider, ProviderName, Scalar};
 use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
 use crate::{Error, Result, catalogue, provider, target_file};
@@ -49,6 +50,9 @@ pub struct Target {
     pub limits: Limits,
     /// What happens where the numbers of a comparison are too far off.
     pub verify: Verification,
+    /// Where what providers make of graphs is kept; without it nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Caching>,
 }
 
 /// What a device has, for people who choose one.
@@ -270,6 +274,30 @@ impl Target {
         self
     }
 
+    /// The same target, keeping what its providers make of graphs in `folder`, whether it had a cache or not.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) where the folder is not absolute, or a provider is told to keep its work
+    /// elsewhere.
+    pub fn with_cache(mut self, folder: &Path) -> Result<Self> {
+        self.cache.get_or_insert_default().folder = Some(folder.to_path_buf());
+        self.check_cache()?;
+        Ok(self)
+    }
+
+    /// The same target, whose cache must have every entry: nothing is built.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) where it has no cache.
+    pub fn with_cached_only(mut self) -> Result<Self> {
+        let Some(caching) = &mut self.cache else {
+            let what = format!("target {} has no cache that could hold everything", self.name);
+            return Err(Error::usage(format!("{what}; add \"cache: {{}}\" to it, or give a folder with --cache")));
+        };
+        caching.build = Build::Never;
+        Ok(self)
+    }
+
     /// The same target with another number of threads inside a node, for every stage.
     pub fn with_threads(mut self, threads: u16) -> Self {
         self.session.intra_threads = Some(threads);
@@ -306,6 +334,7 @@ impl Target {
             let precision = overrides.precision.as_ref().unwrap_or(&self.precision);
             check_lists(providers, precision, &overrides.session).map_err(|e| e.context(format!("stages.{stage}")))?;
         }
+        self.check_cache()?;
         let Limits { max_pixels, max_steps, max_count, max_batch, max_prompt_bytes, max_graph_bytes } = self.limits;
         let zero = [
             max_pixels,
@@ -318,6 +347,27 @@ impl Target {
         .contains(&0);
         if zero {
             return Err(Error::usage("limits: a limit is 0, so that nothing could ever run"));
+        }
+        Ok(())
+    }
+}
+
+impl Target {
+    /// Refuses a cache that could not be, and providers and keys that write elsewhere what it is to hold.
+    fn check_cache(&self) -> Result<()> {
+        let Some(caching) = &self.cache else { return Ok(()) };
+        caching.check()?;
+        let of_stages = self.stages.values().filter_map(|overrides| overrides.providers.as_ref());
+        let providers = || of_stages.clone().chain([&self.providers]).flatten();
+        providers().try_for_each(Provider::check_keeping)?;
+        if providers().any(|provider| provider.name.keeps() == Keeps::Context) {
+            let sessions = self.stages.values().map(|overrides| &overrides.session).chain([&self.session]);
+            if let Some(key) =
+                sessions.flat_map(|session| session.keys.keys()).find(|key| key.starts_with("ep.context_"))
+            {
+                let what = format!("session.keys: \"{key}\" is what the target's cache sets itself");
+                return Err(Error::usage(format!("{what}; take one of the two away")));
+            }
         }
         Ok(())
     }
@@ -548,12 +598,38 @@ pub(crate) mod tests {
             ("detect: {cpu: [avx512_vnni]}\n", "did you mean \"avx512vnni\""),
             ("session: {graph_optimization: al}\n", "did you mean \"all\""),
             ("session: {keys: {session.disable_prepaking: 1}}\n", "did you mean \"session.disable_prepacking\""),
+            ("cache: {max_bytes: 0}\n", "cache: max_bytes is 0"),
+            ("cache: {folder: here}\n", "cache: folder here is not absolute; expected one such as"),
+            ("cache: {build: sometimes}\n", "unknown variant `sometimes`"),
+            ("cache: {bytes: 1}\n", "unknown field `bytes`"),
+            (
+                "cache: {}\nstages: {decoder: {providers: [{name: openvino, need: required, options: {cache_dir: x}}]}}\n",
+                "openvino option \"cache_dir\" is what the target's cache sets itself",
+            ),
+            (
+                "cache: {}\nstages: {decoder: {providers: [{name: qnn, need: required}],\
+                 session: {keys: {ep.context_enable: true}}}}\n",
+                "\"ep.context_enable\" is what the target's cache sets itself",
+            ),
             ("name: again\n", "duplicate"),
         ];
         for (extra, expected) in cases {
             let fault = fault(extra);
             assert!(fault.contains(expected), "{extra:?}: {fault}");
         }
+    }
+
+    #[test]
+    fn a_cache_can_be_switched_on_and_forbidden_to_build() {
+        let folder = std::env::temp_dir();
+        let plain = Target::parse(MINIMAL).unwrap();
+        assert!(plain.cache.is_none());
+        let fault = plain.clone().with_cached_only().unwrap_err().to_string();
+        assert!(fault.contains("add \"cache: {}\" to it"), "{fault}");
+        let target = plain.clone().with_cache(&folder).unwrap().with_cached_only().unwrap();
+        let expected = Caching { build: Build::Never, folder: Some(folder), ..Caching::default() };
+        assert_eq!(target.cache, Some(expected));
+        assert!(plain.with_cache(Path::new("here")).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer};
 
+use crate::cache::{Build, Caching};
 use crate::machine::Detect;
 use crate::provider::Provider;
 use crate::residency::Residency;
@@ -26,7 +27,7 @@ pub(crate) struct TargetFile {
     pub(crate) name: String,
     /// One line for people.
     title: String,
-    /// Another target, by name, whose providers, precision, residency, session, stages and limits hold where this file
+    /// Another target, by name, whose providers, precision, residency, session, stages, limits and cache hold where this file
     /// does not say otherwise: maps are merged key by key, lists are replaced.
     extends: Option<String>,
     /// What is worth knowing about the device.
@@ -65,6 +66,24 @@ pub(crate) struct TargetFile {
     limits: LimitOverrides,
     /// What happens where the numbers of a comparison are too far off.
     verify: Option<Verification>,
+    /// Where what providers make of graphs is kept, for the next process: engines, compiled models, optimised graphs.
+    /// `{}` is enough; without it, and without --cache, nothing is kept.
+    cache: Option<CacheOverrides>,
+}
+
+/// Where and how much is kept; what is absent is as in the target that is extended, or as usual.
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+struct CacheOverrides {
+    /// What happens where an entry is missing: `when_missing`, which is usual, builds it, which may take minutes; `never`
+    /// makes it an error, for devices that are warmed before they are deployed.
+    build: Option<Build>,
+    /// Bytes that all entries of the folder take together, 8 GiB unless it says otherwise; the least recently used make
+    /// room.
+    max_bytes: Option<u64>,
+    /// The folder, absolute; `$SAFELIGHT_CACHE` or the user's folder for caches unless it says otherwise.
+    folder: Option<PathBuf>,
 }
 
 /// What a request may ask of a device; what is absent is as in the target that is extended, or as usual.
@@ -170,7 +189,9 @@ impl TargetFile {
         let (mut session, mut stages) = (Session::default(), BTreeMap::new());
         let (mut providers, mut precision, mut limits) = (None, None, Limits::default());
         let (mut verify, mut residency) = (Verification::default(), Residency::default());
+        let mut cache = None;
         if let Some(base) = base {
+            cache = base.cache;
             (session, stages, limits, verify) = (base.session, base.stages, base.limits, base.verify);
             (providers, precision, residency) = (Some(base.providers), Some(base.precision), base.residency);
         }
@@ -197,6 +218,7 @@ impl TargetFile {
             stages,
             limits: self.limits.over(limits),
             verify: self.verify.unwrap_or(verify),
+            cache: self.cache.map_or_else(|| cache.clone(), |own| Some(own.over(cache.clone().unwrap_or_default()))),
         };
         target.check()?;
         Ok(target)
@@ -205,6 +227,16 @@ impl TargetFile {
 
 fn missing(field: &str) -> Error {
     Error::usage(format!("missing field `{field}`; a target that extends no other needs it"))
+}
+
+impl CacheOverrides {
+    fn over(self, base: Caching) -> Caching {
+        Caching {
+            build: self.build.unwrap_or(base.build),
+            max_bytes: self.max_bytes.unwrap_or(base.max_bytes),
+            folder: self.folder.or(base.folder),
+        }
+    }
 }
 
 impl LimitOverrides {
@@ -357,6 +389,21 @@ mod tests {
         // What is known of one device is not known of another.
         assert!(target.notes.is_empty() && target.sources.is_empty() && target.measured.is_empty());
         assert_eq!(target.detect, None);
+    }
+
+    #[test]
+    fn a_cache_is_taken_over_and_overridden_field_by_field() {
+        let cache = |own: &str, base: &str| {
+            let (own, base) = (format!("extends: base\n{own}"), format!("{RUNS}{base}"));
+            open_first(&[("board", &own), ("base", &base)]).unwrap().cache
+        };
+        let usual = Caching::default();
+        assert_eq!((usual.build, usual.max_bytes, &usual.folder), (Build::WhenMissing, 8 << 30, &None));
+        assert_eq!(cache("", ""), None);
+        assert_eq!(cache("cache: {}\n", ""), Some(usual.clone()));
+        assert_eq!(cache("", "cache: { max_bytes: 5 }\n"), Some(Caching { max_bytes: 5, ..usual.clone() }));
+        let both = cache("cache: { build: never }\n", "cache: { max_bytes: 5 }\n");
+        assert_eq!(both, Some(Caching { build: Build::Never, max_bytes: 5, ..usual }));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Opening a session with a target's settings and those of its providers that can be used.
 
+use std::fmt;
 use std::path::Path;
 
 use ort::AsPointer as _;
@@ -7,6 +8,8 @@ use ort::ortsys;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
+use super::cached::{self, Aid};
+use crate::cache::{Kept, Shelf};
 use crate::library::Library;
 use crate::model::GraphFile;
 use crate::provider::{self, Need, Provider, ProviderName};
@@ -18,16 +21,36 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Providers {
     /// Those that the session was given, in order.
     pub(super) used: Vec<ProviderName>,
-    /// Why others were left out.
+    /// Why others were left out, and what is wrong with the cache.
     pub(super) warnings: Vec<String>,
+    /// The entry of the cache that the session uses.
+    pub(super) kept: Option<Kept>,
 }
 
 /// Why a session could not be opened.
-enum Failure {
+pub(super) enum Failure {
     /// The provider of this index cannot be used.
     Provider(usize, String),
     /// The library refused the graph with these providers, and does not say whether one of them is the cause.
     Opening(ort::ErrorCode, Error),
+    /// The cache must have it, and cannot be used.
+    Cache(Error),
+}
+
+impl Failure {
+    /// Whether the library was given a file or folder of a cache, and it may be that which it refuses.
+    pub(super) fn may_be_of_an_entry(&self) -> bool {
+        matches!(self, Self::Opening(..))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Provider(_, reason) => f.write_str(reason),
+            Self::Opening(_, error) | Self::Cache(error) => error.fmt(f),
+        }
+    }
 }
 
 /// Opens a session with every provider that can be used: one that is required and cannot be is an error, an
@@ -37,23 +60,27 @@ pub(super) fn open_session(
     file: &GraphFile,
     settings: &StageSettings,
     fixed: &[(String, usize)],
-    profile: Option<&Path>,
+    (profile, shelf): (Option<&Path>, Option<&Shelf>),
 ) -> Result<(Session, Providers)> {
     let mut providers = settings.providers.clone();
     let mut warnings = Vec::new();
     while !providers.is_empty() {
-        let (index, reason) = match try_session(library, file, (settings, profile), &providers, fixed) {
-            Ok(session) => {
-                let used = providers.iter().map(|provider| provider.name).collect();
-                return Ok((session, Providers { used, warnings }));
-            }
-            Err(Failure::Provider(index, reason)) => (index, reason),
-            // The first optional provider is left out on suspicion, unless the graph itself is at fault.
-            Err(Failure::Opening(code, error)) => match suspect(code, &providers) {
-                Some(index) => (index, error.to_string()),
-                None => return Err(error),
-            },
-        };
+        let try_open = |aid: &Aid| try_session(library, file, (settings, profile, aid), &providers, fixed);
+        let (index, reason) =
+            match missing(library, &providers).map_or_else(|| cached::open(shelf, &providers, &try_open), Err) {
+                Ok(opened) => {
+                    let used = providers.iter().map(|provider| provider.name).collect();
+                    warnings.extend(opened.warnings);
+                    return Ok((opened.session, Providers { used, warnings, kept: opened.kept }));
+                }
+                Err(Failure::Cache(error)) => return Err(error),
+                Err(Failure::Provider(index, reason)) => (index, reason),
+                // The first optional provider is left out on suspicion, unless the graph itself is at fault.
+                Err(Failure::Opening(code, error)) => match suspect(code, &providers) {
+                    Some(index) => (index, error.to_string()),
+                    None => return Err(error),
+                },
+            };
         let lost = providers.remove(index);
         if lost.need == Need::Required {
             return Err(Error::library(format!(
@@ -73,10 +100,21 @@ fn suspect(code: ort::ErrorCode, providers: &[Provider]) -> Option<usize> {
     providers.iter().position(optional).filter(|_| !of_graph)
 }
 
+/// The first provider that the library was built without.
+fn missing(library: &Library, providers: &[Provider]) -> Option<Failure> {
+    let is_missing = |provider: &Provider| !library.providers().any(|name| name == provider.name.as_str());
+    let index = providers.iter().position(is_missing)?;
+    let reason = format!(
+        "{} was built without it; install an ONNX Runtime that has it and point ORT_DYLIB_PATH to it",
+        library.path().display()
+    );
+    Some(Failure::Provider(index, reason))
+}
+
 fn try_session(
     library: &Library,
     file: &GraphFile,
-    (settings, profile): (&StageSettings, Option<&Path>),
+    (settings, profile, aid): (&StageSettings, Option<&Path>, &Aid),
     providers: &[Provider],
     fixed: &[(String, usize)],
 ) -> Result<Session, Failure> {
@@ -85,14 +123,7 @@ fn try_session(
     let mut builder = Session::builder(library.environment())
         .map_err(|e| Failure::Opening(e.code(), internal("session options", &e)))?;
     for (index, provider) in providers.iter().enumerate() {
-        if !library.providers().any(|name| name == provider.name.as_str()) {
-            let reason = format!(
-                "{} was built without it; install an ONNX Runtime that has it and point ORT_DYLIB_PATH to it",
-                library.path().display()
-            );
-            return Err(Failure::Provider(index, reason));
-        }
-        let registering = builder.with_execution_providers([provider::dispatch(provider)]);
+        let registering = builder.with_execution_providers([provider::dispatch(&aid.provider(provider))]);
         builder = registering.map_err(|e| {
             let reason = format!("{e}; check its options in the target, and that its device and driver are there");
             Failure::Provider(index, reason)
@@ -100,6 +131,7 @@ fn try_session(
     }
     // After the providers: registering the CPU provider sets the arena, too.
     let mut builder = configure(builder, settings, providers)
+        .and_then(|builder| aid.configure(builder))
         .map_err(|e| Failure::Opening(e.code(), internal("session options", &e)))?;
     if let Some(prefix) = profile {
         builder = builder.with_profiling(prefix).map_err(refused("profiling"))?;
@@ -107,7 +139,7 @@ fn try_session(
     for (axis, size) in fixed {
         builder = builder.with_dimension_override(axis, *size as i64).map_err(refused("a dimension override"))?;
     }
-    builder.commit_from_file(&file.path).map_err(|e| Failure::Opening(e.code(), open_failed(&e)))
+    builder.commit_from_file(aid.graph(&file.path)).map_err(|e| Failure::Opening(e.code(), open_failed(&e)))
 }
 
 fn configure(builder: SessionBuilder, settings: &StageSettings, providers: &[Provider]) -> ort::Result<SessionBuilder> {
