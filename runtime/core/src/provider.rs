@@ -85,6 +85,9 @@ pub(crate) enum Setting {
     On,
     /// The folder.
     Folder,
+    /// JSON of properties by device, with the folder under this name: OpenVINO's own, for builds of its provider that
+    /// pass over the option.
+    Property(&'static str),
 }
 
 /// Builds a provider that takes any option by its ONNX Runtime name.
@@ -159,7 +162,8 @@ const PROVIDERS: &[Row] = &[
             "cache_dir", "device_type", "disable_dynamic_shapes", "enable_opencl_throttling", "enable_qdq_optimizer",
             "load_config", "model_priority", "num_of_threads", "num_streams", "precision",
         ],
-        keeps: Keeps::Folder(&[("cache_dir", Setting::Folder)]),
+        // The plug-in passes over cache_dir in silence, the provider in the library takes both.
+        keeps: Keeps::Folder(&[("cache_dir", Setting::Folder), ("load_config", Setting::Property("CACHE_DIR"))]),
         build: with_options!(OpenVINO),
     },
     Row {
@@ -251,22 +255,40 @@ pub(crate) fn short_name(onnxruntime_name: &str) -> &str {
 impl Provider {
     /// The same provider, told to keep its work in `folder`, if it can.
     pub(crate) fn keeping(mut self, folder: &str) -> Self {
-        if let Keeps::Folder(options) = self.name.keeps() {
-            self.options.extend(options.iter().map(|(option, value)| {
-                let value = match value {
-                    Setting::On => Scalar::Bool(true),
-                    Setting::Folder => Scalar::Text(folder.to_owned()),
-                };
-                ((*option).to_owned(), value)
-            }));
+        let Keeps::Folder(options) = self.name.keeps() else { return self };
+        for (option, setting) in options {
+            let value = match setting {
+                Setting::On => Scalar::Bool(true),
+                Setting::Folder => Scalar::Text(folder.to_owned()),
+                Setting::Property(name) => match self.with_property(option, name, folder) {
+                    Some(properties) => Scalar::Text(properties),
+                    None => continue,
+                },
+            };
+            self.options.insert((*option).to_owned(), value);
         }
         self
+    }
+
+    /// The target's JSON of properties with one more, for the target's device; nothing where it is no such JSON, which is
+    /// the provider's to tell.
+    fn with_property(&self, option: &str, name: &str, value: &str) -> Option<String> {
+        let text = self.options.get(option).map_or_else(|| "{}".into(), Scalar::to_option);
+        let device = self.options.get("device_type").map_or_else(|| "CPU".into(), Scalar::to_option);
+        let mut properties: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).ok()?;
+        let of_device = properties.entry(device).or_insert_with(|| serde_json::json!({})).as_object_mut()?;
+        of_device.insert(name.to_owned(), value.into());
+        serde_json::to_string(&properties).ok()
     }
 
     /// Refuses options that a target's cache sets itself.
     pub(crate) fn check_keeping(&self) -> Result<()> {
         let Keeps::Folder(own) = self.name.keeps() else { return Ok(()) };
-        match own.iter().find(|(option, _)| self.options.contains_key(*option)) {
+        let is_set = |(option, setting): &&(&str, Setting)| match (self.options.get(*option), setting) {
+            (Some(value), Setting::Property(name)) => value.to_option().contains(name),
+            (value, _) => value.is_some(),
+        };
+        match own.iter().find(is_set) {
             Some((option, _)) => Err(Error::usage(format!(
                 "providers: {} option \"{option}\" is what the target's cache sets itself; take one of the two away",
                 self.name
@@ -399,6 +421,7 @@ mod tests {
             check_options(&keeping).unwrap();
             let keeps_a_folder = matches!(name.keeps(), Keeps::Folder(_));
             assert_eq!(keeping.options.values().any(|value| value.to_option() == "/cache"), keeps_a_folder, "{name}");
+            assert_eq!(keeping.options.len() > plain.options.len(), keeps_a_folder, "{name}");
             if keeps_a_folder {
                 let fault = keeping.check_keeping().unwrap_err().to_string();
                 assert!(fault.contains("take one of the two away"), "{fault}");
@@ -406,6 +429,21 @@ mod tests {
                 assert_eq!(keeping, plain);
             }
         }
+    }
+
+    #[test]
+    fn a_property_of_the_device_is_put_beside_the_targets_own() {
+        let config = |options: &[(&str, &str)]| {
+            let options = options.iter().map(|(key, value)| ((*key).to_owned(), Scalar::Text((*value).into())));
+            let name = ProviderName::try_from("openvino".to_owned()).unwrap();
+            let plain = Provider { name, need: Need::Required, options: options.collect() };
+            plain.keeping("/cache").options["load_config"].to_option()
+        };
+        assert_eq!(config(&[]), r#"{"CPU":{"CACHE_DIR":"/cache"}}"#);
+        let own = r#"{"GPU":{"PERFORMANCE_HINT":"LATENCY"}}"#;
+        let both = r#"{"GPU":{"CACHE_DIR":"/cache","PERFORMANCE_HINT":"LATENCY"}}"#;
+        assert_eq!(config(&[("device_type", "GPU"), ("load_config", own)]), both);
+        assert_eq!(config(&[("load_config", "what?")]), "what?");
     }
 
     #[test]

@@ -30,6 +30,9 @@ const MAX_DEPTH: usize = 16;
 /// How long others may look at an entry that cannot be used before it is left alone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Why an entry was built that was there.
+const REBUILT: &str = "the provider did not use what was kept, and built it again";
+
 /// What an entry says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -270,7 +273,7 @@ impl Entry {
         let _ = touched.and_then(|file| file.set_modified(SystemTime::now()));
         if kept.is_changed() {
             // The provider found what was there, and made something of its own all the same.
-            (kept.cached.outcome, kept.cached.why) = (Outcome::Built, Some("the provider built it again".into()));
+            (kept.cached.outcome, kept.cached.why) = (Outcome::Built, Some(REBUILT.into()));
             kept.write()?;
         }
         kept.cached.ms = milliseconds(since);
@@ -295,6 +298,17 @@ pub(crate) struct Kept {
 impl Kept {
     pub(crate) fn bytes(&self) -> u64 {
         self.cached.bytes
+    }
+
+    /// That a provider has no use for what it keeps, for people.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        let is_unused = self.cached.why.as_deref() == Some(REBUILT);
+        is_unused.then(|| {
+            format!(
+                "cache entry {}: {REBUILT}; its library may not be able to read it back",
+                self.entry.folder.display()
+            )
+        })
     }
 
     /// Writes down what providers have written since: some build when they first run, or when a shape is new.

@@ -106,6 +106,7 @@ fn open_at(
             Access::Ready(lock, checked) => match try_open(&Aid::Reads(place.means, folder)) {
                 Ok(session) => {
                     let kept = place.entry.reuse(lock, checked, since).map_err(Failure::Cache)?;
+                    warnings.extend(kept.complaint());
                     return Ok((session, Some(kept)));
                 }
                 Err(failure) if failure.may_be_of_an_entry() => {
