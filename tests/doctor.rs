@@ -30,6 +30,7 @@ struct Patient {
     target: Result<Target, Error>,
     model: Option<Result<Model, Error>>,
     depth: Depth,
+    free_bytes: Option<u64>,
 }
 
 /// A target with these fields.
@@ -55,6 +56,7 @@ impl Patient {
             target: Ok(target(CPU)),
             model: Some(Model::open(&repository().join("models/emoji"))),
             depth: Depth::Lengths,
+            free_bytes: Some(100 << 30),
         };
         patient.file("proc/cpuinfo", "processor : 0\nprocessor : 1\n");
         patient
@@ -82,6 +84,7 @@ impl Patient {
         examine(&Subject {
             root: self.root.path(),
             variable: &|name| self.variables.get(name).cloned(),
+            free_bytes: &|_| self.free_bytes,
             library: &self.search,
             targets: &self.targets,
             target: self.target.as_ref(),
@@ -252,6 +255,56 @@ fn a_folder_that_cannot_be_written_is_told() {
     patient = patient.with("XDG_DATA_HOME", "/data");
     patient.expect("storage", Fine, "/data/safelight, can be written", "");
     assert!(!patient.root.path().join("data").exists());
+}
+
+/// An entry of a cache that was built for this library, driver and processor.
+fn entry(patient: &Patient, name: &str, library: &str, driver: &str) {
+    let key = format!(r#"{{ "ONNX Runtime": "{library}", "driver": "{driver}", "processor": "x86_64" }}"#);
+    let key = key.replace("x86_64", std::env::consts::ARCH);
+    let manifest = format!(
+        r#"{{ "format": "safelight-cache/1", "key": {key}, "target": "t", "safelight": "0", "built_s": 0, "build_ms": 0.0,
+        "files": [] }}"#
+    );
+    patient.file(&format!("cache/{name:0>64}/cache.json"), manifest);
+    patient.file(&format!("cache/{name:0>64}/engine"), vec![0; 3 << 20]);
+}
+
+#[test]
+fn a_cache_that_is_of_no_use_is_told() {
+    let cached = |fields: &str| Ok(target(&format!("{CPU}cache: {fields}\n")));
+    let mut patient = Patient::new();
+    patient.expect("cache", Fine, "the target keeps nothing", "");
+    patient.target = cached("{ folder: /cache }");
+    patient.expect("cache", Fine, "the cache, /cache, can be written", "");
+    patient.expect("cache", Fine, "0 entries take 0 MiB of 8192 MiB", "");
+    entry(&patient, "1", "1.31.1", "none");
+    entry(&patient, "2", "1.18.0", "none");
+    entry(&patient, "3", "1.31.1", "NVRM version: 535");
+    patient.file(&format!("cache/{:0>64}/engine", "4"), "half");
+    patient.expect("cache", Note, "ONNX Runtime: was 1.18.0, is 1.31.1", "safelight warm");
+    patient.expect("cache", Note, "driver: was NVRM version: 535, is none", "may be deleted");
+    patient.expect("cache", Note, "0 MiB, was not finished", "may be deleted");
+    let notes = patient.examine().into_iter().filter(|found| (found.check, found.severity) == ("cache", Note)).count();
+    assert_eq!(notes, 3);
+    patient.expect("cache", Fine, "4 entries take 9 MiB of 8192 MiB", "");
+    patient.target = cached("{ folder: /cache, max_bytes: 5000000 }");
+    patient.expect("cache", Warning, "4 entries take 9 MiB of 4 MiB", "raise max_bytes");
+}
+
+#[test]
+fn a_cache_without_a_place_or_room_is_told() {
+    let mut patient = Patient::new();
+    patient.target = Ok(target(&format!("{CPU}cache: {{}}\n")));
+    patient.expect("cache", Fine, "safelight, can be written", "");
+    patient.free_bytes = Some(5 << 20);
+    patient.expect("cache", Warning, "has 5 MiB left", "make room");
+    symlink("/proc/self", patient.root.path().join("home")).unwrap();
+    patient.expect("cache", Warning, "safelight, cannot be written", "give yourself the right");
+    patient.target = Ok(target(&format!("{CPU}cache: {{ build: never }}\n")));
+    let severe = patient.examine().into_iter().filter(|found| found.check == "cache" && found.severity > Fine).count();
+    assert_eq!(severe, 0);
+    patient.variables.remove("HOME");
+    patient.expect("cache", Warning, "neither SAFELIGHT_CACHE nor HOME says where", "--cache");
 }
 
 // ── The library ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -53,6 +53,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let findings = examine(&Subject {
         root: Path::new("/"),
         variable: &|name| std::env::var_os(name),
+        free_bytes: &free_bytes,
         library: &library,
         targets: &targets,
         target: target.as_ref(),
@@ -71,6 +72,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let told = count(names.len(), "problem");
     names.dedup();
     Err(Error::new(kind, format!("{told} found: {}", names.join(", "))).into())
+}
+
+/// Bytes that are free where a folder is, for whoever is not root.
+#[cfg(unix)]
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let told = rustix::fs::statvfs(folder).ok()?;
+    told.f_bavail.checked_mul(told.f_frsize)
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_: &Path) -> Option<u64> {
+    None
 }
 
 /// Findings by how bad they are, the worst first.

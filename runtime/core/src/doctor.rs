@@ -14,6 +14,7 @@ use crate::library::Search;
 use crate::provider::{Need, Provider, ProviderName};
 use crate::{Error, ErrorKind, Machine, Model, Stage, Target, bounded};
 
+mod cache;
 mod elf;
 mod library;
 mod loader;
@@ -28,6 +29,8 @@ pub struct Subject<'a> {
     pub root: &'a Path,
     /// Reads an environment variable.
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
+    /// Tells how many bytes are free where a folder is.
+    pub free_bytes: &'a dyn Fn(&Path) -> Option<u64>,
     /// What [`Library::search`](crate::Library::search) came upon.
     pub library: &'a Search,
     /// The targets that are here, for recognising the machine.
@@ -114,6 +117,7 @@ const CHECKS: &[Check] = &[
     Check { name: "thermal", what: "no thermal zone is at a trip point", kind: ErrorKind::Limit, run: platform::thermal },
     Check { name: "governor", what: "the processor's clock is not held down", kind: ErrorKind::Limit, run: platform::governor },
     Check { name: "load", what: "nothing else keeps the processor busy", kind: ErrorKind::Limit, run: platform::load },
+    Check { name: "cache", what: "the target's cache can be written, has room, and holds what can be used here", kind: ErrorKind::Io, run: cache::cache },
     Check { name: "storage", what: "the user's data folder and the providers' caches can be written", kind: ErrorKind::Io, run: storage::folders },
 ];
 

@@ -430,6 +430,9 @@ mod tests {
         (entry, kept)
     }
 
+    /// Spoils the entry in a folder.
+    type Damage = fn(&Path);
+
     const FILES: &[(&str, &str)] = &[("engine", "0123456789"), ("model.mlmodelc/weights/w.bin", "abc")];
 
     fn fault(entry: &Entry) -> Fault {
@@ -459,7 +462,7 @@ mod tests {
 
     #[test]
     fn whatever_differs_from_the_manifest_is_told_and_may_be_built_again() {
-        let damages: [(&str, fn(&Path)); 8] = [
+        let damages: [(&str, Damage); 8] = [
             ("engine has 3 bytes, 10 were written", |at| fs::write(at.join("engine"), "012").unwrap()),
             ("engine is not what was written", |at| fs::write(at.join("engine"), "0123456780").unwrap()),
             ("w.bin is missing", |at| fs::remove_dir_all(at.join("model.mlmodelc")).unwrap()),

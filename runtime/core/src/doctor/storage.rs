@@ -21,7 +21,7 @@ pub(super) fn folders(subject: &Subject<'_>) -> Vec<Told> {
     super::or_ok(findings, "no folder is written to")
 }
 
-fn writable(subject: &Subject<'_>, what: &str, folder: &Path) -> Told {
+pub(super) fn writable(subject: &Subject<'_>, what: &str, folder: &Path) -> Told {
     let exists = |folder: &&Path| folder.as_os_str().is_empty() || subject.at(folder).exists();
     let nearest = folder.ancestors().find(exists).unwrap_or(folder);
     let nearest = if nearest.as_os_str().is_empty() { Path::new(".") } else { nearest };
