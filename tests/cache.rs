@@ -159,13 +159,13 @@ fn what_was_built_for_other_settings_is_told_and_replaced() {
     let mut only = generate(&place);
     only.arg("--cached-only");
     let refused = Outcome::of(only);
-    refused.expect("stale", 4, "graph optimization: was null, is \"basic\"");
+    refused.expect("stale", 4, "graph optimization: was usual, is basic");
     for part in ["nothing is built", "safelight warm --model ", " --target board --cache "] {
         assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
     }
     let rebuilt = expect(warm(&place), "built");
     let why = &json(&rebuilt)["stages"]["denoiser"]["cached"]["why"];
-    assert!(why.as_str().unwrap().contains("graph optimization: was null"), "{why}");
+    assert!(why.as_str().unwrap().contains("graph optimization: was usual"), "{why}");
     let after = entries(&cache(&place));
     assert!(after.len() == 3 && after.is_disjoint(&before));
     expect(generate(&place), "hit");

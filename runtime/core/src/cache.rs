@@ -243,7 +243,8 @@ impl Shelf {
         };
         let mut key = self.key.clone();
         key.add_providers(providers, &self.store.around).map_err(|e| e.to_string())?;
-        Ok(Some(Place { shelf: self, means, entry: Entry::new(folder, key) }))
+        let entry = Entry::new(folder, self.store.caching.max_bytes, key);
+        Ok(Some(Place { shelf: self, means, entry }))
     }
 }
 
@@ -295,10 +296,5 @@ impl Place<'_> {
 
     pub(crate) fn target(&self) -> &str {
         &self.shelf.store.target
-    }
-
-    /// Makes room after an entry was built; tells where that does not suffice.
-    pub(crate) fn make_room(&self, kept: &Kept) -> Option<String> {
-        room::make_room(&self.entry, self.target(), self.shelf.store.caching.max_bytes, kept.bytes())
     }
 }

@@ -361,9 +361,7 @@ impl Graph {
     /// Has the cache write down what providers have built for a new shape.
     fn settle(&mut self) {
         let Some(kept) = &mut self.kept else { return };
-        if let Err(e) = kept.settle() {
-            self.opened.warnings.push(format!("{e}; it will be built again"));
-        }
+        self.opened.warnings.extend(kept.settle());
         self.opened.cached = Some(kept.cached.clone());
     }
 

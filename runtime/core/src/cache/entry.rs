@@ -93,15 +93,18 @@ type Stamps = BTreeMap<String, (u64, Option<SystemTime>)>;
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     cache: PathBuf,
+    /// Bytes that all entries of the cache take together.
+    max_bytes: u64,
     folder: PathBuf,
     lock: PathBuf,
     key: Key,
 }
 
 impl Entry {
-    pub(crate) fn new(cache: &Path, key: Key) -> Self {
+    /// The entry of a key in the folder `cache`, whose entries take at most `max_bytes` together.
+    pub(crate) fn new(cache: &Path, max_bytes: u64, key: Key) -> Self {
         let name = key.name();
-        Self { cache: cache.to_path_buf(), folder: cache.join(&name), lock: lock_file(cache, &name), key }
+        Self { cache: cache.to_path_buf(), max_bytes, folder: cache.join(&name), lock: lock_file(cache, &name), key }
     }
 
     /// The folder of all entries.
@@ -296,8 +299,10 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    pub(crate) fn bytes(&self) -> u64 {
-        self.cached.bytes
+    /// Makes room for what was built; tells where that does not suffice.
+    pub(crate) fn make_room(&self) -> Option<String> {
+        let Self { entry, manifest, cached, .. } = self;
+        room::make_room(entry, &manifest.target, entry.max_bytes, cached.bytes)
     }
 
     /// That a provider has no use for what it keeps, for people.
@@ -311,14 +316,15 @@ impl Kept {
         })
     }
 
-    /// Writes down what providers have written since: some build when they first run, or when a shape is new.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`] where it cannot be; the entry then counts as unfinished.
-    pub(crate) fn settle(&mut self) -> Result<()> {
-        match self.is_changed() {
-            true => self.write(),
-            false => Ok(()),
+    /// Writes down what providers have written since, because some build when they first run, or when a shape is new.
+    /// Tells where it cannot be written, so that the entry counts as unfinished, or where there is no room for it.
+    pub(crate) fn settle(&mut self) -> Option<String> {
+        if !self.is_changed() {
+            return None;
+        }
+        match self.write() {
+            Ok(()) => self.make_room(),
+            Err(e) => Some(format!("{e}; it will be built again")),
         }
     }
 
@@ -418,7 +424,7 @@ mod tests {
 
     /// An entry with these files, built.
     fn build(cache: &Path, change: &str, files: &[(&str, &str)]) -> (Entry, Kept) {
-        let entry = Entry::new(cache, key(change));
+        let entry = Entry::new(cache, u64::MAX, key(change));
         let Access::Build { lock, .. } = entry.access(&|| ()) else { panic!("{change} is there") };
         entry.clear().unwrap();
         for (name, content) in files {
@@ -442,7 +448,7 @@ mod tests {
     #[test]
     fn what_was_built_is_found_again() {
         let cache = tempfile::tempdir().unwrap();
-        let entry = Entry::new(&cache.path().join("new"), key(""));
+        let entry = Entry::new(&cache.path().join("new"), u64::MAX, key(""));
         assert_eq!(fault(&entry), Fault::Absent);
         let (entry, kept) = build(cache.path(), "", FILES);
         assert_eq!((kept.cached.outcome, kept.cached.bytes), (Outcome::Built, 13));
@@ -525,12 +531,12 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let (entry, mut kept) = build(cache.path(), "", FILES);
         let manifest = fs::read(entry.folder.join(MANIFEST)).unwrap();
-        kept.settle().unwrap();
+        assert_eq!(kept.settle(), None);
         assert_eq!(fs::read(entry.folder.join(MANIFEST)).unwrap(), manifest);
         fs::write(entry.folder.join("second-engine"), "xyz").unwrap();
         fs::write(entry.folder.join("engine"), "changed").unwrap();
-        kept.settle().unwrap();
-        assert_eq!(kept.bytes(), 13);
+        assert_eq!(kept.settle(), None);
+        assert_eq!(kept.cached.bytes, 13);
         drop(kept);
         assert_eq!(entry.look(&|| ()).unwrap().1.ok().unwrap().manifest.files.len(), 3);
     }
@@ -553,9 +559,9 @@ mod tests {
         for change in ["driver", "graph"] {
             build(cache.path(), change, FILES);
         }
-        let entry = Entry::new(cache.path(), key(""));
+        let entry = Entry::new(cache.path(), u64::MAX, key(""));
         assert_eq!(entry.reason(Fault::Absent), "driver: was 550, is 535");
-        assert_eq!(Entry::new(cache.path(), key("stage")).reason(Fault::Absent), "it was never built");
+        assert_eq!(Entry::new(cache.path(), u64::MAX, key("stage")).reason(Fault::Absent), "it was never built");
     }
 
     #[test]

@@ -64,7 +64,8 @@ impl Key {
 
     /// What of a session's settings changes what is kept. Threads and memory do not.
     pub(crate) fn add_session(&mut self, session: &Session) -> Result<()> {
-        self.add("graph optimization", json(&session.graph_optimization)?);
+        let optimization = session.graph_optimization.as_ref().map(json).transpose()?;
+        self.add("graph optimization", optimization.as_deref().map_or("usual", |name| name.trim_matches('"')));
         self.add("session keys", json(&session.keys)?);
         Ok(())
     }

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     fn build(cache: &Path, change: &str, used_s: u64) -> Kept {
-        let entry = Entry::new(cache, key(change));
+        let entry = Entry::new(cache, u64::MAX, key(change));
         let Access::Build { lock, .. } = entry.access(&|| ()) else { panic!("{change} is there") };
         entry.clear().unwrap();
         fs::write(entry.folder().join("engine"), [0; 10_000]).unwrap();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     fn is_there(cache: &Path, change: &str) -> bool {
-        Entry::new(cache, key(change)).folder().exists()
+        Entry::new(cache, u64::MAX, key(change)).folder().exists()
     }
 
     #[test]
@@ -121,12 +121,12 @@ mod tests {
         let _used = kept.next().unwrap();
         drop(kept);
         fs::write(cache.path().join("not-ours"), [0; 100_000]).unwrap();
-        let built = Entry::new(cache.path(), key(""));
+        let built = Entry::new(cache.path(), u64::MAX, key(""));
         let own = build(cache.path(), "", 5);
-        assert_eq!(make_room(&built, "t", 36_000, own.bytes()), None);
+        assert_eq!(make_room(&built, "t", 36_000, own.cached.bytes), None);
         let there = ["graph", "axes", "stage", "weights", ""].map(|change| is_there(cache.path(), change));
         assert_eq!(there, [true, false, false, true, true]);
-        let told = make_room(&built, "t", 5_000, own.bytes()).unwrap();
+        let told = make_room(&built, "t", 5_000, own.cached.bytes).unwrap();
         assert!(told.contains("max_bytes is 5000"), "{told}");
         assert!(is_there(cache.path(), "") && !is_there(cache.path(), "weights"));
         assert!(cache.path().join("not-ours").exists());
@@ -139,10 +139,10 @@ mod tests {
         let unfinished = cache.path().join("0".repeat(64));
         fs::create_dir(&unfinished).unwrap();
         let own = build(cache.path(), "", 2);
-        let built = Entry::new(cache.path(), key(""));
-        make_room(&built, "another target", u64::MAX, own.bytes());
+        let built = Entry::new(cache.path(), u64::MAX, key(""));
+        make_room(&built, "another target", u64::MAX, own.cached.bytes);
         assert!(!unfinished.exists() && is_there(cache.path(), "driver"));
-        make_room(&built, "t", u64::MAX, own.bytes());
+        make_room(&built, "t", u64::MAX, own.cached.bytes);
         let there = ["driver", "options", "axes", ""].map(|change| is_there(cache.path(), change));
         assert_eq!(there, [false, false, true, true]);
     }

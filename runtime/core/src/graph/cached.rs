@@ -105,9 +105,10 @@ fn open_at(
         match place.access().map_err(Failure::Cache)? {
             Access::Ready(lock, checked) => match try_open(&Aid::Reads(place.means, folder)) {
                 Ok(session) => {
-                    let kept = place.entry.reuse(lock, checked, since).map_err(Failure::Cache)?;
-                    warnings.extend(kept.complaint());
-                    return Ok((session, Some(kept)));
+                    let kept = place.entry.reuse(lock, checked, since);
+                    let kept = kept.map_err(|e| warnings.push(format!("{e}; it will be built again"))).ok();
+                    warnings.extend(kept.as_ref().and_then(Kept::complaint));
+                    return Ok((session, kept));
                 }
                 Err(failure) if failure.may_be_of_an_entry() => {
                     let what = format!("{}: {failure}", folder.display());
@@ -174,7 +175,7 @@ fn build(
     }
     match entry.seal(lock, place.target(), since, why) {
         Ok(kept) => {
-            warnings.extend(place.make_room(&kept));
+            warnings.extend(kept.make_room());
             Ok((session, Some(kept)))
         }
         Err(e) => {
