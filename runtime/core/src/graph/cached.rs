@@ -101,6 +101,7 @@ fn open_at(
 ) -> Result<SessionAndEntry, Failure> {
     let since = Instant::now();
     let folder = place.entry.folder();
+    let mut refused = None;
     loop {
         match place.access().map_err(Failure::Cache)? {
             Access::Ready(lock, checked) => match try_open(&Aid::Reads(place.means, folder)) {
@@ -119,6 +120,7 @@ fn open_at(
                     let is_gone = place.entry.discard();
                     let next = if is_gone { "built again" } else { "left alone, because another process uses it" };
                     warnings.push(format!("cache entry {what}; it is {next}"));
+                    refused = Some("it could not be opened".to_owned());
                     if !is_gone {
                         return Ok((try_open(&Aid::Plain)?, None));
                     }
@@ -129,6 +131,7 @@ fn open_at(
                 if is_damaged {
                     warnings.push(format!("cache entry {why}; it is built again"));
                 }
+                let why = refused.unwrap_or(why);
                 place.tell_building(&why);
                 return build(place, try_open, warnings, (lock, why, since));
             }
