@@ -112,18 +112,11 @@ fn open_at(
                     return Ok((session, kept));
                 }
                 Err(failure) if failure.may_be_of_an_entry() => {
-                    let what = format!("{}: {failure}", folder.display());
-                    if !place.may_build() {
-                        return Err(Failure::Cache(place.missing(&what)));
-                    }
                     drop(lock);
-                    let is_gone = place.entry.discard();
-                    let next = if is_gone { "built again" } else { "left alone, because another process uses it" };
-                    warnings.push(format!("cache entry {what}; it is {next}"));
-                    refused = Some("it could not be opened".to_owned());
-                    if !is_gone {
+                    if !discard(place, &failure, warnings)? {
                         return Ok((try_open(&Aid::Plain)?, None));
                     }
+                    refused = Some("it could not be opened".to_owned());
                 }
                 Err(failure) => return Err(failure),
             },
@@ -141,6 +134,18 @@ fn open_at(
             }
         }
     }
+}
+
+/// Removes an entry that the library refuses; whether it is gone, so that it can be built again.
+fn discard(place: &Place, failure: &Failure, warnings: &mut Vec<String>) -> Result<bool, Failure> {
+    let what = format!("{}: {failure}", place.entry.folder().display());
+    if !place.may_build() {
+        return Err(Failure::Cache(place.missing(&what)));
+    }
+    let is_gone = place.entry.discard();
+    let next = if is_gone { "built again" } else { "left alone, because another process uses it" };
+    warnings.push(format!("cache entry {what}; it is {next}"));
+    Ok(is_gone)
 }
 
 /// Opens a session so that the cache keeps what is made of it.
