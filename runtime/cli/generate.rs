@@ -11,8 +11,8 @@ use safelight::guidance::GUIDANCES;
 use safelight::noise::GENERATORS;
 use safelight::sampler::Latent;
 use safelight::{
-    Curve, Error, ErrorKind, Event, Format, GuidanceRuns, Model, NoiseLayout, Pipeline, Plan, PromptCache, Provenance,
-    Report, Request, SamplerNoise, Target,
+    Curve, Error, ErrorKind, Event, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline, Plan, PromptCache,
+    Provenance, Report, Request, SamplerNoise, Target,
 };
 use serde_json::json;
 
@@ -298,7 +298,7 @@ fn summary(report: &Report, made: &[Made]) -> String {
         let providers: Vec<_> = opened.providers.iter().map(ToString::to_string).collect();
         match providers.as_slice() {
             [] => format!("{stage} {} not needed", opened.precision),
-            providers => format!("{stage} {} on {}", opened.precision, providers.join(", ")),
+            providers => format!("{stage} {} on {}", opened.precision, providers.join(", ")) + &shares(opened),
         }
     });
     let time = &report.timings;
@@ -324,6 +324,15 @@ fn summary(report: &Report, made: &[Made]) -> String {
         time.handover_ms,
         time.own_ms(),
     )
+}
+
+/// How many nodes went where, where that is more than one place.
+fn shares(opened: &Opened) -> String {
+    if opened.nodes.len() < 2 {
+        return String::new();
+    }
+    let nodes = opened.nodes.iter().map(|(provider, nodes)| format!("{nodes} on {provider}"));
+    format!(" (nodes: {})", nodes.collect::<Vec<_>>().join(", "))
 }
 
 pub(crate) fn guidance_help() -> String {

@@ -19,9 +19,10 @@ pub(crate) struct Arguments {
     /// Fail where any node runs elsewhere than on the target's first provider
     #[arg(long)]
     strict: bool,
-    /// With --strict, the share of a graph's time that may run elsewhere, such as 0.05
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, requires = "strict")]
-    allow: f64,
+    /// With --strict, the share of a graph's time that may run elsewhere, such as 0.05 [default: the target's
+    /// allow_fallback, or 0]
+    #[arg(long, value_name = "SHARE", requires = "strict")]
+    allow: Option<f64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -40,16 +41,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     arguments.device.open_library()?;
     let sampling = Sampling::in_steps(arguments.steps);
     let request = Request { prompt: "a red apple".into(), sampling, ..Request::default() };
-    let placements = place(&target, &model, &request)?;
+    let mut placements = place(&target, &model, &request)?;
+    if arguments.strict {
+        placements.iter_mut().for_each(|found| found.allowed = arguments.allow.or(found.allowed).or(Some(0.0)));
+    }
     if arguments.json {
         print(&serde_json::to_string_pretty(&placements)?)?;
     } else {
         print(placements.iter().map(as_text).collect::<Vec<_>>().join("\n").trim_end())?;
     }
-    if arguments.strict {
-        require(&placements, arguments.allow)?;
-    }
-    Ok(())
+    Ok(require(&placements)?)
 }
 
 fn as_text(placement: &Placement) -> String {

@@ -1,5 +1,6 @@
 //! One opened graph: checked against what its stage must look like, run by tensor role.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,7 +93,13 @@ impl Source {
     /// What is known before it is opened.
     pub(crate) fn unopened(&self) -> Opened {
         let Self { precision, sha256, .. } = self;
-        Opened { precision: *precision, sha256: sha256.clone(), providers: Vec::new(), warnings: Vec::new() }
+        Opened {
+            precision: *precision,
+            sha256: sha256.clone(),
+            providers: Vec::new(),
+            nodes: BTreeMap::new(),
+            warnings: Vec::new(),
+        }
     }
 }
 
@@ -139,7 +146,10 @@ pub struct Opened {
     pub sha256: String,
     /// Execution providers that the session was given, in order; none while it has not been opened.
     pub providers: Vec<ProviderName>,
-    /// Optional providers that could not be used, and why.
+    /// How many of the graph's nodes each provider was given; empty where the library does not tell (before 1.24).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<String, usize>,
+    /// Optional providers that could not be used or took too little, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -176,7 +186,13 @@ impl Graph {
             options,
             run_time: Duration::ZERO,
             reopen_time: Duration::ZERO,
-            opened: Opened { precision, sha256, providers: providers.used, warnings: providers.warnings },
+            opened: Opened {
+                precision,
+                sha256,
+                providers: providers.used,
+                nodes: providers.nodes,
+                warnings: providers.warnings,
+            },
         })
     }
 
@@ -261,6 +277,7 @@ impl Graph {
         self.fixed.clear();
         self.session = session;
         self.opened.providers = providers.used;
+        self.opened.nodes = providers.nodes;
         self.opened.warnings = providers.warnings;
         self.reopen_time += start.elapsed();
         Ok(())

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Model;
 use crate::pipeline::Pipeline;
-use crate::provider::ProviderName;
+use crate::provider::{Need, Provider, ProviderName};
 use crate::request::Request;
 use crate::residency::Residency;
 use crate::stage::Stage;
@@ -27,6 +27,10 @@ pub struct Placement {
     pub stage: Stage,
     /// What the target wants it to run on first.
     pub wanted: ProviderName,
+    /// Largest share of its time, 0 to 1, that may be spent elsewhere: the target's `allow_fallback`, where what is wanted
+    /// is required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<f64>,
     /// Every provider that ran a node, the busiest first.
     pub providers: Vec<Share>,
     /// Operators that ran elsewhere than wanted, the slowest first; empty where nothing did.
@@ -83,12 +87,14 @@ pub fn place(target: &Target, model: &Model, request: &Request) -> Result<Vec<Pl
     profiles.iter().map(|(stage, path)| read(*stage, path, target)).collect()
 }
 
-/// Fails where more than `allowed` of any graph's time, 0 to 1, was spent elsewhere than wanted.
+/// Fails where more of any graph's time than is [allowed](Placement::allowed) was spent elsewhere than wanted.
 ///
 /// # Errors
 /// [`ErrorKind::Library`](crate::ErrorKind::Library), naming the nodes and what may be the reason.
-pub fn require(placements: &[Placement], allowed: f64) -> Result<()> {
-    let Some(placement) = placements.iter().find(|placement| placement.fallen_back_time() > allowed) else {
+pub fn require(placements: &[Placement]) -> Result<()> {
+    let mut bounded = placements.iter().filter_map(|placement| Some((placement, placement.allowed?)));
+    let Some((placement, allowed)) = bounded.find(|(placement, allowed)| placement.fallen_back_time() > *allowed)
+    else {
         return Ok(());
     };
     let named = placement.fallen_back.iter().take(3).map(|fallen| {
@@ -138,8 +144,10 @@ fn read(stage: Stage, path: &Path, target: &Target) -> Result<Placement> {
     }
     let text = std::fs::read(path).map_err(|e| told(e.to_string()).because(e))?;
     let events: Vec<Event> = serde_json::from_slice(&text).map_err(|e| told(e.to_string()).because(e))?;
-    let wanted = target.stage(stage).providers[0].name;
-    Ok(tally(stage, wanted, &events))
+    let settings = target.stage(stage);
+    let Provider { name, need, .. } = settings.providers[0];
+    let allowed = settings.allow_fallback.filter(|_| need == Need::Required);
+    Ok(Placement { allowed, ..tally(stage, name, &events) })
 }
 
 fn tally(stage: Stage, wanted: ProviderName, events: &[Event]) -> Placement {
@@ -175,7 +183,7 @@ fn tally(stage: Stage, wanted: ProviderName, events: &[Event]) -> Placement {
     let mut providers: Vec<_> = providers.into_values().collect();
     providers.sort_by(|a, b| b.time.total_cmp(&a.time));
     fallen_back.sort_by(|a, b| b.time.total_cmp(&a.time));
-    Placement { stage, wanted, providers, fallen_back }
+    Placement { stage, wanted, allowed: None, providers, fallen_back }
 }
 
 #[cfg(test)]
@@ -207,8 +215,10 @@ mod tests {
         let fallen = placement(ProviderName::CPU);
         assert_eq!(fallen.fallen_back.len(), 1);
         assert!((fallen.fallen_back_time() - 0.8).abs() < 1e-12);
-        require(std::slice::from_ref(&fallen), 0.8).unwrap();
-        let error = require(&[fallen], 0.5).unwrap_err();
+        let within = |allowed| require(&[Placement { allowed, ..fallen.clone() }]);
+        within(None).unwrap();
+        within(Some(0.8)).unwrap();
+        let error = within(Some(0.5)).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Library);
         assert!(error.to_string().contains("80.0 % of its time is not on"), "{error}");
         assert!(error.to_string().contains("1 Conv such as \"/a/Conv\" on CUDAExecutionProvider"), "{error}");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use ort::ep::ExecutionProviderDispatch;
 use serde::{Deserialize, Serialize};
@@ -28,14 +29,49 @@ pub struct Provider {
     /// Its own options, by their ONNX Runtime names.
     #[serde(default)]
     pub options: Options,
+    /// Where its plug-in is, an absolute path, for a provider that is not compiled into ONNX Runtime (1.22 or newer).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<PathBuf>,
+    /// Which of a plug-in's devices it runs on; the first that it offers unless this is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceKind>,
+}
+
+/// What a plug-in's provider may run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+    /// A graphics processor.
+    Gpu,
+    /// A neural processor.
+    Npu,
+}
+
+impl DeviceKind {
+    /// Its name in target files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+            Self::Npu => "npu",
+        }
+    }
 }
 
 /// Options of one provider, by their ONNX Runtime names.
 pub type Options = BTreeMap<String, Scalar>;
 
 impl Provider {
+    /// A provider as it is, without options.
+    pub(crate) fn plain(name: ProviderName, need: Need) -> Self {
+        Self { name, need, options: Options::new(), library: None, device: None }
+    }
+
     /// The options as ONNX Runtime reads them.
-    fn texts(&self) -> Vec<(&str, String)> {
+    pub(crate) fn texts(&self) -> Vec<(&str, String)> {
         let known = self.name.row().options;
         let write = |(key, value): (&'_ String, &Scalar)| {
             let kind = known.iter().find(|(option, _)| option == key).map(|(_, kind)| kind);
@@ -131,6 +167,24 @@ pub(crate) fn dispatch(settings: &Provider) -> ExecutionProviderDispatch {
     (settings.name.row().build)(settings).error_on_failure()
 }
 
+/// Checks what a target says of a provider.
+pub(crate) fn check(settings: &Provider) -> Result<()> {
+    let name = settings.name;
+    match &settings.library {
+        None if settings.device.is_some() => {
+            return Err(Error::usage(format!("{name}: device is for a plug-in, and there is no library")));
+        }
+        Some(_) if name == ProviderName::CPU => {
+            return Err(Error::usage("cpu: is in every ONNX Runtime, and no plug-in; leave library out"));
+        }
+        Some(path) if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) => {
+            let told = "expected an absolute path, so that no other file can be loaded in its place";
+            return Err(Error::usage(format!("{name}: library is \"{}\", {told}", path.display())));
+        }
+        _ => check_options(settings),
+    }
+}
+
 /// Checks a target's options for a provider against the table.
 pub(crate) fn check_options(settings: &Provider) -> Result<()> {
     settings.options.iter().try_for_each(|(key, value)| check_option(settings.name, key, value))
@@ -198,7 +252,7 @@ mod tests {
         let names: Vec<_> = provider_names().collect();
         for name in &names {
             let provider = ProviderName::try_from((*name).to_owned()).unwrap();
-            let settings = Provider { name: provider, need: Need::Optional, options: Default::default() };
+            let settings = Provider::plain(provider, Need::Optional);
             assert_eq!(dispatch(&settings).name(), provider.onnxruntime_name());
             assert_eq!(names.iter().filter(|other| *other == name).count(), 1);
         }
@@ -209,7 +263,7 @@ mod tests {
         let fault = |provider: &str, option: &str, value: Scalar| {
             let name = ProviderName::try_from(provider.to_owned()).unwrap();
             let options = [(option.to_owned(), value)].into();
-            check_options(&Provider { name, need: Need::Required, options }).unwrap_err().to_string()
+            check(&Provider { options, ..Provider::plain(name, Need::Required) }).unwrap_err().to_string()
         };
         let text = |text: &str| Scalar::Text(text.into());
         for (told, expected) in [

@@ -39,6 +39,8 @@ pub struct Target {
     pub(crate) providers: Vec<Provider>,
     /// Options of providers on top of those in the list.
     pub(crate) options: BTreeMap<ProviderName, Options>,
+    /// Largest share of a graph, 0 to 1, that may run elsewhere than on its first provider.
+    pub(crate) allow_fallback: Option<f64>,
     /// Precisions, best first; the first that a model has for a stage is used.
     pub(crate) precision: Vec<Precision>,
     /// When graphs are in memory.
@@ -133,6 +135,9 @@ pub(crate) struct StageOverrides {
     /// Options of providers, by name, on top of those in the list.
     #[cfg_attr(test, schemars(schema_with = "provider::options_by_provider"))]
     options: BTreeMap<ProviderName, Options>,
+    /// Largest share of its graph, 0 to 1, that may run elsewhere than on its first provider.
+    #[cfg_attr(test, schemars(range(min = 0, max = 1)))]
+    allow_fallback: Option<f64>,
     /// Precisions, best first.
     precision: Option<Vec<Precision>>,
     /// How its session is set up.
@@ -184,6 +189,8 @@ impl Default for Limits {
 pub struct StageSettings {
     /// Execution providers, best first.
     pub providers: Vec<Provider>,
+    /// Largest share of the graph, 0 to 1, that may run elsewhere than on the first of them; absent where any may.
+    pub allow_fallback: Option<f64>,
     /// Precisions, best first.
     pub precision: Vec<Precision>,
     /// How its session is set up.
@@ -227,6 +234,7 @@ impl Target {
     pub fn stage(&self, stage: Stage) -> StageSettings {
         let mut settings = StageSettings {
             providers: self.providers.clone(),
+            allow_fallback: self.allow_fallback,
             precision: self.precision.clone(),
             session: self.session.clone(),
         };
@@ -235,6 +243,7 @@ impl Target {
             return settings;
         };
         settings.session.override_with(&overrides.session);
+        settings.allow_fallback = overrides.allow_fallback.or(settings.allow_fallback);
         if let Some(providers) = &overrides.providers {
             settings.providers.clone_from(providers);
         }
@@ -263,13 +272,15 @@ impl Target {
 
     /// The same target with the CPU as its only provider, for every stage: what any other is compared with.
     pub fn on_cpu(mut self) -> Self {
-        self.providers = vec![Provider { name: ProviderName::CPU, need: Need::Required, options: BTreeMap::new() }];
+        self.providers = vec![Provider::plain(ProviderName::CPU, Need::Required)];
         // ONNX Runtime refuses this key where the CPU is asked for by name.
         self.session.keys.remove(NO_CPU_FALLBACK);
         self.options.clear();
+        self.allow_fallback = None;
         for overrides in self.stages.values_mut() {
             overrides.providers = None;
             overrides.options.clear();
+            overrides.allow_fallback = None;
             overrides.session.keys.remove(NO_CPU_FALLBACK);
         }
         self
@@ -314,6 +325,10 @@ impl Target {
         check_lists(&self.providers, &self.precision, &self.session)?;
         let all = self.stages.values().filter_map(|overrides| overrides.providers.as_ref()).chain([&self.providers]);
         check_option_map(&self.options, all.flatten())?;
+        let shares = self.stages.values().map(|overrides| overrides.allow_fallback).chain([self.allow_fallback]);
+        if let Some(share) = shares.flatten().find(|share| !(0.0..=1.0).contains(share)) {
+            return Err(Error::usage(format!("allow_fallback: {share} is no share, expected 0 to 1, such as 0.05")));
+        }
         for (stage, overrides) in &self.stages {
             let providers = overrides.providers.as_ref().unwrap_or(&self.providers);
             let precision = overrides.precision.as_ref().unwrap_or(&self.precision);
@@ -374,6 +389,7 @@ impl StageOverrides {
             keep_options(&mut self.options, providers.iter());
         }
         merge_options(&mut self.options, other.options);
+        self.allow_fallback = other.allow_fallback.or(self.allow_fallback);
         self.providers = other.providers.or(self.providers.take());
         self.precision = other.precision.or(self.precision.take());
     }
@@ -425,7 +441,7 @@ fn check_lists(providers: &[Provider], precision: &[Precision], session: &Sessio
         return Err(Error::usage("precision: the list is empty, expected some of int8, fp16, fp32"));
     }
     for provider in providers {
-        provider::check_options(provider).map_err(|e| e.context("providers"))?;
+        provider::check(provider).map_err(|e| e.context("providers"))?;
     }
     for threads in [session.intra_threads, session.inter_threads].into_iter().flatten() {
         if threads > Session::MAX_THREADS {

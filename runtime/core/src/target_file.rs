@@ -56,6 +56,11 @@ pub(crate) struct TargetFile {
     #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "crate::provider::options_by_provider"))]
     options: BTreeMap<ProviderName, Options>,
+    /// Largest share of a graph that may run elsewhere than on its first provider, 0 to 1: of its nodes when it is opened
+    /// (ONNX Runtime 1.24 or newer tells), of its time in `safelight place`. Where that provider is required, more is an
+    /// error. Without it any share may, but never all.
+    #[cfg_attr(test, schemars(range(min = 0, max = 1)))]
+    allow_fallback: Option<f64>,
     /// Precisions, best first; the first that a model has for a stage is used.
     precision: Option<Vec<Precision>>,
     /// When graphs are in memory: `resident`, all of them all the time, which is usual, or `staged`, each while its stage
@@ -177,12 +182,12 @@ impl TargetFile {
         };
         let (mut session, mut stages) = (Session::default(), BTreeMap::new());
         let (mut providers, mut precision, mut limits) = (None, None, Limits::default());
-        let mut options = BTreeMap::new();
+        let (mut options, mut allow_fallback) = (BTreeMap::new(), None);
         let (mut verify, mut residency) = (Verification::default(), Residency::default());
         if let Some(base) = base {
             (session, stages, limits, verify) = (base.session, base.stages, base.limits, base.verify);
             (providers, precision, residency) = (Some(base.providers), Some(base.precision), base.residency);
-            options = base.options;
+            (options, allow_fallback) = (base.options, base.allow_fallback);
         }
         if let Some(providers) = &self.providers {
             keep_options(&mut options, providers.iter());
@@ -206,6 +211,7 @@ impl TargetFile {
             detect: self.detect,
             providers: self.providers.or(providers).ok_or_else(|| missing("providers"))?,
             options,
+            allow_fallback: self.allow_fallback.or(allow_fallback),
             precision: self.precision.or(precision).ok_or_else(|| missing("precision"))?,
             residency: self.residency.unwrap_or(residency),
             session,

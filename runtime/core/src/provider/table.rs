@@ -249,7 +249,7 @@ pub(super) const PROVIDERS: &[Row] = &[
         name: "vsinpu",
         onnxruntime_name: ep::VSINPU::NAME,
         options: &[],
-        build: |_| ep::VSINPU::default().build(),
+        build: |_| ep::VSINPU.build(),
     },
     Row {
         name: "cpu",
