@@ -36,6 +36,9 @@ impl Library {
     /// The oldest ONNX Runtime that is accepted, as the minor number of 1.x; newer ones always work.
     pub const OLDEST_MINOR: u32 = ort::sys::ORT_API_VERSION;
 
+    /// The first minor release of 1.x that takes providers as plug-ins.
+    pub(crate) const FIRST_WITH_PLUGINS: u32 = 22;
+
     /// Opens the library, or returns the one that this process has opened already.
     ///
     /// With `explicit`, a file or a folder that holds one, nothing else is tried. Otherwise the first of these

@@ -172,14 +172,14 @@ pub(crate) fn check(settings: &Provider) -> Result<()> {
     let name = settings.name;
     match &settings.library {
         None if settings.device.is_some() => {
-            return Err(Error::usage(format!("{name}: device is for a plug-in, and there is no library")));
+            Err(Error::usage(format!("{name}: device is for a plug-in, and there is no library")))
         }
         Some(_) if name == ProviderName::CPU => {
-            return Err(Error::usage("cpu: is in every ONNX Runtime, and no plug-in; leave library out"));
+            Err(Error::usage("cpu: is in every ONNX Runtime, and no plug-in; leave library out"))
         }
         Some(path) if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) => {
             let told = "expected an absolute path, so that no other file can be loaded in its place";
-            return Err(Error::usage(format!("{name}: library is \"{}\", {told}", path.display())));
+            Err(Error::usage(format!("{name}: library is \"{}\", {told}", path.display())))
         }
         _ => check_options(settings),
     }

@@ -14,6 +14,7 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::sys::{OrtApiBase, OrtEnv, OrtSession, OrtSessionOptions, OrtStatusPtr};
 
+use super::Library;
 use crate::{Error, Result};
 
 /// The table of functions of an opened library, and how far it reaches.
@@ -31,7 +32,7 @@ unsafe impl Sync for Newer {}
 /// Where a function stands in the table, and the minor release that brought it.
 struct At(usize, u32);
 
-const REGISTER_EXECUTION_PROVIDER_LIBRARY: At = At(301, 22);
+const REGISTER_EXECUTION_PROVIDER_LIBRARY: At = At(301, Library::FIRST_WITH_PLUGINS);
 const GET_EP_DEVICES: At = At(303, 22);
 const SESSION_OPTIONS_APPEND_EXECUTION_PROVIDER_V2: At = At(304, 22);
 const HARDWARE_DEVICE_TYPE: At = At(307, 22);
@@ -84,7 +85,7 @@ impl Newer {
 
     /// Whether providers can be loaded as plug-ins.
     pub(crate) fn has_plugins(self) -> bool {
-        self.minor >= REGISTER_EXECUTION_PROVIDER_LIBRARY.1
+        self.minor >= Library::FIRST_WITH_PLUGINS
     }
 
     /// Whether sessions tell which node went where.

@@ -33,7 +33,8 @@ impl Library {
 
     fn load_plugin(&self, provider: ProviderName, path: &Path) -> Result<(), String> {
         if !self.newer().has_plugins() {
-            return Err(format!("plug-ins need ONNX Runtime 1.22 or newer, and this is {}", self.version()));
+            let first = Self::FIRST_WITH_PLUGINS;
+            return Err(format!("plug-ins need ONNX Runtime 1.{first} or newer, and this is {}", self.version()));
         }
         let mut loaded = self.plugins.lock().unwrap_or_else(PoisonError::into_inner);
         match loaded.get(&provider) {
