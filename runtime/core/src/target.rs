@@ -602,6 +602,8 @@ pub(crate) mod tests {
             ("session: {intra_threads: 1025}\n", "expected at most 1024"),
             ("limits: {max_steps: 0}\n", "a limit is 0"),
             ("verify: {retries: 1}\n", "unknown field `retries`"),
+            ("allow_fallback: 1.5\n", "1.5 is no share, expected 0 to 1"),
+            ("stages: {decoder: {allow_fallback: -0.1}}\n", "allow_fallback: -0.1 is no share"),
             ("limits: {max_step: 1}\n", "did you mean \"max_steps\""),
             ("detect: {cpu: [avx512_vnni]}\n", "did you mean \"avx512vnni\""),
             ("session: {graph_optimization: al}\n", "did you mean \"all\""),
