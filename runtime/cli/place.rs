@@ -56,8 +56,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn as_text(placement: &Placement) -> String {
     let mut text = format!("{}, wanted on {}\n", placement.stage, placement.wanted);
     for share in &placement.providers {
-        let _ =
-            writeln!(text, "  {:5.1} % of the time  {:4} nodes  {}", 100.0 * share.time, share.nodes, share.provider);
+        let of_graph = share.assigned.map_or(String::new(), |nodes| format!(", made of {nodes} of the graph's"));
+        let (time, nodes, provider) = (100.0 * share.time, share.nodes, &share.provider);
+        let _ = writeln!(text, "  {time:5.1} % of the time  {nodes:4} nodes  {provider}{of_graph}");
     }
     let slowest = placement.fallen_back.iter().take(10);
     for fallen in slowest {

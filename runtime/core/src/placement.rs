@@ -4,7 +4,7 @@
 //! library's own profile of real runs is read: one event a node and run, with the provider that ran it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use crate::request::Request;
 use crate::residency::Residency;
 use crate::stage::Stage;
 use crate::target::Target;
-use crate::{Error, Result};
+use crate::{Error, Result, provider};
 
 /// A profile is some hundred bytes a node and run; ONNX Runtime itself stops at a million events.
 const MAX_PROFILE_BYTES: u64 = 1 << 30;
@@ -44,6 +44,9 @@ pub struct Share {
     pub provider: String,
     /// Nodes of the graph as it was optimised: a provider may make one of many.
     pub nodes: usize,
+    /// Nodes of the graph as it is written that the provider was given, where the library tells (1.24 or newer).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assigned: Option<usize>,
     /// Share of the graph's time, 0 to 1.
     pub time: f64,
 }
@@ -84,7 +87,15 @@ pub fn place(target: &Target, model: &Model, request: &Request) -> Result<Vec<Pl
         pipeline.generate(request)?;
     }
     let profiles = pipeline.end_profiles()?;
-    profiles.iter().map(|(stage, path)| read(*stage, path, target)).collect()
+    let graphs = pipeline.graphs();
+    let placed = |(stage, path): &(Stage, PathBuf)| {
+        let mut placement = read(*stage, path, target)?;
+        for share in &mut placement.providers {
+            share.assigned = graphs[stage].nodes.get(provider::short_name(&share.provider)).copied();
+        }
+        Ok(placement)
+    };
+    profiles.iter().map(placed).collect()
 }
 
 /// Fails where more of any graph's time than is [allowed](Placement::allowed) was spent elsewhere than wanted.
@@ -166,7 +177,7 @@ fn tally(stage: Stage, wanted: ProviderName, events: &[Event]) -> Placement {
     let mut fallen_back = Vec::new();
     for ((provider, operator), tally) in &tallies {
         let nodes = tally.names.len();
-        let empty = || Share { provider: (*provider).to_owned(), nodes: 0, time: 0.0 };
+        let empty = || Share { provider: (*provider).to_owned(), nodes: 0, assigned: None, time: 0.0 };
         let total = providers.entry(provider).or_insert_with(empty);
         total.nodes += nodes;
         total.time += share(tally.time);
