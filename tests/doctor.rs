@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Outcome as Run, Place as Folders, copy_folder, repository, tiny};
+use common::{Outcome as Run, Place as Folders, compiled, copy_folder, repository, tiny};
 use safelight::doctor::{Depth, Finding, Severity, Subject, checks, examine};
 use safelight::library::{Found, Outcome, Place, Search};
 use safelight::{Error, ErrorKind, Model, Target};
@@ -309,16 +309,6 @@ fn a_cache_without_a_place_or_room_is_told() {
 
 // ── The library ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Compiles a shared library from C.
-fn compiled(path: &Path, code: &str, flags: &[&str]) {
-    let source = path.with_file_name("source.c");
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&source, code).unwrap();
-    let mut command = Command::new("cc");
-    command.args(["-shared", "-fPIC", "-Wl,--no-as-needed", "-o"]).arg(path).arg(&source).args(flags);
-    assert!(command.status().unwrap().success(), "{}", path.display());
-}
-
 #[test]
 fn a_library_that_cannot_be_opened_is_a_problem_and_the_rest_is_told_all_the_same() {
     let mut patient = Patient::new();
@@ -376,6 +366,26 @@ fn a_provider_that_the_library_lacks_is_as_bad_as_the_target_says() {
     let stage = "stages: { decoder: { providers: [{ name: cuda, need: required }] } }\n";
     patient.target = Ok(target(&(CUDA.replacen("required", "optional", 1) + stage)));
     patient.expect("providers", Problem, "target t requires cuda", "build");
+}
+
+#[test]
+fn a_plug_in_that_is_not_there_or_cannot_be_taken_is_told() {
+    let plugin = |need: &str| {
+        format!(
+            "precision: [int8]\nproviders: [{{ name: openvino, need: {need}, library: /opt/plug/libov.so }}, {{ name: cpu, \
+             need: required }}]\n"
+        )
+    };
+    let mut patient = Patient::new();
+    patient.target = Ok(target(&plugin("required")));
+    let evidence = "target t requires openvino, but its plug-in /opt/plug/libov.so is not there";
+    patient.expect("providers", Problem, evidence, "install the plug-in there");
+    patient.target = Ok(target(&plugin("optional")));
+    patient.expect("providers", Note, "would like openvino", "correct library in the target");
+    patient.file("opt/plug/libov.so", "");
+    patient.expect("providers", Fine, "all that target t asks for", "");
+    patient.search.found.as_mut().unwrap().version = "1.21.0".into();
+    patient.expect("providers", Note, "ONNX Runtime 1.21.0 takes no plug-ins", "1.22 or newer");
 }
 
 /// A library whose CUDA provider needs libcublasLt.so.13.

@@ -22,6 +22,8 @@ fn every_node_of_a_cpu_target_is_on_the_cpu() {
         let [only] = &placement["providers"].as_array().unwrap()[..] else { panic!("{placement}") };
         assert_eq!(only["provider"], "CPUExecutionProvider");
         assert!(only["nodes"].as_u64().unwrap() > 3 && (only["time"].as_f64().unwrap() - 1.0).abs() < 1e-9, "{only}");
+        assert!(only["assigned"].as_u64().unwrap() > 3, "{only}");
+        assert_eq!(placement["allowed"], 0.0, "strict");
         assert_eq!(placement["fallen_back"].as_array().unwrap().len(), 0);
     }
 }

@@ -298,7 +298,10 @@ fn summary(report: &Report, made: &[Made]) -> String {
         let providers: Vec<_> = opened.providers.iter().map(ToString::to_string).collect();
         match providers.as_slice() {
             [] => format!("{stage} {} not needed", opened.precision),
-            providers => format!("{stage} {} on {}{}", opened.precision, providers.join(", "), cached(opened)),
+            providers => {
+                let on = providers.join(", ");
+                format!("{stage} {} on {on}{}{}", opened.precision, shares(opened), cached(opened))
+            }
         }
     });
     let time = &report.timings;
@@ -333,6 +336,15 @@ fn cached(opened: &Opened) -> &'static str {
         Some(Outcome::Built) => " (built for the cache)",
         None => "",
     }
+}
+
+/// How many nodes went where, where that is more than one place.
+fn shares(opened: &Opened) -> String {
+    if opened.nodes.len() < 2 {
+        return String::new();
+    }
+    let nodes = opened.nodes.iter().map(|(provider, nodes)| format!("{nodes} on {provider}"));
+    format!(" (nodes: {})", nodes.collect::<Vec<_>>().join(", "))
 }
 
 pub(crate) fn guidance_help() -> String {

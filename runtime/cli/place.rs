@@ -19,9 +19,10 @@ pub(crate) struct Arguments {
     /// Fail where any node runs elsewhere than on the target's first provider
     #[arg(long)]
     strict: bool,
-    /// With --strict, the share of a graph's time that may run elsewhere, such as 0.05
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, requires = "strict")]
-    allow: f64,
+    /// With --strict, the share of a graph's time that may run elsewhere, such as 0.05 [default: the target's
+    /// allow_fallback, or 0]
+    #[arg(long, value_name = "SHARE", requires = "strict")]
+    allow: Option<f64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -40,23 +41,24 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     arguments.device.open_library()?;
     let sampling = Sampling::in_steps(arguments.steps);
     let request = Request { prompt: "a red apple".into(), sampling, ..Request::default() };
-    let placements = place(&target, &model, &request)?;
+    let mut placements = place(&target, &model, &request)?;
+    if arguments.strict {
+        placements.iter_mut().for_each(|found| found.allowed = arguments.allow.or(found.allowed).or(Some(0.0)));
+    }
     if arguments.json {
         print(&serde_json::to_string_pretty(&placements)?)?;
     } else {
         print(placements.iter().map(as_text).collect::<Vec<_>>().join("\n").trim_end())?;
     }
-    if arguments.strict {
-        require(&placements, arguments.allow)?;
-    }
-    Ok(())
+    Ok(require(&placements)?)
 }
 
 fn as_text(placement: &Placement) -> String {
     let mut text = format!("{}, wanted on {}\n", placement.stage, placement.wanted);
     for share in &placement.providers {
-        let _ =
-            writeln!(text, "  {:5.1} % of the time  {:4} nodes  {}", 100.0 * share.time, share.nodes, share.provider);
+        let of_graph = share.assigned.map_or(String::new(), |nodes| format!(", made of {nodes} of the graph's"));
+        let (time, nodes, provider) = (100.0 * share.time, share.nodes, &share.provider);
+        let _ = writeln!(text, "  {time:5.1} % of the time  {nodes:4} nodes  {provider}{of_graph}");
     }
     let slowest = placement.fallen_back.iter().take(10);
     for fallen in slowest {

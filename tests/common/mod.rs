@@ -115,6 +115,16 @@ impl Outcome {
     }
 }
 
+/// Compiles a shared library from C.
+pub(crate) fn compiled(path: &Path, code: &str, flags: &[&str]) {
+    let source = path.with_file_name("source.c");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&source, code).unwrap();
+    let mut command = Command::new("cc");
+    command.args(["-shared", "-fPIC", "-Wl,--no-as-needed", "-o"]).arg(path).arg(&source).args(flags);
+    assert!(command.status().unwrap().success(), "{}", path.display());
+}
+
 pub(crate) fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

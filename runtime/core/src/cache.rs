@@ -23,7 +23,7 @@ pub(crate) mod key;
 mod lock;
 mod room;
 
-pub(crate) use entry::{Access, Entry, Kept};
+pub(crate) use entry::{About, Access, Entry, Kept};
 use key::{Key, Surroundings};
 pub(crate) use lock::Lock;
 pub(crate) use room::holdings;

@@ -1,5 +1,6 @@
 //! One opened graph: checked against what its stage must look like, run by tensor role.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ mod contract;
 mod session;
 
 pub(crate) use contract::{Contract, IDS, REAL, Rule, TIME};
+pub(crate) use session::Nodes;
 use session::{Providers, internal, open_session, run_failed};
 
 /// A graph on disk whose hash was verified.
@@ -101,8 +103,14 @@ impl Source {
     /// What is known before it is opened.
     pub(crate) fn unopened(&self) -> Opened {
         let Self { precision, sha256, .. } = self;
-        let (providers, warnings) = (Vec::new(), Vec::new());
-        Opened { precision: *precision, sha256: sha256.clone(), providers, warnings, cached: None }
+        Opened {
+            precision: *precision,
+            sha256: sha256.clone(),
+            providers: Vec::new(),
+            nodes: BTreeMap::new(),
+            warnings: Vec::new(),
+            cached: None,
+        }
     }
 }
 
@@ -153,7 +161,10 @@ pub struct Opened {
     pub sha256: String,
     /// Execution providers that the session was given, in order; none while it has not been opened.
     pub providers: Vec<ProviderName>,
-    /// Optional providers that could not be used, and why; what is wrong with the cache.
+    /// How many of the graph's nodes each provider was given; empty where the library does not tell (before 1.24).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<String, usize>,
+    /// Optional providers that could not be used or took too little, and why; what is wrong with the cache.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// What became of it in the cache; nothing where nothing of it is kept. It has no part in what the graph computes,
@@ -181,6 +192,8 @@ impl Graph {
         })?;
         let values = inputs.iter().map(|port| empty_tensor(port.data_type, &[0])).collect::<Result<_>>()?;
         let options = Arc::new(RunOptions::new().map_err(|e| internal("run options", &e))?);
+        let (nodes, warnings) = (BTreeMap::new(), Vec::new());
+        let opened = Opened { precision, sha256, providers: Vec::new(), nodes, warnings, cached: None };
         let mut graph = Self {
             stage,
             session,
@@ -200,15 +213,15 @@ impl Graph {
             options,
             run_time: Duration::ZERO,
             reopen_time: Duration::ZERO,
-            opened: Opened { precision, sha256, providers: Vec::new(), warnings: Vec::new(), cached: None },
+            opened,
         };
         graph.take(providers);
         Ok(graph)
     }
 
     /// Takes over what opening its session has come to.
-    fn take(&mut self, Providers { used, warnings, kept }: Providers) {
-        (self.opened.providers, self.opened.warnings) = (used, warnings);
+    fn take(&mut self, Providers { used, nodes, warnings, kept }: Providers) {
+        (self.opened.providers, self.opened.nodes, self.opened.warnings) = (used, nodes, warnings);
         self.opened.cached = kept.as_ref().map(|kept| kept.cached.clone());
         self.kept = kept;
     }

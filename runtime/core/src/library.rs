@@ -13,6 +13,12 @@ use ort::ortsys;
 
 use crate::{Error, Result, provider};
 
+mod newer;
+mod plugin;
+
+use newer::Newer;
+pub(crate) use newer::{Assigned, RECORD_ASSIGNMENT};
+
 /// ONNX Runtime, opened. There is one in a process, and it stays until the process ends.
 #[derive(Debug)]
 pub struct Library {
@@ -20,6 +26,8 @@ pub struct Library {
     version: String,
     providers: Vec<String>,
     environment: Environment,
+    newer: Newer,
+    plugins: Mutex<plugin::Loaded>,
 }
 
 static OPENED: Mutex<Option<&'static Library>> = Mutex::new(None);
@@ -27,6 +35,9 @@ static OPENED: Mutex<Option<&'static Library>> = Mutex::new(None);
 impl Library {
     /// The oldest ONNX Runtime that is accepted, as the minor number of 1.x; newer ones always work.
     pub const OLDEST_MINOR: u32 = ort::sys::ORT_API_VERSION;
+
+    /// The first minor release of 1.x that takes providers as plug-ins.
+    pub(crate) const FIRST_WITH_PLUGINS: u32 = 22;
 
     /// Opens the library, or returns the one that this process has opened already.
     ///
@@ -83,6 +94,10 @@ impl Library {
 
     pub(crate) fn environment(&self) -> &Environment {
         &self.environment
+    }
+
+    pub(crate) fn newer(&self) -> Newer {
+        self.newer
     }
 }
 
@@ -290,7 +305,7 @@ fn resolve(path: &Path) -> Result<PathBuf, Refusal> {
 }
 
 fn open_file(path: &Path) -> Result<Library, Refusal> {
-    let version = probe(path)?;
+    let (version, newer) = probe(path)?;
     let ort_refusal = |e: &dyn fmt::Display| Refusal(format!("did not start: {e}"));
     let environment = ort::init_from(path)
         .map_err(|e| ort_refusal(&e))?
@@ -299,12 +314,12 @@ fn open_file(path: &Path) -> Result<Library, Refusal> {
         .build()
         .map_err(|e| ort_refusal(&e))?;
     let providers = available_providers().map_err(|e| ort_refusal(&e))?;
-    Ok(Library { path: path.to_path_buf(), version, providers, environment })
+    Ok(Library { path: path.to_path_buf(), version, providers, environment, newer, plugins: Mutex::default() })
 }
 
 /// Asks a file for its version and for the API that safelight was built for, before `ort` sees it: `ort` would
 /// panic where either is missing.
-fn probe(path: &Path) -> Result<String, Refusal> {
+fn probe(path: &Path) -> Result<(String, Newer), Refusal> {
     // A bare name is the system loader's to find, so a file that cannot be read here is no fault yet.
     if is_cut_short(path).unwrap_or(false) {
         return Err(Refusal("is cut short: its end is missing; fetch or copy it again".into()));
@@ -325,16 +340,18 @@ fn probe(path: &Path) -> Result<String, Refusal> {
     // SAFETY: it is not null, and static strings of C are NUL-terminated.
     let version = unsafe { CStr::from_ptr(version) }.to_string_lossy().into_owned();
     let oldest = Library::OLDEST_MINOR;
-    if !matches!(version_number(&version), Some((1, minor)) if minor >= oldest) {
-        return Err(Refusal(format!("is ONNX Runtime {version}, expected 1.{oldest} or newer")));
-    }
+    let minor = match version_number(&version) {
+        Some((1, minor)) if minor >= oldest => minor,
+        _ => return Err(Refusal(format!("is ONNX Runtime {version}, expected 1.{oldest} or newer"))),
+    };
     // SAFETY: asking for a version of the API returns a static table, or null where it is not offered.
     if unsafe { (base.GetApi)(oldest) }.is_null() {
         return Err(Refusal(format!("is ONNX Runtime {version}, which does not offer API {oldest} any more")));
     }
     // Kept open: unloading it only for `ort` to load it again would take as long as loading it.
     std::mem::forget(library);
-    Ok(version)
+    // SAFETY: it is what OrtGetApiBase returned, and offers the API.
+    Ok((version, unsafe { Newer::of(base, minor) }))
 }
 
 /// Whether a 64-bit ELF file ends before the segments that its header lists, as after an interrupted copy. The

@@ -4,18 +4,18 @@
 //! library's own profile of real runs is read: one event a node and run, with the provider that ran it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::Model;
 use crate::pipeline::Pipeline;
-use crate::provider::ProviderName;
+use crate::provider::{Need, Provider, ProviderName};
 use crate::request::Request;
 use crate::residency::Residency;
 use crate::stage::Stage;
 use crate::target::Target;
-use crate::{Error, Result};
+use crate::{Error, Result, provider};
 
 /// A profile is some hundred bytes a node and run; ONNX Runtime itself stops at a million events.
 const MAX_PROFILE_BYTES: u64 = 1 << 30;
@@ -27,6 +27,10 @@ pub struct Placement {
     pub stage: Stage,
     /// What the target wants it to run on first.
     pub wanted: ProviderName,
+    /// Largest share of its time, 0 to 1, that may be spent elsewhere: the target's `allow_fallback`, where what is wanted
+    /// is required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<f64>,
     /// Every provider that ran a node, the busiest first.
     pub providers: Vec<Share>,
     /// Operators that ran elsewhere than wanted, the slowest first; empty where nothing did.
@@ -40,6 +44,9 @@ pub struct Share {
     pub provider: String,
     /// Nodes of the graph as it was optimised: a provider may make one of many.
     pub nodes: usize,
+    /// Nodes of the graph as it is written that the provider was given, where the library tells (1.24 or newer).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assigned: Option<usize>,
     /// Share of the graph's time, 0 to 1.
     pub time: f64,
 }
@@ -80,15 +87,25 @@ pub fn place(target: &Target, model: &Model, request: &Request) -> Result<Vec<Pl
         pipeline.generate(request)?;
     }
     let profiles = pipeline.end_profiles()?;
-    profiles.iter().map(|(stage, path)| read(*stage, path, target)).collect()
+    let graphs = pipeline.graphs();
+    let placed = |(stage, path): &(Stage, PathBuf)| {
+        let mut placement = read(*stage, path, target)?;
+        for share in &mut placement.providers {
+            share.assigned = graphs[stage].nodes.get(provider::short_name(&share.provider)).copied();
+        }
+        Ok(placement)
+    };
+    profiles.iter().map(placed).collect()
 }
 
-/// Fails where more than `allowed` of any graph's time, 0 to 1, was spent elsewhere than wanted.
+/// Fails where more of any graph's time than is [allowed](Placement::allowed) was spent elsewhere than wanted.
 ///
 /// # Errors
 /// [`ErrorKind::Library`](crate::ErrorKind::Library), naming the nodes and what may be the reason.
-pub fn require(placements: &[Placement], allowed: f64) -> Result<()> {
-    let Some(placement) = placements.iter().find(|placement| placement.fallen_back_time() > allowed) else {
+pub fn require(placements: &[Placement]) -> Result<()> {
+    let mut bounded = placements.iter().filter_map(|placement| Some((placement, placement.allowed?)));
+    let Some((placement, allowed)) = bounded.find(|(placement, allowed)| placement.fallen_back_time() > *allowed)
+    else {
         return Ok(());
     };
     let named = placement.fallen_back.iter().take(3).map(|fallen| {
@@ -138,8 +155,10 @@ fn read(stage: Stage, path: &Path, target: &Target) -> Result<Placement> {
     }
     let text = std::fs::read(path).map_err(|e| told(e.to_string()).because(e))?;
     let events: Vec<Event> = serde_json::from_slice(&text).map_err(|e| told(e.to_string()).because(e))?;
-    let wanted = target.stage(stage).providers[0].name;
-    Ok(tally(stage, wanted, &events))
+    let settings = target.stage(stage);
+    let Provider { name, need, .. } = settings.providers[0];
+    let allowed = settings.allow_fallback.filter(|_| need == Need::Required);
+    Ok(Placement { allowed, ..tally(stage, name, &events) })
 }
 
 fn tally(stage: Stage, wanted: ProviderName, events: &[Event]) -> Placement {
@@ -158,7 +177,7 @@ fn tally(stage: Stage, wanted: ProviderName, events: &[Event]) -> Placement {
     let mut fallen_back = Vec::new();
     for ((provider, operator), tally) in &tallies {
         let nodes = tally.names.len();
-        let empty = || Share { provider: (*provider).to_owned(), nodes: 0, time: 0.0 };
+        let empty = || Share { provider: (*provider).to_owned(), nodes: 0, assigned: None, time: 0.0 };
         let total = providers.entry(provider).or_insert_with(empty);
         total.nodes += nodes;
         total.time += share(tally.time);
@@ -175,7 +194,7 @@ fn tally(stage: Stage, wanted: ProviderName, events: &[Event]) -> Placement {
     let mut providers: Vec<_> = providers.into_values().collect();
     providers.sort_by(|a, b| b.time.total_cmp(&a.time));
     fallen_back.sort_by(|a, b| b.time.total_cmp(&a.time));
-    Placement { stage, wanted, providers, fallen_back }
+    Placement { stage, wanted, allowed: None, providers, fallen_back }
 }
 
 #[cfg(test)]
@@ -207,8 +226,10 @@ mod tests {
         let fallen = placement(ProviderName::CPU);
         assert_eq!(fallen.fallen_back.len(), 1);
         assert!((fallen.fallen_back_time() - 0.8).abs() < 1e-12);
-        require(std::slice::from_ref(&fallen), 0.8).unwrap();
-        let error = require(&[fallen], 0.5).unwrap_err();
+        let within = |allowed| require(&[Placement { allowed, ..fallen.clone() }]);
+        within(None).unwrap();
+        within(Some(0.8)).unwrap();
+        let error = within(Some(0.5)).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Library);
         assert!(error.to_string().contains("80.0 % of its time is not on"), "{error}");
         assert!(error.to_string().contains("1 Conv such as \"/a/Conv\" on CUDAExecutionProvider"), "{error}");

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Build, Caching};
 use crate::error::unknown;
 use crate::machine::Detect;
-use crate::provider::{Keeps, Need, Provider, ProviderName, Scalar};
+use crate::provider::{Keeps, Kind, Need, Options, Provider, ProviderName, Scalar};
 use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
 use crate::{Error, Result, catalogue, provider, target_file};
@@ -38,6 +38,10 @@ pub struct Target {
     pub detect: Option<Detect>,
     /// Execution providers, best first.
     pub(crate) providers: Vec<Provider>,
+    /// Options of providers on top of those in the list.
+    pub(crate) options: BTreeMap<ProviderName, Options>,
+    /// Largest share of a graph, 0 to 1, that may run elsewhere than on its first provider.
+    pub(crate) allow_fallback: Option<f64>,
     /// Precisions, best first; the first that a model has for a stage is used.
     pub(crate) precision: Vec<Precision>,
     /// When graphs are in memory.
@@ -132,6 +136,12 @@ pub enum GraphOptimization {
 pub(crate) struct StageOverrides {
     /// Execution providers, best first.
     providers: Option<Vec<Provider>>,
+    /// Options of providers, by name, on top of those in the list.
+    #[cfg_attr(test, schemars(schema_with = "provider::options_by_provider"))]
+    options: BTreeMap<ProviderName, Options>,
+    /// Largest share of its graph, 0 to 1, that may run elsewhere than on its first provider.
+    #[cfg_attr(test, schemars(range(min = 0, max = 1)))]
+    allow_fallback: Option<f64>,
     /// Precisions, best first.
     precision: Option<Vec<Precision>>,
     /// How its session is set up.
@@ -183,6 +193,8 @@ impl Default for Limits {
 pub struct StageSettings {
     /// Execution providers, best first.
     pub providers: Vec<Provider>,
+    /// Largest share of the graph, 0 to 1, that may run elsewhere than on the first of them; absent where any may.
+    pub allow_fallback: Option<f64>,
     /// Precisions, best first.
     pub precision: Vec<Precision>,
     /// How its session is set up.
@@ -226,18 +238,24 @@ impl Target {
     pub fn stage(&self, stage: Stage) -> StageSettings {
         let mut settings = StageSettings {
             providers: self.providers.clone(),
+            allow_fallback: self.allow_fallback,
             precision: self.precision.clone(),
             session: self.session.clone(),
         };
-        if let Some(overrides) = self.stages.get(&stage) {
-            settings.session.override_with(&overrides.session);
-            if let Some(providers) = &overrides.providers {
-                settings.providers.clone_from(providers);
-            }
-            if let Some(precision) = &overrides.precision {
-                settings.precision.clone_from(precision);
-            }
+        let Some(overrides) = self.stages.get(&stage) else {
+            set_options(&mut settings.providers, &self.options);
+            return settings;
+        };
+        settings.session.override_with(&overrides.session);
+        settings.allow_fallback = overrides.allow_fallback.or(settings.allow_fallback);
+        if let Some(providers) = &overrides.providers {
+            settings.providers.clone_from(providers);
         }
+        if let Some(precision) = &overrides.precision {
+            settings.precision.clone_from(precision);
+        }
+        set_options(&mut settings.providers, &self.options);
+        set_options(&mut settings.providers, &overrides.options);
         settings
     }
 
@@ -258,11 +276,15 @@ impl Target {
 
     /// The same target with the CPU as its only provider, for every stage: what any other is compared with.
     pub fn on_cpu(mut self) -> Self {
-        self.providers = vec![Provider { name: ProviderName::CPU, need: Need::Required, options: BTreeMap::new() }];
+        self.providers = vec![Provider::plain(ProviderName::CPU, Need::Required)];
         // ONNX Runtime refuses this key where the CPU is asked for by name.
         self.session.keys.remove(NO_CPU_FALLBACK);
+        self.options.clear();
+        self.allow_fallback = None;
         for overrides in self.stages.values_mut() {
             overrides.providers = None;
+            overrides.options.clear();
+            overrides.allow_fallback = None;
             overrides.session.keys.remove(NO_CPU_FALLBACK);
         }
         self
@@ -329,10 +351,18 @@ impl Target {
             ));
         }
         check_lists(&self.providers, &self.precision, &self.session)?;
+        let all = self.stages.values().filter_map(|overrides| overrides.providers.as_ref()).chain([&self.providers]);
+        check_option_map(&self.options, all.flatten())?;
+        let shares = self.stages.values().map(|overrides| overrides.allow_fallback).chain([self.allow_fallback]);
+        if let Some(share) = shares.flatten().find(|share| !(0.0..=1.0).contains(share)) {
+            return Err(Error::usage(format!("allow_fallback: {share} is no share, expected 0 to 1, such as 0.05")));
+        }
         for (stage, overrides) in &self.stages {
             let providers = overrides.providers.as_ref().unwrap_or(&self.providers);
             let precision = overrides.precision.as_ref().unwrap_or(&self.precision);
-            check_lists(providers, precision, &overrides.session).map_err(|e| e.context(format!("stages.{stage}")))?;
+            check_lists(providers, precision, &overrides.session)
+                .and_then(|()| check_option_map(&overrides.options, providers.iter()))
+                .map_err(|e| e.context(format!("stages.{stage}")))?;
         }
         self.check_cache()?;
         let Limits { max_pixels, max_steps, max_count, max_batch, max_prompt_bytes, max_graph_bytes } = self.limits;
@@ -357,14 +387,12 @@ impl Target {
     fn check_cache(&self) -> Result<()> {
         let Some(caching) = &self.cache else { return Ok(()) };
         caching.check()?;
-        let of_stages = self.stages.values().filter_map(|overrides| overrides.providers.as_ref());
-        let providers = || of_stages.clone().chain([&self.providers]).flatten();
-        providers().try_for_each(Provider::check_keeping)?;
-        if providers().any(|provider| provider.name.keeps() == Keeps::Context) {
-            let sessions = self.stages.values().map(|overrides| &overrides.session).chain([&self.session]);
-            if let Some(key) =
-                sessions.flat_map(|session| session.keys.keys()).find(|key| key.starts_with("ep.context_"))
-            {
+        for stage in [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder, Stage::Encoder] {
+            let StageSettings { providers, session, .. } = self.stage(stage);
+            providers.iter().try_for_each(Provider::check_keeping)?;
+            let keeps_contexts = providers.iter().any(|provider| provider.name.keeps() == Keeps::Context);
+            let mut keys = session.keys.keys();
+            if let Some(key) = keys.find(|key| keeps_contexts && key.starts_with("ep.context_")) {
                 let what = format!("session.keys: \"{key}\" is what the target's cache sets itself");
                 return Err(Error::usage(format!("{what}; take one of the two away")));
             }
@@ -404,9 +432,53 @@ impl StageOverrides {
     /// Takes from another what it says.
     pub(crate) fn override_with(&mut self, other: Self) {
         self.session.override_with(&other.session);
+        // Of options that another list's providers had, those stay whose providers this list has.
+        if let Some(providers) = &other.providers {
+            keep_options(&mut self.options, providers.iter());
+        }
+        merge_options(&mut self.options, other.options);
+        self.allow_fallback = other.allow_fallback.or(self.allow_fallback);
         self.providers = other.providers.or(self.providers.take());
         self.precision = other.precision.or(self.precision.take());
     }
+}
+
+/// Puts options on top of those that a list's providers have.
+fn set_options(providers: &mut [Provider], options: &BTreeMap<ProviderName, Options>) {
+    for provider in providers {
+        provider.options.extend(options.get(&provider.name).cloned().unwrap_or_default());
+    }
+}
+
+/// Puts options on top of others.
+pub(crate) fn merge_options(options: &mut BTreeMap<ProviderName, Options>, over: BTreeMap<ProviderName, Options>) {
+    for (provider, more) in over {
+        options.entry(provider).or_default().extend(more);
+    }
+}
+
+/// Drops the options of providers that are in no list any more.
+pub(crate) fn keep_options<'a>(
+    options: &mut BTreeMap<ProviderName, Options>,
+    providers: impl Iterator<Item = &'a Provider> + Clone,
+) {
+    options.retain(|name, _| providers.clone().any(|provider| provider.name == *name));
+}
+
+fn check_option_map<'a>(
+    options: &BTreeMap<ProviderName, Options>,
+    providers: impl Iterator<Item = &'a Provider> + Clone,
+) -> Result<()> {
+    for (name, options) in options {
+        let Some(listed) = providers.clone().find(|provider| provider.name == *name) else {
+            let listed: Vec<_> = providers.map(|provider| provider.name.as_str()).collect();
+            let listed = listed.join(", ");
+            return Err(Error::usage(format!("options: {name} is not among the providers, which are {listed}")));
+        };
+        let settings = Provider { options: options.clone(), ..listed.clone() };
+        provider::check_options(&settings).map_err(|e| e.context("options"))?;
+    }
+    Ok(())
 }
 
 fn check_lists(providers: &[Provider], precision: &[Precision], session: &Session) -> Result<()> {
@@ -417,7 +489,7 @@ fn check_lists(providers: &[Provider], precision: &[Precision], session: &Sessio
         return Err(Error::usage("precision: the list is empty, expected some of int8, fp16, fp32"));
     }
     for provider in providers {
-        provider::check_options(provider)?;
+        provider::check(provider).map_err(|e| e.context("providers"))?;
     }
     for threads in [session.intra_threads, session.inter_threads].into_iter().flatten() {
         if threads > Session::MAX_THREADS {
@@ -427,66 +499,50 @@ fn check_lists(providers: &[Provider], precision: &[Precision], session: &Sessio
     session.keys.iter().try_for_each(|(key, value)| check_session_key(key, value))
 }
 
-/// What values a session key takes.
-#[derive(Debug, Clone, Copy)]
-enum Value {
-    Flag,
-    Count,
-    Text,
-}
-
 /// ONNX Runtime reads these numbers as a C `int`.
-const MAX_COUNT: i64 = i32::MAX as i64;
+const COUNT: Kind = Kind::Whole(0, i32::MAX as i64);
 
 /// With this key a session fails where a node would run on the CPU instead.
 const NO_CPU_FALLBACK: &str = "session.disable_cpu_ep_fallback";
 
 /// Session keys that a target may set, beside the fields of [`Session`]. Names and meanings: ONNX Runtime's
 /// `onnxruntime_session_options_config_keys.h`.
-const SESSION_KEYS: &[(&str, Value)] = &[
-    ("ep.context_embed_mode", Value::Flag),
-    ("ep.context_enable", Value::Flag),
-    ("mlas.disable_kleidiai", Value::Flag),
-    ("mlas.enable_gemm_fastmath_arm64_bfloat16", Value::Flag),
-    ("optimization.constant_folding_max_output_size_in_bytes", Value::Count),
-    ("optimization.disable_specified_optimizers", Value::Text),
-    ("optimization.enable_cast_chain_elimination", Value::Flag),
-    ("optimization.enable_gelu_approximation", Value::Flag),
-    (NO_CPU_FALLBACK, Value::Flag),
-    ("session.disable_double_qdq_remover", Value::Flag),
-    ("session.disable_model_compile", Value::Flag),
-    ("session.disable_prepacking", Value::Flag),
-    ("session.disable_qdq_constant_folding", Value::Flag),
-    ("session.disable_quant_qdq", Value::Flag),
-    ("session.dynamic_block_base", Value::Count),
-    ("session.enable_quant_qdq_cleanup", Value::Flag),
-    ("session.force_spinning_stop", Value::Flag),
-    ("session.inter_op.allow_spinning", Value::Flag),
-    ("session.intra_op.spin_backoff_max", Value::Count),
-    ("session.intra_op.spin_duration_us", Value::Count),
-    ("session.intra_op_thread_affinities", Value::Text),
-    ("session.qdqisint8allowed", Value::Flag),
-    ("session.set_denormal_as_zero", Value::Flag),
-    ("session.use_deterministic_compute", Value::Flag),
-    ("session.use_device_allocator_for_initializers", Value::Flag),
-    ("session.use_env_allocators", Value::Flag),
-    ("session.x64quantprecision", Value::Flag),
+const SESSION_KEYS: &[(&str, Kind)] = &[
+    ("ep.context_embed_mode", Kind::Flag),
+    ("ep.context_enable", Kind::Flag),
+    ("mlas.disable_kleidiai", Kind::Flag),
+    ("mlas.enable_gemm_fastmath_arm64_bfloat16", Kind::Flag),
+    ("optimization.constant_folding_max_output_size_in_bytes", COUNT),
+    ("optimization.disable_specified_optimizers", Kind::Text),
+    ("optimization.enable_cast_chain_elimination", Kind::Flag),
+    ("optimization.enable_gelu_approximation", Kind::Flag),
+    (NO_CPU_FALLBACK, Kind::Flag),
+    ("session.disable_double_qdq_remover", Kind::Flag),
+    ("session.disable_model_compile", Kind::Flag),
+    ("session.disable_prepacking", Kind::Flag),
+    ("session.disable_qdq_constant_folding", Kind::Flag),
+    ("session.disable_quant_qdq", Kind::Flag),
+    ("session.dynamic_block_base", COUNT),
+    ("session.enable_quant_qdq_cleanup", Kind::Flag),
+    ("session.force_spinning_stop", Kind::Flag),
+    ("session.inter_op.allow_spinning", Kind::Flag),
+    ("session.intra_op.spin_backoff_max", COUNT),
+    ("session.intra_op.spin_duration_us", COUNT),
+    ("session.intra_op_thread_affinities", Kind::Text),
+    ("session.qdqisint8allowed", Kind::Flag),
+    ("session.set_denormal_as_zero", Kind::Flag),
+    ("session.use_deterministic_compute", Kind::Flag),
+    ("session.use_device_allocator_for_initializers", Kind::Flag),
+    ("session.use_env_allocators", Kind::Flag),
+    ("session.x64quantprecision", Kind::Flag),
 ];
 
 fn check_session_key(key: &str, value: &Scalar) -> Result<()> {
-    let Some((_, expected)) = SESSION_KEYS.iter().find(|(name, _)| *name == key) else {
+    let Some((_, kind)) = SESSION_KEYS.iter().find(|(name, _)| *name == key) else {
         let told = unknown("key", key, SESSION_KEYS.iter().map(|(name, _)| name));
         return Err(Error::usage(format!("session.keys: {told}")));
     };
-    let wanted = match (expected, value) {
-        (Value::Flag, Scalar::Bool(_) | Scalar::Integer(0 | 1)) => return Ok(()),
-        (Value::Count, Scalar::Integer(0..=MAX_COUNT)) => return Ok(()),
-        (Value::Text, Scalar::Text(text)) if text.len() <= 8192 && !text.contains('\0') => return Ok(()),
-        (Value::Flag, _) => "true or false",
-        (Value::Count, _) => "a whole number from 0 to 2147483647",
-        (Value::Text, _) => "a text of at most 8,192 bytes",
-    };
-    Err(Error::usage(format!("session.keys: \"{key}\" is {:?}, expected {wanted}", value.to_option())))
+    kind.write(value).map(drop).map_err(|told| Error::usage(format!("session.keys: \"{key}\" {told}")))
 }
 
 /// Finds `NAME.yaml` in the first of `folders` that has it, or takes a path as it is.
@@ -594,6 +650,8 @@ pub(crate) mod tests {
             ("session: {intra_threads: 1025}\n", "expected at most 1024"),
             ("limits: {max_steps: 0}\n", "a limit is 0"),
             ("verify: {retries: 1}\n", "unknown field `retries`"),
+            ("allow_fallback: 1.5\n", "1.5 is no share, expected 0 to 1"),
+            ("stages: {decoder: {allow_fallback: -0.1}}\n", "allow_fallback: -0.1 is no share"),
             ("limits: {max_step: 1}\n", "did you mean \"max_steps\""),
             ("detect: {cpu: [avx512_vnni]}\n", "did you mean \"avx512vnni\""),
             ("session: {graph_optimization: al}\n", "did you mean \"all\""),
@@ -644,12 +702,7 @@ pub(crate) mod tests {
 
     /// The allow-list as a schema, for editors to complete from.
     pub(crate) fn session_keys(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let of = |value| match value {
-            Value::Flag => serde_json::json!({ "enum": [true, false, 0, 1] }),
-            Value::Count => serde_json::json!({ "type": "integer", "minimum": 0, "maximum": MAX_COUNT }),
-            Value::Text => serde_json::json!({ "type": "string", "maxLength": 8192 }),
-        };
-        let keys: BTreeMap<_, _> = SESSION_KEYS.iter().map(|(key, value)| (key, of(*value))).collect();
+        let keys: BTreeMap<_, _> = SESSION_KEYS.iter().map(|(key, kind)| (key, kind.schema())).collect();
         schemars::json_schema!({ "type": "object", "properties": keys, "additionalProperties": false })
     }
 

@@ -9,10 +9,13 @@ use serde::{Deserialize, Deserializer};
 
 use crate::cache::{Build, Caching};
 use crate::machine::Detect;
-use crate::provider::Provider;
+use crate::provider::{Options, Provider, ProviderName};
 use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
-use crate::target::{Board, Limits, Measurement, Session, StageOverrides, Target, Verification, find_by_name};
+use crate::target::{
+    Board, Limits, Measurement, Session, StageOverrides, Target, Verification, find_by_name, keep_options,
+    merge_options,
+};
 use crate::{Error, ErrorKind, Result, yaml};
 
 /// A target: what a device has, and how graphs are to be run on it.
@@ -49,6 +52,16 @@ pub(crate) struct TargetFile {
     detect: Option<Detect>,
     /// Execution providers, best first.
     providers: Option<Vec<Provider>>,
+    /// Options of providers, by name, on top of those in the list: so that a file that extends another can change one
+    /// option and leave the list as it is.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(schema_with = "crate::provider::options_by_provider"))]
+    options: BTreeMap<ProviderName, Options>,
+    /// Largest share of a graph that may run elsewhere than on its first provider, 0 to 1: of its nodes when it is opened
+    /// (ONNX Runtime 1.24 or newer tells), of its time in `safelight place`. Where that provider is required, more is an
+    /// error. Without it any share may, but never all.
+    #[cfg_attr(test, schemars(range(min = 0, max = 1)))]
+    allow_fallback: Option<f64>,
     /// Precisions, best first; the first that a model has for a stage is used.
     precision: Option<Vec<Precision>>,
     /// When graphs are in memory: `resident`, all of them all the time, which is usual, or `staged`, each while its stage
@@ -188,13 +201,19 @@ impl TargetFile {
         };
         let (mut session, mut stages) = (Session::default(), BTreeMap::new());
         let (mut providers, mut precision, mut limits) = (None, None, Limits::default());
+        let (mut options, mut allow_fallback) = (BTreeMap::new(), None);
         let (mut verify, mut residency) = (Verification::default(), Residency::default());
         let mut cache = None;
         if let Some(base) = base {
             cache = base.cache;
             (session, stages, limits, verify) = (base.session, base.stages, base.limits, base.verify);
             (providers, precision, residency) = (Some(base.providers), Some(base.precision), base.residency);
+            (options, allow_fallback) = (base.options, base.allow_fallback);
         }
+        if let Some(providers) = &self.providers {
+            keep_options(&mut options, providers.iter());
+        }
+        merge_options(&mut options, self.options);
         session.override_with(&self.session);
         for (stage, overrides) in self.stages {
             let entry: &mut StageOverrides = stages.entry(stage).or_default();
@@ -212,6 +231,8 @@ impl TargetFile {
             measure: self.measure,
             detect: self.detect,
             providers: self.providers.or(providers).ok_or_else(|| missing("providers"))?,
+            options,
+            allow_fallback: self.allow_fallback.or(allow_fallback),
             precision: self.precision.or(precision).ok_or_else(|| missing("precision"))?,
             residency: self.residency.unwrap_or(residency),
             session,
@@ -329,7 +350,6 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::provider::ProviderName;
 
     const HEAD: &str = "schema: safelight-target/1\ntitle: T\n";
     const RUNS: &str = "precision: [int8, fp32]\nproviders: [{ name: cpu, need: required }]\n";
@@ -346,6 +366,42 @@ mod tests {
     fn open_first(files: &[(&str, &str)]) -> Result<Target> {
         let folder = folder(files);
         open(&folder.path().join(format!("{}.yaml", files[0].0)), &[])
+    }
+
+    #[test]
+    fn one_option_of_one_provider_is_changed_in_a_line() {
+        let base = "precision: [fp16]\nproviders:\n- { name: tensorrt, need: optional, options: { trt_fp16_enable: true, \
+                    trt_max_workspace_size: 1 } }\n- { name: cuda, need: required, options: { device_id: 1 } }\n";
+        let board = "extends: base\noptions: { tensorrt: { trt_max_workspace_size: 2 } }\n\
+                     stages: { decoder: { options: { tensorrt: { trt_fp16_enable: false } } } }\n";
+        let target = open_first(&[("board", board), ("base", base)]).unwrap();
+        let options = |stage, index: usize| {
+            let options = &target.stage(stage).providers[index].options;
+            options.iter().map(|(key, value)| format!("{key}={}", value.to_option())).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(options(Stage::Denoiser, 0), "trt_fp16_enable=1 trt_max_workspace_size=2");
+        assert_eq!(options(Stage::Decoder, 0), "trt_fp16_enable=0 trt_max_workspace_size=2");
+        assert_eq!(options(Stage::Decoder, 1), "device_id=1");
+
+        let other = "extends: board\nproviders: [{ name: tensorrt, need: required }]\nstages: { decoder: { providers: \
+                     [{ name: cuda, need: required }] } }\n";
+        let target = open_first(&[("other", other), ("board", board), ("base", base)]).unwrap();
+        let providers = &target.stage(Stage::Decoder).providers;
+        assert!(providers.len() == 1 && providers[0].options.is_empty(), "another list has options of its own");
+        assert_eq!(target.stage(Stage::Denoiser).providers[0].options.len(), 1);
+    }
+
+    #[test]
+    fn an_option_of_a_provider_that_is_not_there_is_refused() {
+        for (options, expected) in [
+            ("options: { cuda: { device_id: 1 } }\n", "options: cuda is not among the providers, which are cpu"),
+            ("options: { openvno: {} }\n", "did you mean \"openvino\""),
+            ("options: { cpu: { device_id: 1 } }\n", "options: cpu has no option \"device_id\""),
+            ("stages: { decoder: { options: { cuda: {} } } }\n", "stages.decoder: options: cuda is not among"),
+        ] {
+            let told = open_first(&[("t", &format!("{RUNS}{options}"))]).unwrap_err().to_string();
+            assert!(told.contains(expected), "{options}: {told}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::lock::Lock;
 use super::room;
 use super::{Cached, Outcome};
 use crate::bounded::{self, Unread};
+use crate::graph::Nodes;
 use crate::picture::save;
 use crate::{Error, ErrorKind, Result};
 
@@ -47,6 +48,10 @@ pub(crate) struct Manifest {
     built_s: u64,
     /// How long opening the graph took.
     build_ms: f64,
+    /// Provider, operator and number of the nodes of the graph that it was built from; what was made of these has other
+    /// nodes. Empty where the library does not tell.
+    #[serde(default)]
+    nodes: Vec<(String, String, usize)>,
     files: Vec<KeptFile>,
 }
 
@@ -57,6 +62,18 @@ struct KeptFile {
     name: String,
     bytes: u64,
     sha256: String,
+}
+
+/// What is told of an entry when it is built.
+pub(crate) struct About<'a> {
+    /// Name of the target that it is for.
+    pub(crate) target: &'a str,
+    /// Where the graph's nodes went, where the library tells.
+    pub(crate) nodes: Option<&'a Nodes>,
+    /// When opening the graph began.
+    pub(crate) since: Instant,
+    /// Why it was not there.
+    pub(crate) why: String,
 }
 
 /// Why an entry cannot be used.
@@ -244,7 +261,10 @@ impl Entry {
     }
 
     /// Writes down what was built; the exclusive lock becomes a shared one.
-    pub(crate) fn seal(&self, lock: Lock, target: &str, since: Instant, why: String) -> Result<Kept> {
+    pub(crate) fn seal(&self, lock: Lock, about: About) -> Result<Kept> {
+        let About { target, nodes, since, why } = about;
+        let nodes = nodes.into_iter().flatten();
+        let nodes = nodes.map(|((provider, operator), count)| (provider.clone(), operator.clone(), *count)).collect();
         let built_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let manifest = Manifest {
             format: FORMAT.into(),
@@ -253,6 +273,7 @@ impl Entry {
             safelight: env!("CARGO_PKG_VERSION").into(),
             built_s,
             build_ms: milliseconds(since),
+            nodes,
             files: Vec::new(),
         };
         let cached = Cached { outcome: Outcome::Built, why: Some(why), ms: 0.0, bytes: 0 };
@@ -299,6 +320,13 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
+    /// Where the nodes of the graph went when it was built, if the library told.
+    pub(crate) fn nodes(&self) -> Option<Nodes> {
+        let nodes = self.manifest.nodes.iter();
+        let nodes: Nodes = nodes.map(|(provider, node, count)| ((provider.clone(), node.clone()), *count)).collect();
+        (!nodes.is_empty()).then_some(nodes)
+    }
+
     /// Makes room for what was built; tells where that does not suffice.
     pub(crate) fn make_room(&self) -> Option<String> {
         let Self { entry, manifest, cached, .. } = self;
@@ -422,6 +450,10 @@ mod tests {
     use super::super::key::tests::key;
     use super::*;
 
+    fn about(why: &str) -> About<'static> {
+        About { target: "t", nodes: None, since: Instant::now(), why: why.into() }
+    }
+
     /// An entry with these files, built.
     fn build(cache: &Path, change: &str, files: &[(&str, &str)]) -> (Entry, Kept) {
         let entry = Entry::new(cache, u64::MAX, key(change));
@@ -432,7 +464,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         }
-        let kept = entry.seal(lock, "t", Instant::now(), "it was never built".into()).unwrap();
+        let kept = entry.seal(lock, about("it was never built")).unwrap();
         (entry, kept)
     }
 
@@ -494,9 +526,21 @@ mod tests {
             let Access::Build { why, is_damaged, lock } = entry.access(&|| ()) else { panic!("{expected}") };
             assert!(is_damaged && why.contains(expected), "{expected:?}: {why}");
             entry.clear().unwrap();
-            let rebuilt = entry.seal(lock, "t", Instant::now(), why).unwrap();
+            let rebuilt = entry.seal(lock, about(&why)).unwrap();
             assert_eq!(rebuilt.cached.bytes, 0);
         }
+    }
+
+    #[test]
+    fn where_nodes_went_is_remembered() {
+        let cache = tempfile::tempdir().unwrap();
+        let entry = Entry::new(cache.path(), u64::MAX, key(""));
+        let Access::Build { lock, .. } = entry.access(&|| ()) else { panic!("is there") };
+        entry.clear().unwrap();
+        let nodes = Nodes::from([(("qnn".into(), "Conv".into()), 40), (("cpu".into(), "Resize".into()), 2)]);
+        drop(entry.seal(lock, About { nodes: Some(&nodes), ..about("") }).unwrap());
+        let Access::Ready(lock, checked) = entry.access(&|| ()) else { panic!("is not there") };
+        assert_eq!(entry.reuse(lock, checked, Instant::now()).unwrap().nodes(), Some(nodes));
     }
 
     #[cfg(unix)]

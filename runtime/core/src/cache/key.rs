@@ -50,9 +50,7 @@ impl Key {
                 let told = |e: std::io::Error| {
                     Error::model(format!("{}: cannot be read: {e}", file.path.display())).because(e)
                 };
-                let modified = file.path.metadata().and_then(|meta| meta.modified()).map_err(told)?;
-                let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-                Ok(format!("{} bytes of {}.{:09} s", file.bytes, since.as_secs(), since.subsec_nanos()))
+                stamp(&file.path).map_err(told)
             }
         };
         let facts = data.iter().map(fact).collect::<Result<Vec<_>>>()?;
@@ -80,8 +78,13 @@ impl Key {
     pub(crate) fn add_providers(&mut self, providers: &[Provider], around: &Surroundings) -> Result<()> {
         let names: Vec<_> = providers.iter().map(|provider| provider.name.as_str()).collect();
         self.add("providers", names.join(", "));
-        let options: Vec<_> = providers.iter().map(|provider| (provider.name, &provider.options)).collect();
+        let options: Vec<_> =
+            providers.iter().map(|provider| (provider.name, &provider.options, provider.device)).collect();
         self.add("options of providers", json(&options)?);
+        let plugins: Vec<_> = providers.iter().filter_map(plugin).collect();
+        if !plugins.is_empty() {
+            self.add("plug-ins", plugins.join(", "));
+        }
         self.add("processor", &around.processor);
         if providers.iter().any(|provider| provider.name != ProviderName::CPU) {
             self.add("driver", &around.driver);
@@ -150,6 +153,19 @@ fn shorten(fact: &str) -> String {
     }
 }
 
+/// A file's length and time, where its hash would take too long.
+fn stamp(path: &Path) -> std::io::Result<String> {
+    let meta = path.metadata()?;
+    let since = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(format!("{} bytes of {}.{:09} s", meta.len(), since.as_secs(), since.subsec_nanos()))
+}
+
+/// Which build of a plug-in a provider is, wherever it lies; one that is missing is the provider's to tell.
+fn plugin(provider: &Provider) -> Option<String> {
+    let stamp = stamp(provider.library.as_ref()?).unwrap_or_else(|_| "missing".into());
+    Some(format!("{}: {stamp}", provider.name))
+}
+
 fn json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::new(ErrorKind::Internal, format!("key of a cache: {e}")))
 }
@@ -204,7 +220,7 @@ pub(crate) mod tests {
 
     fn provider(name: &str, options: &[(&str, &str)]) -> Provider {
         let options = options.iter().map(|(key, value)| ((*key).to_owned(), Scalar::Text((*value).into()))).collect();
-        Provider { name: name.to_owned().try_into().unwrap(), need: Need::Required, options }
+        Provider { options, ..Provider::plain(name.to_owned().try_into().unwrap(), Need::Required) }
     }
 
     fn around(driver: &str) -> Surroundings {
@@ -287,6 +303,23 @@ pub(crate) mod tests {
         assert_eq!(keys[0], keys[1]);
         keys[1].add_providers(&[provider("cuda", &[])], &around("550")).unwrap();
         assert_eq!(keys[1].get("driver"), Some("550"));
+    }
+
+    #[test]
+    fn another_build_of_a_plug_in_is_another_key_and_another_place_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        let key = |name: &str, content: &str| {
+            let library = folder.path().join(name);
+            fs::write(&library, content).unwrap();
+            fs::File::options().write(true).open(&library).unwrap().set_modified(time).unwrap();
+            let mut key = Key::default();
+            let plugin = Provider { library: Some(library), ..provider("openvino", &[]) };
+            key.add_providers(&[plugin], &around("none")).unwrap();
+            key
+        };
+        assert_eq!(key("a.so", "build"), key("b.so", "build"));
+        assert_ne!(key("a.so", "build"), key("a.so", "another build"));
     }
 
     #[test]

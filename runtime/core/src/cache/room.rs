@@ -91,7 +91,7 @@ mod tests {
     use std::fs::File;
     use std::time::{Duration, Instant};
 
-    use super::super::entry::{Access, Kept};
+    use super::super::entry::{About, Access, Kept};
     use super::super::key::tests::key;
     use super::*;
 
@@ -100,7 +100,8 @@ mod tests {
         let Access::Build { lock, .. } = entry.access(&|| ()) else { panic!("{change} is there") };
         entry.clear().unwrap();
         fs::write(entry.folder().join("engine"), [0; 10_000]).unwrap();
-        let kept = entry.seal(lock, "t", Instant::now(), String::new()).unwrap();
+        let about = About { target: "t", nodes: None, since: Instant::now(), why: String::new() };
+        let kept = entry.seal(lock, about).unwrap();
         let manifest = File::options().write(true).open(entry.folder().join(MANIFEST)).unwrap();
         manifest.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(used_s)).unwrap();
         kept

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Severity, Subject, Told, ok, or_ok, told};
 use crate::Library;
 use crate::library::{Found, Outcome, Place};
-use crate::provider::Need;
+use crate::provider::{Need, Provider};
 
 /// Which library is used, and which files were refused before it.
 pub(super) fn library(subject: &Subject<'_>) -> Vec<Told> {
@@ -87,18 +87,38 @@ pub(super) fn providers(subject: &Subject<'_>) -> Vec<Told> {
         return vec![told(Severity::Note, "not compared: no library was opened", "see the check library")];
     };
     let has = providers.join(", ");
-    let missing =
-        subject.providers().into_iter().filter(|wanted| !providers.iter().any(|has| has == wanted.name.as_str()));
-    let missing = missing.map(|wanted| {
-        let (name, target) = (wanted.name, &target.name);
+    let told_of = |wanted: &Provider| {
+        let (evidence, advice) = why_unusable(subject, wanted, version, providers)?;
         let (severity, so) = match wanted.need {
             Need::Required => (Severity::Problem, "requires"),
             Need::Optional => (Severity::Note, "would like"),
         };
-        let evidence = format!("target {target} {so} {name}, but ONNX Runtime {version} was built with: {has}");
-        told(severity, evidence, format!("use a build of ONNX Runtime that has {name}, or a target that does without"))
-    });
-    or_ok(missing.collect(), format!("all that target {} asks for; the library has {has}", target.name))
+        Some(told(severity, format!("target {} {so} {}, but {evidence}", target.name, wanted.name), advice))
+    };
+    let missing = subject.providers().iter().filter_map(told_of).collect();
+    or_ok(missing, format!("all that target {} asks for; the library has {has}", target.name))
+}
+
+/// Why the library cannot have a provider, and what to do; nothing where it can.
+fn why_unusable(
+    subject: &Subject<'_>,
+    wanted: &Provider,
+    version: &str,
+    providers: &[String],
+) -> Option<(String, String)> {
+    let name = wanted.name;
+    let Some(plugin) = &wanted.library else {
+        let evidence = format!("ONNX Runtime {version} was built with: {}", providers.join(", "));
+        let advice = format!("use a build of ONNX Runtime that has {name}, or a target that does without");
+        return (!providers.iter().any(|has| has == name.as_str())).then_some((evidence, advice));
+    };
+    if !subject.at(plugin).is_file() {
+        let advice = "install the plug-in there, or correct library in the target";
+        return Some((format!("its plug-in {} is not there", plugin.display()), advice.into()));
+    }
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+    let evidence = format!("ONNX Runtime {version} takes no plug-ins");
+    minor.is_some_and(|minor| minor < Library::FIRST_WITH_PLUGINS).then(|| (evidence, "use 1.22 or newer".into()))
 }
 
 /// First minor version of ONNX Runtime whose official builds collect telemetry on Linux and macOS.

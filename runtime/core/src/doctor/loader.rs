@@ -80,7 +80,10 @@ pub(super) fn companions(subject: &Subject<'_>) -> Vec<Told> {
     // What ONNX Runtime itself needs is there: it was opened.
     let there: BTreeSet<_> = elf::needs(&found.path).unwrap_or_default().libraries.into_iter().collect();
     let missing = |provider: &Provider| {
-        let needs = elf::needs(&folder.join(provider_file(provider.name.as_str()))).unwrap_or_default();
+        let beside = || folder.join(provider_file(provider.name.as_str()));
+        let file = provider.library.clone().unwrap_or_else(beside);
+        let folder = file.parent().unwrap_or(folder);
+        let needs = elf::needs(&file).unwrap_or_default();
         let own = needs.folders.iter().map(|own| PathBuf::from(own.replace("$ORIGIN", &folder.display().to_string())));
         let own: Vec<_> = own.chain([folder.to_path_buf()]).collect();
         let is_missing = |name: &String| !there.contains(name) && !own.iter().any(|at| at.join(name).exists());

@@ -7,8 +7,8 @@ use std::time::Instant;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
-use super::session::Failure;
-use crate::cache::{Access, Kept, Lock, Means, Place, Shelf};
+use super::session::{Failure, Nodes};
+use crate::cache::{About, Access, Kept, Lock, Means, Place, Shelf};
 use crate::provider::Provider;
 
 /// The file of an entry that ONNX Runtime opens in place of the graph.
@@ -62,9 +62,14 @@ impl Aid<'_> {
     }
 }
 
+/// A session, and where its nodes went, if the library tells.
+type Attempt = (Session, Option<Nodes>);
+
 /// A session, and the entry that it uses.
 pub(super) struct Opened {
     pub(super) session: Session,
+    /// Where the nodes of the graph went when it was built, not those of what was made of it.
+    pub(super) nodes: Option<Nodes>,
     pub(super) kept: Option<Kept>,
     pub(super) warnings: Vec<String>,
 }
@@ -74,7 +79,7 @@ pub(super) struct Opened {
 pub(super) fn open(
     shelf: Option<&Shelf>,
     providers: &[Provider],
-    try_open: &dyn Fn(&Aid) -> Result<Session, Failure>,
+    try_open: &dyn Fn(&Aid) -> Result<Attempt, Failure>,
 ) -> Result<Opened, Failure> {
     let mut warnings = Vec::new();
     let place = shelf.map(|shelf| shelf.place(providers)).transpose().unwrap_or_else(|what| {
@@ -85,31 +90,32 @@ pub(super) fn open(
         Some(place) => open_at(&place, try_open, &mut warnings)?,
         None => (try_open(&Aid::Plain)?, None),
     };
-    let (session, kept) = opened;
+    let ((session, nodes), kept) = opened;
+    let nodes = kept.as_ref().and_then(Kept::nodes).or(nodes);
     if let Some(shelf) = shelf {
         shelf.tell_opened(kept.as_ref().map(|kept| &kept.cached));
     }
-    Ok(Opened { session, kept, warnings })
+    Ok(Opened { session, nodes, kept, warnings })
 }
 
-type SessionAndEntry = (Session, Option<Kept>);
+type AttemptAndEntry = (Attempt, Option<Kept>);
 
 fn open_at(
     place: &Place,
-    try_open: &dyn Fn(&Aid) -> Result<Session, Failure>,
+    try_open: &dyn Fn(&Aid) -> Result<Attempt, Failure>,
     warnings: &mut Vec<String>,
-) -> Result<SessionAndEntry, Failure> {
+) -> Result<AttemptAndEntry, Failure> {
     let since = Instant::now();
     let folder = place.entry.folder();
     let mut refused = None;
     loop {
-        match place.access().map_err(Failure::Cache)? {
+        match place.access().map_err(Failure::Other)? {
             Access::Ready(lock, checked) => match try_open(&Aid::Reads(place.means, folder)) {
-                Ok(session) => {
+                Ok(attempt) => {
                     let kept = place.entry.reuse(lock, checked, since);
                     let kept = kept.map_err(|e| warnings.push(format!("{e}; it will be built again"))).ok();
                     warnings.extend(kept.as_ref().and_then(Kept::complaint));
-                    return Ok((session, kept));
+                    return Ok((attempt, kept));
                 }
                 Err(failure) if failure.may_be_of_an_entry() => {
                     drop(lock);
@@ -140,7 +146,7 @@ fn open_at(
 fn discard(place: &Place, failure: &Failure, warnings: &mut Vec<String>) -> Result<bool, Failure> {
     let what = format!("{}: {failure}", place.entry.folder().display());
     if !place.may_build() {
-        return Err(Failure::Cache(place.missing(&what)));
+        return Err(Failure::Other(place.missing(&what)));
     }
     let is_gone = place.entry.discard();
     let next = if is_gone { "built again" } else { "left alone, because another process uses it" };
@@ -151,10 +157,10 @@ fn discard(place: &Place, failure: &Failure, warnings: &mut Vec<String>) -> Resu
 /// Opens a session so that the cache keeps what is made of it.
 fn build(
     place: &Place,
-    try_open: &dyn Fn(&Aid) -> Result<Session, Failure>,
+    try_open: &dyn Fn(&Aid) -> Result<Attempt, Failure>,
     warnings: &mut Vec<String>,
     (lock, why, since): (Lock, String, Instant),
-) -> Result<SessionAndEntry, Failure> {
+) -> Result<AttemptAndEntry, Failure> {
     let (entry, folder) = (&place.entry, place.entry.folder());
     let mut unkept = |what: &dyn Display| {
         warnings.push(format!("cache entry {}: {what}; nothing is kept", folder.display()));
@@ -163,33 +169,34 @@ fn build(
         unkept(&format_args!("cannot be made: {e}"));
         return Ok((try_open(&Aid::Plain)?, None));
     }
-    let session = match try_open(&Aid::Writes(place.means, folder)) {
-        Ok(session) => session,
+    let attempt = match try_open(&Aid::Writes(place.means, folder)) {
+        Ok(attempt) => attempt,
         Err(failure) => {
             entry.remove(lock);
             if !failure.may_be_of_an_entry() {
                 return Err(failure);
             }
             // Graph and provider may be at fault, or what is written: a full disk, say.
-            let session = try_open(&Aid::Plain)?;
+            let attempt = try_open(&Aid::Plain)?;
             unkept(&failure);
-            return Ok((session, None));
+            return Ok((attempt, None));
         }
     };
     if place.means != Means::Folder && !folder.join(GRAPH).is_file() {
         entry.remove(lock);
         unkept(&"the library saved no graph");
-        return Ok((session, None));
+        return Ok((attempt, None));
     }
-    match entry.seal(lock, place.target(), since, why) {
+    let about = About { target: place.target(), nodes: attempt.1.as_ref(), since, why };
+    match entry.seal(lock, about) {
         Ok(kept) => {
             warnings.extend(kept.make_room());
-            Ok((session, Some(kept)))
+            Ok((attempt, Some(kept)))
         }
         Err(e) => {
             unkept(&e);
             entry.discard();
-            Ok((session, None))
+            Ok((attempt, None))
         }
     }
 }

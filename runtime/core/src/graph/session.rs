@@ -1,5 +1,6 @@
 //! Opening a session with a target's settings and those of its providers that can be used.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::cached::{self, Aid};
 use crate::cache::{Kept, Shelf};
-use crate::library::Library;
+use crate::library::{Assigned, Library, RECORD_ASSIGNMENT};
 use crate::model::GraphFile;
 use crate::provider::{self, Need, Provider, ProviderName};
 use crate::stage::Stage;
@@ -21,7 +22,9 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Providers {
     /// Those that the session was given, in order.
     pub(super) used: Vec<ProviderName>,
-    /// Why others were left out, and what is wrong with the cache.
+    /// How many nodes of the graph each was given, where the library tells.
+    pub(super) nodes: BTreeMap<String, usize>,
+    /// Why others were left out, what fell back, and what is wrong with the cache.
     pub(super) warnings: Vec<String>,
     /// The entry of the cache that the session uses.
     pub(super) kept: Option<Kept>,
@@ -33,8 +36,8 @@ pub(super) enum Failure {
     Provider(usize, String),
     /// The library refused the graph with these providers, and does not say whether one of them is the cause.
     Opening(ort::ErrorCode, Error),
-    /// The cache must have it, and cannot be used.
-    Cache(Error),
+    /// Neither a provider nor the graph is at fault, such as where the cache must have it and cannot be used.
+    Other(Error),
 }
 
 impl Failure {
@@ -48,7 +51,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Provider(_, reason) => f.write_str(reason),
-            Self::Opening(_, error) | Self::Cache(error) => error.fmt(f),
+            Self::Opening(_, error) | Self::Other(error) => error.fmt(f),
         }
     }
 }
@@ -65,15 +68,21 @@ pub(super) fn open_session(
     let mut providers = settings.providers.clone();
     let mut warnings = Vec::new();
     while !providers.is_empty() {
-        let try_open = |aid: &Aid| try_session(library, file, (settings, profile, aid), &providers, fixed);
+        let try_open = |aid: &Aid| {
+            let session = try_session(library, file, (settings, profile, aid), &providers, fixed)?;
+            let nodes = assigned(library, &session).map_err(Failure::Other)?;
+            Ok((session, nodes))
+        };
         let (index, reason) =
             match missing(library, &providers).map_or_else(|| cached::open(shelf, &providers, &try_open), Err) {
-                Ok(opened) => {
+                Ok(cached::Opened { session, nodes: assigned, kept, warnings: of_cache }) => {
+                    let nodes = assigned.as_ref().map(count_nodes).unwrap_or_default();
+                    warnings.extend(of_cache);
+                    warnings.extend(check_fallback(&providers[0], settings.allow_fallback, assigned.as_ref())?);
                     let used = providers.iter().map(|provider| provider.name).collect();
-                    warnings.extend(opened.warnings);
-                    return Ok((opened.session, Providers { used, warnings, kept: opened.kept }));
+                    return Ok((session, Providers { used, nodes, warnings, kept }));
                 }
-                Err(Failure::Cache(error)) => return Err(error),
+                Err(Failure::Other(error)) => return Err(error),
                 Err(Failure::Provider(index, reason)) => (index, reason),
                 // The first optional provider is left out on suspicion, unless the graph itself is at fault.
                 Err(Failure::Opening(code, error)) => match suspect(code, &providers) {
@@ -93,6 +102,62 @@ pub(super) fn open_session(
     Err(Error::library(format!("none of the target's providers can be used: {}", warnings.join("; "))))
 }
 
+/// How many nodes of each operator each provider was given.
+pub(crate) type Nodes = BTreeMap<(String, String), usize>;
+
+/// What the library tells of where a graph's nodes went.
+fn assigned(library: &Library, session: &Session) -> Result<Option<Nodes>> {
+    if !library.newer().has_assignment() {
+        return Ok(None);
+    }
+    let mut nodes = Nodes::new();
+    for Assigned { provider, operators } in library.newer().assigned(session)? {
+        for operator in operators {
+            *nodes.entry((provider::short_name(&provider).to_owned(), operator)).or_default() += 1;
+        }
+    }
+    Ok(Some(nodes))
+}
+
+fn count_nodes(nodes: &Nodes) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for ((provider, _), count) in nodes {
+        *counts.entry(provider.clone()).or_default() += count;
+    }
+    counts
+}
+
+/// Whether more of a graph than the target allows went elsewhere than to its first provider: an error where that is
+/// required, else a warning.
+fn check_fallback(first: &Provider, allowed: Option<f64>, nodes: Option<&Nodes>) -> Result<Option<String>> {
+    let wanted = first.name;
+    let Some(nodes) = nodes else {
+        let told = "allow_fallback is not checked: only ONNX Runtime 1.24 or newer tells where nodes go; safelight place \
+                    measures it";
+        return Ok(allowed.map(|_| told.to_owned()));
+    };
+    let mut elsewhere: Vec<_> = nodes.iter().filter(|((provider, _), _)| provider != wanted.as_str()).collect();
+    let (total, fallen) = (nodes.values().sum::<usize>(), elsewhere.iter().map(|(_, count)| **count).sum::<usize>());
+    let share = fallen as f64 / total.max(1) as f64;
+    if wanted == ProviderName::CPU || fallen == 0 || (fallen < total && allowed.is_none_or(|allowed| share <= allowed))
+    {
+        return Ok(None);
+    }
+    elsewhere.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let named =
+        elsewhere.iter().take(5).map(|((provider, operator), count)| format!("{count} {operator} to {provider}"));
+    let bound = allowed.map_or(String::new(), |allowed| format!(", and allow_fallback is {allowed}"));
+    let told = format!(
+        "{fallen} of {total} nodes did not go to {wanted}{bound}: {}; it may lack these operators, their types or free \
+         axes: try another precision, fixed shapes, or allow it",
+        named.collect::<Vec<_>>().join(", ")
+    );
+    match first.need {
+        Need::Required => Err(Error::library(told)),
+        Need::Optional => Ok(Some(told)),
+    }
+}
+
 fn suspect(code: ort::ErrorCode, providers: &[Provider]) -> Option<usize> {
     use ort::ErrorCode::{InvalidGraph, InvalidProtobuf, NoModel, NoSuchFile};
     let of_graph = matches!(code, InvalidGraph | InvalidProtobuf | NoModel | NoSuchFile);
@@ -100,9 +165,11 @@ fn suspect(code: ort::ErrorCode, providers: &[Provider]) -> Option<usize> {
     providers.iter().position(optional).filter(|_| !of_graph)
 }
 
-/// The first provider that the library was built without.
+/// The first provider that is no plug-in, and that the library was built without.
 fn missing(library: &Library, providers: &[Provider]) -> Option<Failure> {
-    let is_missing = |provider: &Provider| !library.providers().any(|name| name == provider.name.as_str());
+    let is_missing = |provider: &Provider| {
+        provider.library.is_none() && !library.providers().any(|name| name == provider.name.as_str())
+    };
     let index = providers.iter().position(is_missing)?;
     let reason = format!(
         "{} was built without it; install an ONNX Runtime that has it and point ORT_DYLIB_PATH to it",
@@ -123,16 +190,16 @@ fn try_session(
     let mut builder = Session::builder(library.environment())
         .map_err(|e| Failure::Opening(e.code(), internal("session options", &e)))?;
     for (index, provider) in providers.iter().enumerate() {
-        let registering = builder.with_execution_providers([provider::dispatch(&aid.provider(provider))]);
-        builder = registering.map_err(|e| {
-            let reason = format!("{e}; check its options in the target, and that its device and driver are there");
-            Failure::Provider(index, reason)
-        })?;
+        let provider = aid.provider(provider);
+        builder = register(library, builder, &provider).map_err(|reason| Failure::Provider(index, reason))?;
     }
     // After the providers: registering the CPU provider sets the arena, too.
     let mut builder = configure(builder, settings, providers)
         .and_then(|builder| aid.configure(builder))
         .map_err(|e| Failure::Opening(e.code(), internal("session options", &e)))?;
+    if library.newer().has_assignment() {
+        builder = builder.with_config_entry(RECORD_ASSIGNMENT, "1").map_err(refused("a session key"))?;
+    }
     if let Some(prefix) = profile {
         builder = builder.with_profiling(prefix).map_err(refused("profiling"))?;
     }
@@ -140,6 +207,29 @@ fn try_session(
         builder = builder.with_dimension_override(axis, *size as i64).map_err(refused("a dimension override"))?;
     }
     builder.commit_from_file(aid.graph(&file.path)).map_err(|e| Failure::Opening(e.code(), open_failed(&e)))
+}
+
+/// Gives a session to be opened one more provider, or says why it cannot be used.
+fn register(library: &Library, builder: SessionBuilder, provider: &Provider) -> Result<SessionBuilder, String> {
+    let advice = "check its options in the target, and that its device and driver are there";
+    if let Some(path) = &provider.library {
+        let device = library.plugin_device(provider, path)?;
+        let mut builder = builder;
+        let appended = library.newer().append(library.environment(), &mut builder, &device, &provider.texts());
+        return appended.map(|()| builder).map_err(|e| format!("{e}; {advice}"));
+    }
+    let registered = builder.with_execution_providers([provider::dispatch(provider)]);
+    registered.map_err(|e| format!("{}; {advice}", plain_words(e.message())))
+}
+
+/// What ONNX Runtime says, without its source files, function names and numbers.
+fn plain_words(message: &str) -> &str {
+    const CODE: &str = "[ONNXRuntimeError] : ";
+    let message = match message.rsplit_once(CODE) {
+        Some((_, coded)) => coded.splitn(3, " : ").last().unwrap_or(coded),
+        None => message,
+    };
+    message.trim()
 }
 
 fn configure(builder: SessionBuilder, settings: &StageSettings, providers: &[Provider]) -> ort::Result<SessionBuilder> {
@@ -199,4 +289,57 @@ pub(super) fn run_failed(stage: Stage, error: &ort::Error) -> Error {
 
 pub(super) fn internal(what: &str, error: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::Internal, format!("ONNX Runtime refused {what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_told_without_where_it_arose() {
+        let message = "/src/provider_bridge.cc:2043 Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library a.so with \
+                       error: libcublasLt.so.13: cannot open\n";
+        let expected = "Failed to load library a.so with error: libcublasLt.so.13: cannot open";
+        assert_eq!(plain_words(message), expected);
+        assert_eq!(plain_words(" CUDA is not enabled \n"), "CUDA is not enabled");
+    }
+
+    fn provider(name: &str, need: Need) -> Provider {
+        Provider::plain(ProviderName::try_from(name.to_owned()).unwrap(), need)
+    }
+
+    /// What is told where 1 Gather of 10 nodes went to the CPU.
+    fn told(need: Need, allow_fallback: Option<f64>, on_first: usize) -> Result<Option<String>> {
+        let first = provider("openvino", need);
+        let at = |provider: &str, operator: &str| (provider.to_owned(), operator.to_owned());
+        let mut nodes = Nodes::from([(at("cpu", "Gather"), 1)]);
+        nodes.extend((on_first > 0).then(|| (at("openvino", "Conv"), on_first)));
+        check_fallback(&first, allow_fallback, Some(&nodes))
+    }
+
+    #[test]
+    fn more_than_the_allowed_share_elsewhere_is_an_error_or_a_warning() {
+        assert_eq!(told(Need::Required, None, 9).unwrap(), None, "nothing was forbidden");
+        assert_eq!(told(Need::Required, Some(0.1), 9).unwrap(), None);
+        let error = told(Need::Required, Some(0.05), 9).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Library);
+        let expected = "1 of 10 nodes did not go to openvino, and allow_fallback is 0.05: 1 Gather to cpu";
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(told(Need::Optional, Some(0.05), 9).unwrap().unwrap().contains(expected));
+    }
+
+    #[test]
+    fn a_provider_that_took_nothing_is_never_passed_over() {
+        assert!(told(Need::Required, None, 0).unwrap_err().to_string().contains("1 of 1 nodes did not go to openvino"));
+        assert!(told(Need::Optional, None, 0).unwrap().is_some());
+        let cpu = provider("cpu", Need::Required);
+        assert_eq!(check_fallback(&cpu, Some(0.0), Some(&Nodes::new())).unwrap(), None);
+    }
+
+    #[test]
+    fn an_older_library_cannot_tell_and_says_so() {
+        let first = provider("openvino", Need::Required);
+        assert_eq!(check_fallback(&first, None, None).unwrap(), None);
+        assert!(check_fallback(&first, Some(0.1), None).unwrap().unwrap().contains("safelight place"));
+    }
 }
