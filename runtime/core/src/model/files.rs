@@ -97,6 +97,11 @@ impl GraphFile {
         Ok((sha256, outline))
     }
 
+    /// What the graph's file tells of itself, unverified: for telling what it is, not for opening it.
+    pub(crate) fn outline(&self) -> Result<Outline> {
+        onnx::outline(&map(&self.path)?, &self.path)
+    }
+
     /// Refuses weights outside of the graph's folder, which ONNX Runtime would read through hard links, and weights
     /// that no hash vouches for.
     fn check_data_files(&self, outline: &Outline) -> Result<()> {
