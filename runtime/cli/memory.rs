@@ -15,19 +15,25 @@ pub(crate) fn expected(forecast: &Forecast) -> String {
         }
         Residency::Staged => ("library", "graphs are staged: each is opened for its stage, and closed after it"),
     };
-    let head = ["stage", "graph", "precision", "providers", "on disk", "opening", "open", "tensors", "process"];
+    let head = ["stage", "graph", "precision", "providers", "on disk", "opening", "open", "working", "process"];
     let peak = forecast.opening_bytes.unwrap_or(forecast.library_bytes);
     let mut lines = vec![(cells(head), None), (begin(first, 7).chain([mib(peak)]).collect(), Some(peak))];
     lines.extend(forecast.stages.iter().map(|stage| (of_stage(stage), Some(stage.peak_bytes))));
     let mut text = format!("expected memory in MiB; {when}\n{}", table(&lines, 4));
-    text += "process: everything together, at least: what graphs compute in between is not known before they run";
+    text +=
+        "working: tensors of the request, and those of the graph that are alive at once; process: everything together";
+    for stage in forecast.stages.iter().filter(|stage| stage.unknown_tensors > 0) {
+        let (stage, count) = (stage.stage, stage.unknown_tensors);
+        text += &format!("\n{stage}: sizes of {count} tensors do not follow from its graph, so that it will take more");
+    }
     text
 }
 
 fn of_stage(stage: &StageForecast) -> Vec<String> {
     let graph = stage.graph.file_name().unwrap_or_default().display().to_string();
     let told = [stage.stage.to_string(), graph, stage.precision.to_string(), stage.providers.join(", ")];
-    let bytes = [stage.file_bytes, stage.opening_bytes, stage.opened_bytes, stage.tensor_bytes, stage.peak_bytes];
+    let working = stage.tensor_bytes.saturating_add(stage.activation_bytes);
+    let bytes = [stage.file_bytes, stage.opening_bytes, stage.opened_bytes, working, stage.peak_bytes];
     told.into_iter().chain(bytes.map(mib)).collect()
 }
 

@@ -1,8 +1,8 @@
 //! What a request is expected to take of the memory, told before anything is opened.
 //!
 //! The rule comes from measurements with the CPU provider of ONNX Runtime 1.31: a process with the library open, and of
-//! each graph its weights times what they grow to (`growth`), plus the tensors that go in and come out. What a graph
-//! computes in between is not known before it runs: where pictures are large and graphs small, a peak is a lower bound.
+//! each graph its weights times what they grow to (`growth`), the tensors that are alive at once while it runs, as far as
+//! their sizes follow from the graph, and those that go in and come out.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::denoiser::{Traits, runs_together};
 use crate::model::{GraphFile, Model};
-use crate::onnx::{FLOAT, FLOAT16, Outline, Size, Weight};
+use crate::onnx::{Activations, FLOAT, FLOAT16, Outline, Size, Tensor, Weight};
 use crate::pipeline::check_graph_sizes;
 use crate::request::{Plan, Request};
 use crate::residency::Residency;
@@ -53,8 +53,12 @@ pub struct StageForecast {
     pub opening_bytes: u64,
     /// The open graph.
     pub opened_bytes: u64,
-    /// Tensors that go in and come out; nothing of what is computed in between.
+    /// Tensors that go in, and our copies of what comes out.
     pub tensor_bytes: u64,
+    /// The most of what the graph computes that is alive at once.
+    pub activation_bytes: u64,
+    /// Tensors that the graph computes and whose size does not follow from it; they are not counted.
+    pub unknown_tensors: usize,
     /// The whole process while this stage works, or its graph is opened for it.
     pub peak_bytes: u64,
     /// When the graph is opened.
@@ -90,9 +94,15 @@ impl Forecast {
     /// [`ErrorKind::Limit`](crate::ErrorKind::Limit) for one that is larger than the target allows.
     pub fn new(request: &Request, plan: &Plan, model: &Model, target: &Target) -> Result<Self> {
         check_graph_sizes(target, model)?;
-        let parts = Stage::TEXT_TO_IMAGE.map(|stage| Part::read(stage, model, target));
-        let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
-        let of = |residency| Self::of(&parts, tensor_bytes(&parts, (request, residency), plan, model), residency);
+        let mut parts = Vec::new();
+        for stage in Stage::TEXT_TO_IMAGE {
+            parts.push(Part::read(stage, model, target)?);
+        }
+        let shapes = Shapes::new(&parts[1].outline, plan, model);
+        for part in &mut parts {
+            part.activations = part.file.activations(&shapes.inputs(part, model))?;
+        }
+        let of = |residency| Self::of(&parts, shapes.tensor_bytes(request, plan, residency), residency);
         let forecast = of(target.residency);
         let smallest = rooms(target).into_iter().min_by_key(|(_, bytes)| *bytes);
         let shortage = smallest.filter(|(_, bytes)| *bytes < forecast.peak_bytes).map(|(room, bytes)| {
@@ -104,32 +114,24 @@ impl Forecast {
 
     fn of(parts: &[Part], tensors: [u64; 3], residency: Residency) -> Self {
         let all_opened = sum(parts.iter().map(|part| part.grown().1));
-        let stage = |(part, tensor_bytes): (&Part, u64)| {
-            let (opening_bytes, opened_bytes) = part.grown();
-            let (peak_bytes, opened, closed) = match residency {
+        // What a graph has worked in, it keeps while it is open.
+        let mut kept = 0;
+        let mut stages = Vec::new();
+        for (part, tensor_bytes) in parts.iter().zip(tensors) {
+            let stage = part.forecast(tensor_bytes);
+            let works = tensor_bytes.saturating_add(stage.activation_bytes);
+            let (peak_bytes, when) = match residency {
                 Residency::Resident => {
-                    (all_opened.saturating_add(tensor_bytes), "with the pipeline", "with the pipeline")
+                    (all_opened.saturating_add(kept).saturating_add(works), ["with the pipeline"; 2])
                 }
                 Residency::Staged => {
-                    let own = opening_bytes.max(opened_bytes.saturating_add(tensor_bytes));
-                    (sum([own]), "for its stage", "after its stage")
+                    let own = stage.opening_bytes.max(stage.opened_bytes.saturating_add(works));
+                    (sum([own]), ["for its stage", "after its stage"])
                 }
             };
-            StageForecast {
-                stage: part.stage,
-                graph: part.file.path.clone(),
-                precision: part.precision,
-                providers: part.providers.clone(),
-                file_bytes: part.file.total_bytes(),
-                opening_bytes,
-                opened_bytes,
-                tensor_bytes,
-                peak_bytes,
-                opened,
-                closed,
-            }
-        };
-        let stages: Vec<_> = parts.iter().zip(tensors).map(stage).collect();
+            kept = kept.saturating_add(if part.arena { works } else { 0 });
+            stages.push(StageForecast { peak_bytes, opened: when[0], closed: when[1], ..stage });
+        }
         let opening_bytes = match residency {
             Residency::Resident => Some(sum(parts.iter().map(|part| part.grown().0))),
             Residency::Staged => None,
@@ -151,7 +153,10 @@ struct Part {
     precision: Precision,
     providers: Vec<String>,
     level: Option<GraphOptimization>,
+    /// Whether the memory that the graph works in is kept from run to run.
+    arena: bool,
     outline: Outline,
+    activations: Activations,
 }
 
 impl Part {
@@ -159,8 +164,29 @@ impl Part {
         let settings = target.stage(stage);
         let (precision, file) = model.graph(stage, &settings.precision)?;
         let providers = settings.providers.iter().map(|provider| provider.name.to_string()).collect();
-        let level = settings.session.graph_optimization;
-        Ok(Self { stage, file: file.clone(), precision, providers, level, outline: file.outline()? })
+        let (level, arena) = (settings.session.graph_optimization, settings.session.arena != Some(false));
+        let (file, outline, activations) = (file.clone(), file.outline()?, Activations::default());
+        Ok(Self { stage, file, precision, providers, level, arena, outline, activations })
+    }
+
+    /// What is known of the stage alone.
+    fn forecast(&self, tensor_bytes: u64) -> StageForecast {
+        let (opening_bytes, opened_bytes) = self.grown();
+        StageForecast {
+            stage: self.stage,
+            graph: self.file.path.clone(),
+            precision: self.precision,
+            providers: self.providers.clone(),
+            file_bytes: self.file.total_bytes(),
+            opening_bytes,
+            opened_bytes,
+            tensor_bytes,
+            activation_bytes: self.activations.bytes,
+            unknown_tensors: self.activations.unknown,
+            peak_bytes: 0,
+            opened: "",
+            closed: "",
+        }
     }
 
     /// Bytes of the graph while it is opened, and once it is open. What its own file holds is parsed into a copy, which
@@ -172,38 +198,66 @@ impl Part {
             (grown(opening, while_opened), grown(opened, open))
         })
     }
-
-    /// Elements of an input's last axis; 0 where any size will do.
-    fn width(&self, input: &str) -> u64 {
-        let input = self.outline.inputs.iter().find(|tensor| tensor.name == input);
-        match input.and_then(|tensor| tensor.sizes.last()) {
-            Some(Size::Fixed(width)) => *width,
-            _ => 0,
-        }
-    }
 }
 
-/// Bytes of the tensors that go into the text encoder, the denoiser and the decoder, and come out.
-fn tensor_bytes(parts: &[Part], (request, residency): (&Request, Residency), plan: &Plan, model: &Model) -> [u64; 3] {
-    const FLOAT_BYTES: u64 = 4;
-    let [_, denoiser, _] = parts else { return [0; 3] };
-    let tokens = model.tokenizer.window.length as u64;
-    let width = denoiser.width(model.tensor(Stage::Denoiser, "encoder_hidden_states"));
-    let hidden = FLOAT_BYTES.saturating_mul(tokens).saturating_mul(width);
-    let (channels, rows, columns) = plan.latent;
-    let latent = FLOAT_BYTES * (channels * rows * columns) as u64;
-    let batch = plan.batch as u64;
-    let Traits { embeds_guidance, fixed_batch } = Traits::of(&denoiser.outline, model);
-    let together = fixed_batch.map_or(runs_together(plan), |fixed| fixed as u64 == 2 * batch);
-    let rows = if plan.is_guided() && !embeds_guidance && together { 2 * batch } else { batch };
-    let waiting = match residency {
-        Residency::Resident => 0,
-        // The decoder is opened when every picture is denoised.
-        Residency::Staged => latent.saturating_mul(request.count as u64),
-    };
-    // The graph's planes of numbers, our copy of them, and the picture's bytes.
-    let picture = 3 * (plan.width * plan.height) as u64 * (FLOAT_BYTES + FLOAT_BYTES + 1);
-    [2 * hidden, rows * (2 * latent + hidden) + waiting, latent + picture + waiting]
+/// Sizes of what goes into the graphs.
+struct Shapes {
+    /// Latents that go through the denoiser at once: twice the batch where guidance asks for both predictions together.
+    rows: u64,
+    /// `[channels, height, width]`.
+    latent: [u64; 3],
+    /// `[tokens, width]`; the width is 0 where the denoiser takes any.
+    hidden: [u64; 2],
+}
+
+impl Shapes {
+    fn new(denoiser: &Outline, plan: &Plan, model: &Model) -> Self {
+        let Traits { embeds_guidance, fixed_batch } = Traits::of(denoiser, model);
+        let together = fixed_batch.map_or(runs_together(plan), |fixed| fixed == 2 * plan.batch);
+        let doubled = plan.is_guided() && !embeds_guidance && together;
+        let (channels, height, width) = plan.latent;
+        let hidden = model.tensor(Stage::Denoiser, "encoder_hidden_states");
+        let hidden = denoiser.inputs.iter().find(|input| input.name == hidden).and_then(|input| input.sizes.last());
+        let hidden_width = if let Some(Size::Fixed(width)) = hidden { *width } else { 0 };
+        Self {
+            rows: if doubled { 2 * plan.batch } else { plan.batch } as u64,
+            latent: [channels, height, width].map(|size| size as u64),
+            hidden: [model.tokenizer.window.length as u64, hidden_width],
+        }
+    }
+
+    /// The inputs of a stage's graph with their sizes.
+    fn inputs(&self, part: &Part, model: &Model) -> Vec<(String, Vec<u64>)> {
+        let ([channels, height, width], [tokens, hidden_width]) = (self.latent, self.hidden);
+        let usual = |name: &str| match part.stage {
+            Stage::TextEncoder => vec![1, tokens],
+            Stage::Denoiser if name == model.tensor(Stage::Denoiser, "encoder_hidden_states") => {
+                vec![self.rows, tokens, hidden_width]
+            }
+            Stage::Denoiser => vec![self.rows, channels, height, width],
+            Stage::Decoder | Stage::Encoder => vec![1, channels, height, width],
+        };
+        let size = |(declared, usual): (&Size, u64)| if let Size::Fixed(size) = declared { *size } else { usual };
+        let sizes = |input: &Tensor| input.sizes.iter().zip(usual(&input.name)).map(size).collect();
+        part.outline.inputs.iter().map(|input| (input.name.clone(), sizes(input))).collect()
+    }
+
+    /// Bytes of the tensors that go into the text encoder, the denoiser and the decoder, and of our copies of what comes
+    /// out.
+    fn tensor_bytes(&self, request: &Request, plan: &Plan, residency: Residency) -> [u64; 3] {
+        const FLOAT_BYTES: u64 = 4;
+        let floats = |sizes: &[u64]| sizes.iter().fold(FLOAT_BYTES, |bytes, &size| bytes.saturating_mul(size));
+        let (hidden, latent) = (floats(&self.hidden), floats(&self.latent));
+        let waiting = match residency {
+            Residency::Resident => 0,
+            // The decoder is opened when every picture is denoised.
+            Residency::Staged => latent.saturating_mul(request.count as u64),
+        };
+        let denoiser = self.rows.saturating_mul(hidden.saturating_add(2 * latent));
+        // Planes of numbers, and the picture's bytes.
+        let picture = 3 * (plan.width * plan.height) as u64 * (FLOAT_BYTES + 1);
+        [hidden, denoiser.saturating_add(waiting), latent.saturating_add(waiting).saturating_add(picture)]
+    }
 }
 
 /// How much memory there is, by what has it.
@@ -247,7 +301,8 @@ mod tests {
             Outline { weights: [(Weight { element_type, of_convolution }, 100)].into(), ..Outline::default() };
         let file = GraphFile { path: "graph.onnx".into(), bytes: 7, sha256: None, data: Vec::new() };
         let (precision, providers) = (Precision::Fp32, vec!["cpu".into()]);
-        Part { stage: Stage::Denoiser, file, precision, providers, level, outline }
+        let activations = Activations { bytes: 1000, unknown: 0 };
+        Part { stage: Stage::Denoiser, file, precision, providers, level, arena: true, outline, activations }
     }
 
     #[test]
@@ -272,11 +327,11 @@ mod tests {
         let parts = [part(FLOAT, true, None), part(FLOAT16, true, None), part(FLOAT, false, None)];
         let staged = Forecast::of(&parts, [10, 20, 30], Residency::Staged);
         let peaks = |forecast: &Forecast| forecast.stages.iter().map(|stage| stage.peak_bytes).collect::<Vec<_>>();
-        assert_eq!(peaks(&staged), [217, 607, 137].map(|bytes| LIBRARY_BYTES + bytes));
-        assert_eq!((staged.peak_bytes, staged.opening_bytes), (LIBRARY_BYTES + 607, None));
+        assert_eq!(peaks(&staged), [1217, 1427, 1137].map(|bytes| LIBRARY_BYTES + bytes));
+        assert_eq!((staged.peak_bytes, staged.opening_bytes), (LIBRARY_BYTES + 1427, None));
         let resident = Forecast::of(&parts, [10, 20, 30], Residency::Resident);
-        assert_eq!(peaks(&resident), [731, 741, 751].map(|bytes| LIBRARY_BYTES + bytes));
-        assert_eq!((resident.peak_bytes, resident.opening_bytes), (LIBRARY_BYTES + 921, Some(LIBRARY_BYTES + 921)));
+        assert_eq!(peaks(&resident), [1731, 2751, 3781].map(|bytes| LIBRARY_BYTES + bytes));
+        assert_eq!((resident.peak_bytes, resident.opening_bytes), (LIBRARY_BYTES + 3781, Some(LIBRARY_BYTES + 921)));
     }
 
     #[test]

@@ -7,6 +7,11 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
+mod activations;
+mod nodes;
+
+pub(crate) use activations::{Activations, activations};
+
 /// What is read of a graph.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Outline {
