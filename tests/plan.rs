@@ -116,6 +116,7 @@ fn session_settings_change_the_plan() {
     let (usual, without) = (peaks("arena: true"), peaks("arena: false"));
     assert!(usual[..2] == without[..2] && without[2] < usual[2], "{usual:?} {without:?}");
     assert!(peaks("graph_optimization: extended")[2] < usual[2]);
+    assert!(peaks("memory_pattern: false")[1] < usual[1]);
 }
 
 #[test]
@@ -133,13 +134,13 @@ fn tensors_grow_with_size_batch_and_guidance() {
     assert!(tensors(&["--size", "128x128"])[2] == 4 * usual[2], "{usual:?}");
 }
 
-/// Latents of all pictures wait for a staged decoder: a thousand of 2048×2048 pixels are one GiB.
+/// Latents of all pictures wait for a staged decoder: four thousand of 1024×1024 pixels are a GiB.
 #[test]
 fn a_board_that_is_too_small_is_a_warning() {
     let place = Place::new();
     let told = |residency: &str, gib: u32| {
         let extra = format!("residency: {residency}\nboard: {{ memory_gib: {gib} }}");
-        let more = ["--size", "2048x2048", "--count", "1000", "--dry-run"];
+        let more = ["--size", "1024x1024", "--count", "4000", "--dry-run"];
         let outcome = Outcome::of(place.without_library(arguments(&place, "tests/models/tiny-sd", &extra, &more)));
         outcome.expect("a plan", 0, "");
         outcome.stderr
