@@ -147,7 +147,7 @@ fn a_board_that_is_too_small_is_a_warning() {
     };
     let warning = told("staged", 1);
     assert!(warning.contains("warning: the board of target test has 1024 MiB, and "), "{warning}");
-    assert!(warning.contains("try a smaller model"), "{warning}");
+    assert!(warning.contains("try a smaller picture"), "{warning}");
     assert!(!told("staged", 2).contains("the board"));
     assert!(!told("resident", 1).contains("the board"));
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray_npy::WriteNpyExt as _;
+use safelight::forecast::rooms;
 use safelight::guidance::GUIDANCES;
 use safelight::noise::GENERATORS;
 use safelight::sampler::Latent;
@@ -121,7 +122,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let plans = requests.iter().map(|request| Plan::new(request, &model, &target));
     let plans = plans.collect::<safelight::Result<Vec<_>>>()?;
     // Requests differ in their prompts alone, which change no size.
-    let forecast = || Forecast::new(&requests[0], &plans[0], &model, &target);
+    let forecast = || {
+        let forecast = Forecast::new(&requests[0], &plans[0], &model, &target)?;
+        Ok::<_, Error>(forecast.within(&rooms(&target, Path::new("/"))))
+    };
     let forecast = (arguments.plan || arguments.dry_run).then(forecast).transpose()?;
     if let Some(forecast) = &forecast {
         tell_plan(arguments, forecast)?;

@@ -32,7 +32,9 @@ pub struct Forecast {
     pub opening_bytes: Option<u64>,
     /// The most that is expected at once.
     pub peak_bytes: u64,
-    /// What does not fit, and what to do about it.
+    /// The same where graphs are staged.
+    pub staged_peak_bytes: u64,
+    /// Who has less than that, and what to do about it.
     pub warnings: Vec<String>,
 }
 
@@ -45,6 +47,8 @@ pub struct StageForecast {
     pub graph: PathBuf,
     /// Number format of its weights.
     pub precision: Precision,
+    /// The smallest that the model has for this stage.
+    pub smallest_precision: Precision,
     /// Execution providers, in the order in which they are tried.
     pub providers: Vec<String>,
     /// The graph's file and the files of its weights, as they are on disk.
@@ -105,13 +109,33 @@ impl Forecast {
             part.plans_ahead &= shapes.runs_again(part.stage, request, plan);
         }
         let of = |residency| Self::of(&parts, shapes.tensor_bytes(request, plan, residency), residency);
-        let forecast = of(target.residency);
-        let smallest = rooms(target).into_iter().min_by_key(|(_, bytes)| *bytes);
-        let shortage = smallest.filter(|(_, bytes)| *bytes < forecast.peak_bytes).map(|(room, bytes)| {
-            let advice = advice(&forecast, of(Residency::Staged).peak_bytes, model);
-            format!("{room} has {} MiB, and {} or more are expected: {advice}", mib(bytes), mib(forecast.peak_bytes))
-        });
-        Ok(Self { warnings: shortage.into_iter().collect(), ..forecast })
+        let staged_peak_bytes = of(Residency::Staged).peak_bytes;
+        Ok(Self { staged_peak_bytes, ..of(target.residency) })
+    }
+
+    /// The same, with a warning where one of `rooms` is too small.
+    pub fn within(mut self, rooms: &[Room]) -> Self {
+        let smallest = rooms.iter().min_by_key(|room| room.bytes).filter(|room| room.bytes < self.peak_bytes);
+        self.warnings.extend(smallest.map(|Room { what, bytes }| {
+            let expected = mib(self.peak_bytes);
+            format!("{what} has {} MiB, and {expected} are expected to be taken: {}", mib(*bytes), self.advice())
+        }));
+        self
+    }
+
+    /// What would take less memory.
+    fn advice(&self) -> String {
+        let mut advice = Vec::new();
+        if self.staged_peak_bytes < self.peak_bytes {
+            advice.push(format!("residency: staged in the target ({} MiB)", mib(self.staged_peak_bytes)));
+        }
+        let smaller = self.stages.iter().find(|stage| stage.smallest_precision < stage.precision);
+        // With the one that is used as well, for stages that do not come in the smaller one.
+        advice.extend(smaller.map(|StageForecast { smallest_precision, precision, .. }| {
+            format!("a smaller precision (--precision {smallest_precision},{precision})")
+        }));
+        advice.push("a smaller picture, or a smaller model such as one with a tiny decoder".into());
+        format!("try {}", advice.join(", or "))
     }
 
     fn of(parts: &[Part], tensors: [u64; 3], residency: Residency) -> Self {
@@ -139,7 +163,15 @@ impl Forecast {
             Residency::Staged => None,
         };
         let peak_bytes = stages.iter().map(|stage| stage.peak_bytes).chain(opening_bytes).max().unwrap_or(0);
-        Self { residency, library_bytes: LIBRARY_BYTES, stages, opening_bytes, peak_bytes, warnings: Vec::new() }
+        Self {
+            residency,
+            library_bytes: LIBRARY_BYTES,
+            stages,
+            opening_bytes,
+            peak_bytes,
+            staged_peak_bytes: 0,
+            warnings: Vec::new(),
+        }
     }
 }
 
@@ -153,6 +185,7 @@ struct Part {
     stage: Stage,
     file: GraphFile,
     precision: Precision,
+    smallest: Precision,
     providers: Vec<String>,
     level: Option<GraphOptimization>,
     /// Whether the memory that the graph works in is kept from run to run.
@@ -174,6 +207,7 @@ impl Part {
             stage,
             file: file.clone(),
             precision,
+            smallest: model.graph(stage, &Precision::ALL)?.0,
             providers,
             level: session.graph_optimization,
             arena: session.arena != Some(false),
@@ -191,6 +225,7 @@ impl Part {
             stage: self.stage,
             graph: self.file.path.clone(),
             precision: self.precision,
+            smallest_precision: self.smallest,
             providers: self.providers.clone(),
             file_bytes: self.file.total_bytes(),
             opening_bytes,
@@ -288,31 +323,25 @@ impl Shapes {
     }
 }
 
-/// How much memory there is, by what has it.
-fn rooms(target: &Target) -> Vec<(String, u64)> {
-    let board =
-        target.board.memory_gib.map(|gib| (format!("the board of target {}", target.name), u64::from(gib) << 30));
-    let machine = Machine::read(Path::new("/")).memory_bytes.map(|bytes| ("this machine".to_owned(), bytes));
-    // A container may have less than its machine; without a limit it says "max".
-    let granted = bounded::read(Path::new("/sys/fs/cgroup/memory.max"), 64).ok();
-    let container = granted.and_then(|text| Some(("this container".to_owned(), text.trim().parse().ok()?)));
-    [board, machine, container].into_iter().flatten().collect()
+/// Something that has so much memory and no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// What has it, as a warning calls it.
+    pub what: String,
+    /// How much.
+    pub bytes: u64,
 }
 
-/// What would take less memory.
-fn advice(forecast: &Forecast, staged_bytes: u64, model: &Model) -> String {
-    let mut advice = Vec::new();
-    if staged_bytes < forecast.peak_bytes {
-        advice.push(format!("residency: staged in the target ({} MiB or more)", mib(staged_bytes)));
-    }
-    let larger = |stage: &StageForecast| {
-        stage.precision != Precision::Int8 && model.graph(stage.stage, &[Precision::Int8]).is_ok()
-    };
-    if forecast.stages.iter().any(larger) {
-        advice.push("a smaller precision (--precision int8)".into());
-    }
-    advice.push("a smaller model, such as one with a tiny decoder".into());
-    format!("try {}", advice.join(", or "))
+/// How much memory a target's board is sold with, and how much a machine and a container on it have, as told below
+/// `root`, which is `/` for this machine.
+pub fn rooms(target: &Target, root: &Path) -> Vec<Room> {
+    let board =
+        target.board.memory_gib.map(|gib| (format!("the board of target {}", target.name), u64::from(gib) << 30));
+    let machine = Machine::read(root).memory_bytes.map(|bytes| ("this machine".to_owned(), bytes));
+    // Without a limit it says "max".
+    let granted = bounded::read(&root.join("sys/fs/cgroup/memory.max"), 64).ok();
+    let container = granted.and_then(|text| Some(("this container".to_owned(), text.trim().parse().ok()?)));
+    [board, machine, container].into_iter().flatten().map(|(what, bytes)| Room { what, bytes }).collect()
 }
 
 fn mib(bytes: u64) -> u64 {
@@ -331,7 +360,8 @@ mod tests {
         let (precision, providers) = (Precision::Fp32, vec!["cpu".into()]);
         let activations = Activations { bytes: 1000, unknown: 0 };
         let (stage, arena, plans_ahead) = (Stage::Denoiser, true, false);
-        Part { stage, file, precision, providers, level, arena, plans_ahead, outline, activations }
+        let smallest = Precision::Int8;
+        Part { stage, file, precision, smallest, providers, level, arena, plans_ahead, outline, activations }
     }
 
     #[test]
@@ -370,5 +400,41 @@ mod tests {
         assert_eq!(part.grown(), (u64::MAX, u64::MAX));
         let forecast = Forecast::of(&[part], [u64::MAX; 3], Residency::Resident);
         assert_eq!(forecast.peak_bytes, u64::MAX);
+    }
+
+    #[test]
+    fn the_smallest_room_is_told_with_what_would_help() {
+        let parts = [part(FLOAT, true, None), part(FLOAT16, true, None), part(FLOAT, false, None)];
+        let staged = Forecast::of(&parts, [0; 3], Residency::Staged).peak_bytes;
+        let resident = Forecast::of(&parts, [0; 3], Residency::Resident);
+        let forecast = Forecast { staged_peak_bytes: staged, ..resident };
+        let room = |what: &str, bytes| Room { what: what.into(), bytes };
+        let warned = forecast.clone().within(&[room("a house", 50 << 20), room("a box", 1 << 20)]).warnings;
+        let expected = "a box has 1 MiB, and 43 are expected to be taken: try residency: staged in the target (43 MiB), or a \
+                        smaller precision (--precision int8,fp32), or a smaller picture, or a smaller model such as one with a \
+                        tiny decoder";
+        assert_eq!(warned, [expected]);
+        assert!(forecast.within(&[room("a house", 50 << 20)]).warnings.is_empty());
+    }
+
+    #[test]
+    fn rooms_are_read_from_the_machine() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let text = "schema: safelight-target/1\nname: t\ntitle: T\nprecision: [int8]\nboard: { memory_gib: 8 }\n\
+                    providers: [{name: cpu, need: required}]\n";
+        let target = Target::parse(text).unwrap();
+        let found = || rooms(&target, root.path()).into_iter().map(|room| (room.what, room.bytes)).collect::<Vec<_>>();
+        let board = ("the board of target t".to_owned(), 8 << 30);
+        assert_eq!(found(), std::slice::from_ref(&board));
+        write("proc/meminfo", "MemTotal:       4096 kB\n");
+        write("sys/fs/cgroup/memory.max", "max\n");
+        assert_eq!(found(), [board.clone(), ("this machine".into(), 4 << 20)]);
+        write("sys/fs/cgroup/memory.max", "1048576\n");
+        assert_eq!(found()[2], ("this container".into(), 1 << 20));
     }
 }

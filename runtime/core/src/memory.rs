@@ -61,7 +61,8 @@ pub struct StageMemory {
     /// With its graph open; absent where it was open before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opened: Option<u64>,
-    /// The most while it worked; absent where the peak cannot be reset and an earlier one stands.
+    /// The most while it worked, which for the decoder includes what the caller does with pictures; absent where the peak
+    /// cannot be reset and an earlier one stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak: Option<u64>,
     /// After it: with its graph given back where it is staged, still open where it is resident.
