@@ -8,19 +8,20 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray_npy::WriteNpyExt as _;
 use safelight::cache::{Outcome, Watch};
+use safelight::forecast::rooms;
 use safelight::guidance::GUIDANCES;
 use safelight::noise::GENERATORS;
 use safelight::sampler::Latent;
 use safelight::{
-    Curve, Error, ErrorKind, Event, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline, Plan, PromptCache,
-    Provenance, Report, Request, SamplerNoise, Target,
+    Curve, Error, ErrorKind, Event, Forecast, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline, Plan,
+    PromptCache, Provenance, Report, Request, SamplerNoise, Target,
 };
 use serde_json::json;
 
 use crate::destination::{Destination, prepare_folder};
 use crate::device::{DeviceArguments, tell_opening};
 use crate::sampling::SamplingArguments;
-use crate::{folders, print, prompts, tell};
+use crate::{folders, memory, print, prompts, tell};
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -84,6 +85,13 @@ pub(crate) struct Arguments {
     /// Also write the initial noise and every step's latent as .npy files
     #[arg(long, value_name = "FOLDER")]
     save_latents: Option<PathBuf>,
+    /// Tell which graphs will run, when they are opened and what memory they are expected to take; afterwards, what they
+    /// took
+    #[arg(long, conflicts_with = "quiet")]
+    plan: bool,
+    /// Print the plan and make nothing; neither ONNX Runtime nor any graph is opened
+    #[arg(long, conflicts_with_all = ["quiet", "save_latents"])]
+    dry_run: bool,
     /// Print only paths, warnings and errors
     #[arg(short, long)]
     quiet: bool,
@@ -95,11 +103,14 @@ Examples:
   safelight generate \"a blue house\" --seed 7 --count 4 --out houses/
   safelight generate --prompts words.txt --seed 7 --out pictures/
   safelight generate --prompts kiosk.txt --prompt-cache cache/
+  safelight generate \"a red apple\" --target raspberry-pi-5 --dry-run
   safelight generate \"a cat\" --model ./my-sd-export --steps 20 --sampler euler --guidance 7.5 --negative blurry
   safelight generate \"a yellow star\" --quiet --out - | display";
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let prompts = arguments.prompt_cache.as_deref().map(PromptCache::open).transpose()?;
+    // Opening a cache makes its folder, which is more than a plan may do.
+    let cache = arguments.prompt_cache.as_deref().filter(|folder| !arguments.dry_run || folder.is_dir());
+    let prompts = cache.map(PromptCache::open).transpose()?;
     let folder = folders::model_folder(arguments.device.model.as_deref())?;
     let model = match &prompts {
         Some(prompts) => Model::open_with_prompts(&folder, prompts)?,
@@ -111,6 +122,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Everything that can be wrong with a request is told before ONNX Runtime is even opened.
     let plans = requests.iter().map(|request| Plan::new(request, &model, &target));
     let plans = plans.collect::<safelight::Result<Vec<_>>>()?;
+    // Requests differ in their prompts alone, which change no size.
+    let forecast = || {
+        let forecast = Forecast::new(&requests[0], &plans[0], &model, &target)?;
+        Ok::<_, Error>(forecast.within(&rooms(&target, Path::new("/"))))
+    };
+    let forecast = (arguments.plan || arguments.dry_run).then(forecast).transpose()?;
+    if let Some(forecast) = &forecast {
+        tell_plan(arguments, forecast)?;
+        if arguments.dry_run {
+            return Ok(());
+        }
+    }
     destination.prepare()?;
     arguments.save_latents.as_deref().map_or(Ok(()), prepare_folder)?;
 
@@ -119,6 +142,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     arguments.device.open_library()?;
     let watch: Watch = if arguments.quiet { Arc::new(|_| ()) } else { Arc::new(tell_opening) };
     let mut pipeline = Pipeline::open_watched(&target, &model, &requests[0], prompts, watch)?;
+    if arguments.json || arguments.plan {
+        pipeline.measure_memory();
+    }
     let progress = progress(arguments, requests.iter().zip(&plans));
     let (bar, latents) = (progress.clone(), arguments.save_latents.clone());
     let (fault, faults) = mpsc::channel();
@@ -149,20 +175,38 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     progress.finish_and_clear();
 
-    conclude(arguments, &done)?;
+    conclude(arguments, &done, forecast.as_ref())?;
     // The process ends here: giving back every buffer of every graph first would only take time.
     std::mem::forget(pipeline);
     Ok(())
 }
 
+/// Tells what is expected of memory: to standard error beside pictures, as the result where it is all that is wanted.
+fn tell_plan(arguments: &Arguments, forecast: &Forecast) -> anyhow::Result<()> {
+    forecast.warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
+    match (arguments.dry_run, arguments.json) {
+        (true, true) => print(&serde_json::to_string_pretty(&json!({ "plan": forecast }))?)?,
+        (true, false) => print(&memory::expected(forecast))?,
+        (false, true) => (),
+        (false, false) => tell(&memory::expected(forecast)),
+    }
+    Ok(())
+}
+
 /// Prints what was made: as JSON, one report or a list of them, or as a summary of the last.
-fn conclude(arguments: &Arguments, done: &[(Report, Vec<Made>)]) -> anyhow::Result<()> {
+fn conclude(arguments: &Arguments, done: &[(Report, Vec<Made>)], forecast: Option<&Forecast>) -> anyhow::Result<()> {
     if arguments.json {
-        let mut reports: Vec<_> = done.iter().map(|(report, made)| as_json(report, made)).collect();
+        let mut reports: Vec<_> = done.iter().map(|(report, made)| as_json(report, made, forecast)).collect();
         let one_or_all = if arguments.prompts.is_none() { reports.remove(0) } else { reports.into() };
         print(&serde_json::to_string_pretty(&one_or_all)?)?;
     } else if let Some((report, made)) = done.last().filter(|_| !arguments.quiet) {
         tell(&summary(report, made));
+        let first = done.first().and_then(|(report, _)| report.memory.as_ref());
+        match (forecast, first) {
+            (Some(forecast), Some(measured)) => tell(&memory::measured(forecast, measured)),
+            (Some(_), None) => tell("memory was not measured: this system does not tell it"),
+            (None, _) => (),
+        }
     }
     Ok(())
 }
@@ -274,14 +318,19 @@ fn save_latent(path: &Path, latent: &Latent) -> safelight::Result<()> {
     safelight::save(path, &bytes)
 }
 
-fn as_json(report: &Report, made: &[Made]) -> serde_json::Value {
+fn as_json(report: &Report, made: &[Made], forecast: Option<&Forecast>) -> serde_json::Value {
     let picture = |(path, provenance): &Made| json!({ "path": path, "provenance": provenance });
-    json!({
+    let mut told = json!({
         "pictures": made.iter().map(picture).collect::<Vec<_>>(),
         "timings": report.timings,
         "warnings": report.warnings,
         "cached": report.cached,
-    })
+        "memory": report.memory,
+    });
+    if let Some(forecast) = forecast {
+        told["plan"] = json!(forecast);
+    }
+    told
 }
 
 fn summary(report: &Report, made: &[Made]) -> String {

@@ -11,6 +11,7 @@ mod device;
 mod doctor;
 mod folders;
 mod generate;
+mod memory;
 mod models;
 mod place;
 mod plot;

@@ -8,7 +8,7 @@ use crate::guard::{all_finite, is_constant};
 use crate::guidance::{self, Apg, Kind};
 use crate::library::Library;
 use crate::model::Model;
-use crate::onnx::Size;
+use crate::onnx::{Outline, Size};
 use crate::options::Opt;
 use crate::request::{GuidanceRuns, Plan};
 use crate::residency::RunsGraph;
@@ -51,10 +51,10 @@ pub(crate) struct Traits {
 }
 
 impl Traits {
-    pub(crate) fn of(source: &Source, model: &Model) -> Self {
+    pub(crate) fn of(outline: &Outline, model: &Model) -> Self {
         let find = |name| {
             let name = model.tensor(Stage::Denoiser, name);
-            source.outline.inputs.iter().find(|input| input.name == name)
+            outline.inputs.iter().find(|input| input.name == name)
         };
         let fixed_batch = match find("sample").and_then(|sample| sample.sizes.first()) {
             Some(Size::Fixed(rows)) => usize::try_from(*rows).ok(),
@@ -73,7 +73,7 @@ impl RunsGraph for Denoiser {
 impl Denoiser {
     pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let name = |name| model.tensor(Stage::Denoiser, name);
-        let embeds = Traits::of(&source, model).embeds_guidance;
+        let embeds = Traits::of(&source.outline, model).embeds_guidance;
         let halves = if plan.is_guided() && !embeds && runs_together(plan) { 2 } else { 1 };
         let rows = plan.every_batch.map(|batch| batch * halves);
         let (channels, height, width) = plan.latent;
@@ -187,7 +187,7 @@ impl Denoiser {
 
 /// Whether both predictions of guidance go through the graph in one run, as far as the request says. Where some
 /// steps need only one of them, two runs spare what one run of both would not.
-fn runs_together(plan: &Plan) -> bool {
+pub(crate) fn runs_together(plan: &Plan) -> bool {
     plan.guidance_runs == GuidanceRuns::Together && !plan.rule.may_rest(&plan.guidance, &plan.options)
 }
 

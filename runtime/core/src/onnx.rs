@@ -2,9 +2,15 @@
 //!
 //! Field numbers: `onnx.proto` of the ONNX specification. Everything else in the file is skipped by its length.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::{Error, Result};
+
+mod activations;
+mod nodes;
+
+pub(crate) use activations::{Activations, activations};
 
 /// What is read of a graph.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +19,17 @@ pub(crate) struct Outline {
     pub(crate) outputs: Vec<Tensor>,
     /// Names of files in which initializers are kept, as the graph spells them.
     pub(crate) data_files: Vec<String>,
+    /// Bytes of the initializers, wherever they are kept.
+    pub(crate) weights: BTreeMap<Weight, u64>,
+}
+
+/// What decides how much memory an initializer takes once the graph is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Weight {
+    /// `TensorProto.DataType`.
+    pub(crate) element_type: u64,
+    /// Whether it is a convolution's: those alone have more than two axes.
+    pub(crate) of_convolution: bool,
 }
 
 /// A tensor that a graph takes or gives.
@@ -43,8 +60,20 @@ impl Size {
     }
 }
 
+/// `TensorProto.FLOAT`.
+pub(crate) const FLOAT: u64 = 1;
 /// `TensorProto.FLOAT16`.
 pub(crate) const FLOAT16: u64 = 10;
+
+/// Bytes of one element by `TensorProto.DataType`; one for types of a byte or less.
+fn element_bytes(element_type: u64) -> u64 {
+    match element_type {
+        7 | 11 | 13 => 8,
+        FLOAT | 6 | 12 => 4,
+        4 | 5 | FLOAT16 | 16 => 2,
+        _ => 1,
+    }
+}
 
 /// Reads the outline of a file's bytes.
 ///
@@ -63,7 +92,7 @@ fn parse_model(bytes: &[u8]) -> Option<Outline> {
         let (7, Value::Bytes(graph)) = field? else { continue };
         for field in fields(graph) {
             match field? {
-                (5, Value::Bytes(tensor)) => initializers.push(parse_tensor(tensor, &mut outline.data_files)?),
+                (5, Value::Bytes(tensor)) => initializers.push(parse_tensor(tensor, &mut outline)?),
                 (11, Value::Bytes(input)) => outline.inputs.push(parse_value(input)?),
                 (12, Value::Bytes(output)) => outline.outputs.push(parse_value(output)?),
                 _ => (),
@@ -75,11 +104,19 @@ fn parse_model(bytes: &[u8]) -> Option<Outline> {
     Some(outline)
 }
 
-/// Returns a tensor's name, and notes the file that holds it, if it is not here.
-fn parse_tensor(bytes: &[u8], data_files: &mut Vec<String>) -> Option<String> {
-    let mut name = String::new();
+/// Returns a tensor's name, and notes its bytes and the file that holds it, if it is not here.
+fn parse_tensor(bytes: &[u8], outline: &mut Outline) -> Option<String> {
+    let (mut name, mut element_type, mut sizes) = (String::new(), 0, Vec::new());
+    let data_files = &mut outline.data_files;
     for field in fields(bytes) {
         match field? {
+            (1, Value::Number(size)) => sizes.push(size),
+            (1, Value::Bytes(mut packed)) => {
+                while !packed.is_empty() {
+                    sizes.push(take_varint(&mut packed)?);
+                }
+            }
+            (2, Value::Number(number)) => element_type = number,
             (8, Value::Bytes(text)) => name = string(text)?,
             (13, Value::Bytes(entry)) => {
                 let (mut key, mut value) = (String::new(), String::new());
@@ -97,6 +134,10 @@ fn parse_tensor(bytes: &[u8], data_files: &mut Vec<String>) -> Option<String> {
             _ => (),
         }
     }
+    // A damaged file may claim any size: what it claims is only ever shown.
+    let bytes = sizes.iter().fold(element_bytes(element_type), |bytes, &size| bytes.saturating_mul(size));
+    let of_kind = outline.weights.entry(Weight { element_type, of_convolution: sizes.len() > 2 }).or_default();
+    *of_kind = of_kind.saturating_add(bytes);
     Some(name)
 }
 
@@ -224,6 +265,16 @@ mod tests {
     fn named_axes_are_read() {
         let outline = outline(&shipped("tiny-sd/unet/model.onnx"), Path::new("test")).unwrap();
         assert!(matches!(&outline.inputs[0].sizes[0], Size::Named(_)), "{:?}", outline.inputs);
+    }
+
+    /// The bytes that the `onnx` package counts, too.
+    #[test]
+    fn weights_are_counted_by_kind() {
+        let of = |element_type, of_convolution| Weight { element_type, of_convolution };
+        let outline = outline(&shipped("tiny-sd/unet/model.onnx"), Path::new("test")).unwrap();
+        assert_eq!(outline.weights.values().sum::<u64>(), 7460 + 72);
+        assert_eq!(outline.weights[&of(7, false)], 72);
+        assert!(outline.weights[&of(FLOAT, true)] > 0);
     }
 
     #[test]

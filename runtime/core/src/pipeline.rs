@@ -14,6 +14,7 @@ use crate::decoder::Decoder;
 use crate::denoiser::{Conditions, Denoiser, Guidance, Traits};
 use crate::graph::{Opened, Source};
 use crate::library::Library;
+use crate::memory::{Memory, OpeningMemory, Reading as MemoryReading};
 use crate::model::Model;
 use crate::noise::{Brownian, Noise, Seeds};
 use crate::picture::{Picture, Provenance};
@@ -41,6 +42,7 @@ pub struct Pipeline {
     decoder: Slot<Decoder>,
     observer: Observer,
     open_time: Duration,
+    open_memory: Option<OpeningMemory>,
 }
 
 /// What a pipeline tells its observer while it works.
@@ -90,6 +92,8 @@ pub struct Output {
     pub timings: Timings,
     /// What was told as [`Event::Warning`].
     pub warnings: Vec<String>,
+    /// Where the memory went, where [`Pipeline::measure_memory`] asked for it and the system tells.
+    pub memory: Option<Memory>,
 }
 
 /// What a generation tells besides its pictures.
@@ -102,6 +106,8 @@ pub struct Report {
     /// What became of each graph in the target's cache; empty where nothing is kept.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub cached: BTreeMap<Stage, Cached>,
+    /// Where the memory went, where [`Pipeline::measure_memory`] asked for it and the system tells.
+    pub memory: Option<Memory>,
 }
 
 /// Where the time of a generation went, in milliseconds, and how often the text encoder was spared.
@@ -193,7 +199,7 @@ impl Pipeline {
     }
 
     fn open_with(target: &Target, model: &Model, usual: &Request, extras: Extras) -> Result<Self> {
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), MemoryReading::now());
         let plan = Plan::new(usual, model, target)?;
         check_graph_sizes(target, model)?;
         let Extras { profiles, prompts, watch } = extras;
@@ -212,7 +218,7 @@ impl Pipeline {
         let [text, denoiser, decoder] = sources;
         let (text, denoiser, decoder, library) = (text?, denoiser?, decoder?, library?);
         let entries = prompts.map(|prompts| prompts.of(&text, &denoiser, model)).transpose()?;
-        let traits = Traits::of(&denoiser, model);
+        let traits = Traits::of(&denoiser.outline, model);
         let residency = target.residency;
         let text = Slot::new(library, text, TextEncoder::open, residency);
         let mut denoiser = Slot::new(library, denoiser, Denoiser::open, residency);
@@ -235,6 +241,7 @@ impl Pipeline {
             decoder,
             observer: Box::new(|_| ()),
             open_time: start.elapsed(),
+            open_memory: before.zip(MemoryReading::now()).map(|(before, after)| OpeningMemory::new(before, after)),
         })
     }
 
@@ -269,6 +276,14 @@ impl Pipeline {
         open.map(|(stage, graph)| Ok((stage, graph.end_profile()?))).collect()
     }
 
+    /// Has every generation from now on tell where its memory went. Reading it takes tens of microseconds a stage, and
+    /// the process's peak is reset at each: other tools that read it see only what came after.
+    pub fn measure_memory(&mut self) {
+        self.text.encoder.measure_memory();
+        self.denoiser.measure_memory();
+        self.decoder.measure_memory();
+    }
+
     /// Sets who is told about progress; it is called on the thread that generates.
     pub fn on_event(&mut self, observer: impl FnMut(&Event) + Send + 'static) {
         self.observer = Box::new(observer);
@@ -282,11 +297,11 @@ impl Pipeline {
     /// [`ErrorKind::Cancelled`].
     pub fn generate(&mut self, request: &Request) -> Result<Output> {
         let mut pictures = Vec::new();
-        let Report { timings, warnings, .. } = self.generate_each(request, |picture| {
+        let Report { timings, warnings, memory, .. } = self.generate_each(request, |picture| {
             pictures.push(picture);
             Ok(())
         })?;
-        Ok(Output { pictures, timings, warnings })
+        Ok(Output { pictures, timings, warnings, memory })
     }
 
     /// The same, handing over each picture as soon as it is made: what is made is not lost when a later one fails,
@@ -306,9 +321,11 @@ impl Pipeline {
         self.denoiser.end();
         self.decoder.end();
         let opening = [self.take_opening_times(), self.open_time].map(milliseconds);
+        let memory = self.take_memory();
         made?;
         let cached = self.graphs().into_iter().filter_map(|(stage, opened)| Some((stage, opened.cached?)));
         job.report.cached = cached.collect();
+        job.report.memory = memory;
         let timings = &mut job.report.timings;
         [timings.reopen_ms, timings.open_ms] = opening;
         timings.total_ms = milliseconds(start.elapsed());
@@ -326,7 +343,9 @@ impl Pipeline {
             Residency::Resident => {
                 for first in batches {
                     let batch = self.denoise(job, &prompts, first)?;
+                    self.denoiser.end();
                     self.decode(job, batch, take)?;
+                    self.decoder.end();
                 }
                 Ok(())
             }
@@ -341,6 +360,20 @@ impl Pipeline {
     /// Time spent on opening graphs since this was last asked.
     fn take_opening_times(&mut self) -> Duration {
         self.text.encoder.take_reopen_time() + self.denoiser.take_reopen_time() + self.decoder.take_reopen_time()
+    }
+
+    /// Where the memory went since this was last asked; nothing where no stage was watched.
+    fn take_memory(&mut self) -> Option<Memory> {
+        let stages = [
+            (Stage::TextEncoder, self.text.encoder.take_memory()),
+            (Stage::Denoiser, self.denoiser.take_memory()),
+            (Stage::Decoder, self.decoder.take_memory()),
+        ];
+        let highest = stages.iter().map(|(_, (_, highest))| *highest).max().filter(|&highest| highest > 0)?;
+        let (pipeline, now) = (self.open_memory?, MemoryReading::now()?);
+        let process = MemoryReading { peak: now.peak.max(highest), ..now };
+        let stages = stages.into_iter().filter_map(|(stage, (memory, _))| Some((stage, memory?)));
+        Some(Memory { pipeline, stages: stages.collect(), process })
     }
 
     /// A graph that was exported for few pictures at once takes a larger batch in parts, which makes the same pictures.
@@ -647,7 +680,8 @@ fn unused_by_embedding(request: &Request, plan: &Plan) -> Vec<String> {
         .collect()
 }
 
-fn check_graph_sizes(target: &Target, model: &Model) -> Result<()> {
+/// Refuses graphs that are larger than the target allows.
+pub(crate) fn check_graph_sizes(target: &Target, model: &Model) -> Result<()> {
     for stage in Stage::TEXT_TO_IMAGE {
         let (_, file) = model.graph(stage, &target.stage(stage).precision)?;
         let (bytes, most) = (file.total_bytes(), target.limits.max_graph_bytes);

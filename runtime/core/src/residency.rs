@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::graph::{Graph, Opened, Source};
 use crate::library::Library;
+use crate::memory::{StageMemory, Watch};
 use crate::model::Model;
 use crate::request::Plan;
 
@@ -40,6 +41,7 @@ pub(crate) struct Slot<S> {
     opened: Opened,
     run_time: Duration,
     reopen_time: Duration,
+    watch: Watch,
 }
 
 impl<S: RunsGraph> Slot<S> {
@@ -47,7 +49,8 @@ impl<S: RunsGraph> Slot<S> {
     pub(crate) fn new(library: &'static Library, source: Source, open: Open<S>, residency: Residency) -> Self {
         let opened = source.unopened();
         let (run_time, reopen_time) = (Duration::ZERO, Duration::ZERO);
-        Self { library, source, open, residency, stage: None, opened, run_time, reopen_time }
+        let watch = Watch::default();
+        Self { library, source, open, residency, stage: None, opened, run_time, reopen_time, watch }
     }
 
     /// Opens the stage now, where it is to be resident.
@@ -63,6 +66,7 @@ impl<S: RunsGraph> Slot<S> {
 
     /// The stage, opened for requests like that of `plan` unless it is open already.
     pub(crate) fn begin(&mut self, model: &Model, plan: &Plan) -> Result<&mut S> {
+        self.watch.begin();
         let stage = match self.stage.take() {
             Some(stage) => stage,
             None => {
@@ -70,19 +74,31 @@ impl<S: RunsGraph> Slot<S> {
                 let mut stage = (self.open)(self.library, self.source.clone(), model, plan)?;
                 self.opened = stage.graph().opened().clone();
                 self.reopen_time += start.elapsed();
+                self.watch.opened();
                 stage
             }
         };
         Ok(self.stage.insert(stage))
     }
 
-    /// Gives back the memory of the stage's graph, unless it is resident.
+    /// The stage rests; the memory of its graph is given back, unless it is resident.
     pub(crate) fn end(&mut self) {
         if self.residency == Residency::Staged && self.stage.is_some() {
             self.collect();
             self.stage = None;
             return_memory();
         }
+        self.watch.end();
+    }
+
+    /// Measures the stage's memory from now on.
+    pub(crate) fn measure_memory(&mut self) {
+        self.watch.turn_on();
+    }
+
+    /// The stage's memory since this was last asked, and the most that the process held meanwhile, in bytes.
+    pub(crate) fn take_memory(&mut self) -> (Option<StageMemory>, u64) {
+        (self.watch.take(), self.watch.highest())
     }
 
     /// What the stage runs; without providers while it has never been open.

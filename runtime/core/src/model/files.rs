@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
-use crate::onnx::{self, Outline};
+use crate::onnx::{self, Activations, Outline};
 use crate::{Error, Result};
 
 /// One graph on disk.
@@ -95,6 +95,17 @@ impl GraphFile {
         let outline = onnx::outline(&bytes, &self.path)?;
         self.check_data_files(&outline)?;
         Ok((sha256, outline))
+    }
+
+    /// What the graph's file tells of itself, unverified: for telling what it is, not for opening it.
+    pub(crate) fn outline(&self) -> Result<Outline> {
+        onnx::outline(&map(&self.path)?, &self.path)
+    }
+
+    /// What the graph computes in between, for inputs of these sizes.
+    pub(crate) fn activations(&self, inputs: &[(String, Vec<u64>)]) -> Result<Activations> {
+        let found = onnx::activations(&map(&self.path)?, inputs);
+        found.ok_or_else(|| Error::model(format!("{}: is damaged; export or fetch it again", self.path.display())))
     }
 
     /// Refuses weights outside of the graph's folder, which ONNX Runtime would read through hard links, and weights
