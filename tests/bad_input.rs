@@ -176,13 +176,21 @@ fn a_model_that_cannot_be_is_refused_before_the_library_is_opened() {
         (|model| manifest(model, "file: tokenizer.json", "file: ."), "is not a plain path inside"),
         (|model| outside(model, "decoder.onnx", symlink), "is a link that leaves the model folder"),
         (|model| outside(model, "model.yaml", symlink), "is a link that leaves the model folder"),
-        (|model| outside(model, "decoder.onnx", fs::hard_link), "has other hard links"),
         (|model| manifest(model, "title:", &format!("# {}\ntitle:", "x".repeat(70_000))), "is longer than 65536 bytes"),
         (|model| fs::write(model.join("model.yaml"), "\u{0}\u{1}").unwrap(), "control characters are not allowed"),
         (|model| fs::write(model.join("model.yaml"), b"\xff\xfe").unwrap(), "UTF-8"),
         (|model| fs::write(model.join("model.yaml"), "").unwrap(), "model.yaml: "),
     ];
     refused_models(manifest_model, cases, Place::without_library);
+}
+
+/// Package managers install by hard links. Where a hash says what the file is, it does not matter where else it is.
+#[test]
+fn a_hard_link_is_as_good_as_a_file_where_a_hash_vouches_for_it() {
+    let place = Place::new();
+    let model = manifest_model(&place);
+    outside(&model, "decoder.onnx", fs::hard_link);
+    Outcome::of(place.command(picture_of(&model))).expect("hard link", 0, "seed 7");
 }
 
 /// Moves a file out of the model folder and links it back.

@@ -11,6 +11,7 @@ mod device;
 mod doctor;
 mod folders;
 mod generate;
+mod inspect;
 mod memory;
 mod models;
 mod place;
@@ -39,6 +40,11 @@ enum Command {
     Schedule(Box<schedule::Arguments>),
     /// List the models that are here, checked
     Models(models::Arguments),
+    /// Explain a graph or a folder of graphs without running anything, and what of it would be refused
+    ///
+    /// Stage, tensors, operators, weights, what is multiplied in which arithmetic, expected memory. Weights are not
+    /// read, ONNX Runtime is not needed. Where something would be refused, the exit code is 3.
+    Inspect(inspect::Arguments),
     /// List the targets that are here, checked
     Targets(targets::Arguments),
     /// Compare this device's numbers with the model's goldens, or with the CPU's
@@ -73,6 +79,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Schedule(arguments) => schedule::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Targets(arguments) => targets::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Place(arguments) => place::run(&arguments),

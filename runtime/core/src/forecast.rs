@@ -240,15 +240,19 @@ impl Part {
         }
     }
 
-    /// Bytes of the graph while it is opened, and once it is open. What its own file holds is parsed into a copy, which
-    /// the allocator keeps.
     fn grown(&self) -> (u64, u64) {
-        let weights = self.outline.weights.iter().map(|(weight, bytes)| (growth(*weight, self.level), bytes));
-        weights.fold((self.file.bytes, self.file.bytes), |(opening, opened), ((while_opened, open), &bytes)| {
-            let grown = |sum: u64, times: u64| sum.saturating_add(times.saturating_mul(bytes));
-            (grown(opening, while_opened), grown(opened, open))
-        })
+        grown(&self.outline, self.file.bytes, self.level)
     }
+}
+
+/// Bytes of a graph while it is opened, and once it is open. What its own file holds is parsed into a copy, which the
+/// allocator keeps.
+pub(crate) fn grown(outline: &Outline, file_bytes: u64, level: Option<GraphOptimization>) -> (u64, u64) {
+    let weights = outline.weights.iter().map(|(weight, bytes)| (growth(*weight, level), bytes));
+    weights.fold((file_bytes, file_bytes), |(opening, opened), ((while_opened, open), &bytes)| {
+        let grown = |sum: u64, times: u64| sum.saturating_add(times.saturating_mul(bytes));
+        (grown(opening, while_opened), grown(opened, open))
+    })
 }
 
 /// Sizes of what goes into the graphs.

@@ -25,7 +25,7 @@ mod cached;
 mod contract;
 mod session;
 
-pub(crate) use contract::{Contract, IDS, REAL, Rule, TIME};
+pub(crate) use contract::{Contract, IDS, REAL, Rule, TIME, fits};
 pub(crate) use session::Nodes;
 use session::{Providers, internal, open_session, run_failed};
 
@@ -410,11 +410,7 @@ impl Port {
         if input.sizes.len() != self.declared.len() {
             return;
         }
-        let size = |size: &onnx::Size| match size {
-            onnx::Size::Fixed(size) => i64::try_from(*size).unwrap_or(-1),
-            onnx::Size::Named(_) | onnx::Size::Unknown => -1,
-        };
-        self.declared = input.sizes.iter().map(size).collect();
+        self.declared = input.sizes.iter().map(onnx::Size::declared).collect();
         self.axes = input.sizes.iter().map(|size| size.name().map(str::to_owned)).collect();
     }
 }

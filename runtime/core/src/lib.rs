@@ -54,6 +54,7 @@ pub mod forecast;
 pub mod pipeline;
 pub mod verify;
 pub mod placement;
+pub mod inspect;
 pub mod doctor;
 pub mod cancel;
 pub mod error;

@@ -20,6 +20,8 @@ mod manifest;
 mod optimum;
 
 pub use files::{DataFile, GraphFile};
+pub(crate) use manifest::FILE as MANIFEST;
+pub(crate) use optimum::FILE as INDEX;
 
 /// A model, checked as far as is possible without opening a graph.
 #[derive(Debug, Clone)]

@@ -1,4 +1,5 @@
-//! The little of an ONNX file that must be known before ONNX Runtime sees it: its inputs, outputs and outside files.
+//! What must be known of an ONNX file before ONNX Runtime sees it: inputs, outputs, nodes and outside files, but no
+//! weights.
 //!
 //! Field numbers: `onnx.proto` of the ONNX specification. Everything else in the file is skipped by its length.
 
@@ -8,9 +9,14 @@ use std::path::Path;
 use crate::{Error, Result};
 
 mod activations;
+pub(crate) mod check;
+pub(crate) mod macs;
 mod nodes;
+mod operators;
 
 pub(crate) use activations::{Activations, activations};
+pub(crate) use nodes::{Parsed, parse};
+pub(crate) use operators::domain_name;
 
 /// What is read of a graph.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,6 +57,14 @@ pub(crate) enum Size {
 }
 
 impl Size {
+    /// As ONNX Runtime tells it: −1 where any size will do.
+    pub(crate) fn declared(&self) -> i64 {
+        match self {
+            Self::Fixed(size) => i64::try_from(*size).unwrap_or(-1),
+            Self::Named(_) | Self::Unknown => -1,
+        }
+    }
+
     /// The name of an axis that has one.
     pub(crate) fn name(&self) -> Option<&str> {
         match self {
@@ -64,15 +78,32 @@ impl Size {
 pub(crate) const FLOAT: u64 = 1;
 /// `TensorProto.FLOAT16`.
 pub(crate) const FLOAT16: u64 = 10;
+/// `TensorProto.BFLOAT16`.
+pub(crate) const BFLOAT16: u64 = 16;
 
-/// Bytes of one element by `TensorProto.DataType`; one for types of a byte or less.
-fn element_bytes(element_type: u64) -> u64 {
-    match element_type {
-        7 | 11 | 13 => 8,
-        FLOAT | 6 | 12 => 4,
-        4 | 5 | FLOAT16 | 16 => 2,
-        _ => 1,
-    }
+/// Bits of one element by `TensorProto.DataType`; nothing for text and for types that are not known.
+pub(crate) fn element_bits(element_type: u64) -> Option<u64> {
+    Some(match element_type {
+        15 => 128,
+        7 | 11 | 13 | 14 => 64,
+        FLOAT | 6 | 12 => 32,
+        4 | 5 | FLOAT16 | BFLOAT16 => 16,
+        2 | 3 | 9 | 17..=20 | 24 => 8,
+        21..=23 => 4,
+        25 | 26 => 2,
+        _ => return None,
+    })
+}
+
+/// Its name in reports, as ONNX spells it in lower case.
+pub(crate) fn element_name(element_type: u64) -> &'static str {
+    #[rustfmt::skip]
+    const NAMES: &[&str] = &[
+        "undefined", "float", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16",
+        "double", "uint32", "uint64", "complex64", "complex128", "bfloat16", "float8e4m3fn", "float8e4m3fnuz",
+        "float8e5m2", "float8e5m2fnuz", "uint4", "int4", "float4e2m1", "float8e8m0", "uint2", "int2",
+    ];
+    usize::try_from(element_type).ok().and_then(|index| NAMES.get(index)).copied().unwrap_or("unknown")
 }
 
 /// Reads the outline of a file's bytes.
@@ -80,108 +111,15 @@ fn element_bytes(element_type: u64) -> u64 {
 /// # Errors
 /// [`ErrorKind::Model`](crate::ErrorKind::Model) where the bytes are not an ONNX graph.
 pub(crate) fn outline(bytes: &[u8], path: &Path) -> Result<Outline> {
-    parse_model(bytes).filter(|outline| !outline.inputs.is_empty()).ok_or_else(|| {
-        Error::model(format!("{}: is not an ONNX graph, or is damaged; export or fetch it again", path.display()))
-    })
+    Ok(read(bytes, path)?.outline())
 }
 
-fn parse_model(bytes: &[u8]) -> Option<Outline> {
-    let mut outline = Outline::default();
-    let mut initializers: Vec<String> = Vec::new();
-    for field in fields(bytes) {
-        let (7, Value::Bytes(graph)) = field? else { continue };
-        for field in fields(graph) {
-            match field? {
-                (5, Value::Bytes(tensor)) => initializers.push(parse_tensor(tensor, &mut outline)?),
-                (11, Value::Bytes(input)) => outline.inputs.push(parse_value(input)?),
-                (12, Value::Bytes(output)) => outline.outputs.push(parse_value(output)?),
-                _ => (),
-            }
-        }
-    }
-    // Old files list their initializers among the inputs, too.
-    outline.inputs.retain(|input| !initializers.contains(&input.name));
-    Some(outline)
-}
-
-/// Returns a tensor's name, and notes its bytes and the file that holds it, if it is not here.
-fn parse_tensor(bytes: &[u8], outline: &mut Outline) -> Option<String> {
-    let (mut name, mut element_type, mut sizes) = (String::new(), 0, Vec::new());
-    let data_files = &mut outline.data_files;
-    for field in fields(bytes) {
-        match field? {
-            (1, Value::Number(size)) => sizes.push(size),
-            (1, Value::Bytes(mut packed)) => {
-                while !packed.is_empty() {
-                    sizes.push(take_varint(&mut packed)?);
-                }
-            }
-            (2, Value::Number(number)) => element_type = number,
-            (8, Value::Bytes(text)) => name = string(text)?,
-            (13, Value::Bytes(entry)) => {
-                let (mut key, mut value) = (String::new(), String::new());
-                for field in fields(entry) {
-                    match field? {
-                        (1, Value::Bytes(text)) => key = string(text)?,
-                        (2, Value::Bytes(text)) => value = string(text)?,
-                        _ => (),
-                    }
-                }
-                if key == "location" && !data_files.contains(&value) {
-                    data_files.push(value);
-                }
-            }
-            _ => (),
-        }
-    }
-    // A damaged file may claim any size: what it claims is only ever shown.
-    let bytes = sizes.iter().fold(element_bytes(element_type), |bytes, &size| bytes.saturating_mul(size));
-    let of_kind = outline.weights.entry(Weight { element_type, of_convolution: sizes.len() > 2 }).or_default();
-    *of_kind = of_kind.saturating_add(bytes);
-    Some(name)
-}
-
-fn parse_value(bytes: &[u8]) -> Option<Tensor> {
-    let mut tensor = Tensor::default();
-    for field in fields(bytes) {
-        match field? {
-            (1, Value::Bytes(text)) => tensor.name = string(text)?,
-            (2, Value::Bytes(kind)) => parse_type(kind, &mut tensor)?,
-            _ => (),
-        }
-    }
-    Some(tensor)
-}
-
-fn parse_type(bytes: &[u8], value: &mut Tensor) -> Option<()> {
-    for field in fields(bytes) {
-        let (1, Value::Bytes(tensor)) = field? else { continue };
-        for field in fields(tensor) {
-            match field? {
-                (1, Value::Number(element_type)) => value.element_type = element_type,
-                (2, Value::Bytes(shape)) => value.sizes = parse_shape(shape)?,
-                _ => (),
-            }
-        }
-    }
-    Some(())
-}
-
-fn parse_shape(bytes: &[u8]) -> Option<Vec<Size>> {
-    let mut sizes = Vec::new();
-    for field in fields(bytes) {
-        let (1, Value::Bytes(axis)) = field? else { continue };
-        let mut size = Size::Unknown;
-        for field in fields(axis) {
-            match field? {
-                (1, Value::Number(fixed)) => size = Size::Fixed(fixed),
-                (2, Value::Bytes(name)) => size = Size::Named(string(name)?),
-                _ => (),
-            }
-        }
-        sizes.push(size);
-    }
-    Some(sizes)
+/// Reads everything of a graph but its weights.
+///
+/// # Errors
+/// [`ErrorKind::Model`](crate::ErrorKind::Model) where the bytes are not an ONNX graph, or one of absurd size.
+pub(crate) fn read<'a>(bytes: &'a [u8], path: &Path) -> Result<Parsed<'a>> {
+    parse(bytes).map_err(|unread| Error::model(format!("{}: {unread}", path.display())))
 }
 
 /// One field of a protocol buffer message.
@@ -239,8 +177,8 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-fn string(bytes: &[u8]) -> Option<String> {
-    String::from_utf8(bytes.to_vec()).ok()
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

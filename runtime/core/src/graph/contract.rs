@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use ort::value::TensorElementType as Type;
 
 use super::Port;
-use crate::onnx::Outline;
+use crate::onnx::{self, Outline};
+use crate::stage::Stage;
 use crate::{Error, Result};
 
 /// Tensor types that hold real numbers and are converted from and to f32.
@@ -125,6 +126,61 @@ impl Rule<'_> {
         }
         Ok(())
     }
+}
+
+/// Checks a graph that is not open against what a stage of any model looks like. `name` tells what the graph calls a
+/// tensor of Optimum's name.
+///
+/// # Errors
+/// [`ErrorKind::Model`](crate::ErrorKind::Model) telling what differs.
+pub(crate) fn fits<'a>(stage: Stage, outline: &Outline, name: impl Fn(&'static str) -> &'a str) -> Result<()> {
+    let picture = [None, Some(3), None, None];
+    let inputs = match stage {
+        Stage::TextEncoder => vec![Rule::new(name("input_ids"), IDS, &[None; 2])],
+        Stage::Denoiser => vec![
+            Rule::new(name("sample"), REAL, &[None; 4]),
+            Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
+            Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]),
+            Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),
+        ],
+        Stage::Decoder => vec![Rule::new(name("latent_sample"), REAL, &[None; 4])],
+        Stage::Encoder => vec![Rule::new(name("sample"), REAL, &picture)],
+    };
+    let output = match stage {
+        Stage::TextEncoder => Rule::new(name("last_hidden_state"), REAL, &[None; 3]),
+        Stage::Denoiser => Rule::new(name("out_sample"), REAL, &[None; 4]),
+        Stage::Decoder => Rule::new(name("sample"), REAL, &picture),
+        Stage::Encoder => Rule::new(name("latent_parameters"), REAL, &[None; 4]),
+    };
+    let ports = |tensors: &[onnx::Tensor]| tensors.iter().map(declared).collect::<Result<Vec<_>>>();
+    Contract { inputs, output }.check(&ports(&outline.inputs)?, &ports(&outline.outputs)?).map(drop)
+}
+
+/// A tensor as its file declares it.
+fn declared(tensor: &onnx::Tensor) -> Result<Port> {
+    let data_type = match tensor.element_type {
+        onnx::FLOAT => Type::Float32,
+        2 => Type::Uint8,
+        3 => Type::Int8,
+        4 => Type::Uint16,
+        5 => Type::Int16,
+        6 => Type::Int32,
+        7 => Type::Int64,
+        9 => Type::Bool,
+        onnx::FLOAT16 => Type::Float16,
+        11 => Type::Float64,
+        12 => Type::Uint32,
+        13 => Type::Uint64,
+        onnx::BFLOAT16 => Type::Bfloat16,
+        other => return Err(Error::model(format!("{} is a tensor of {}", tensor.name, onnx::element_name(other)))),
+    };
+    Ok(Port {
+        name: tensor.name.clone(),
+        data_type,
+        declared: tensor.sizes.iter().map(onnx::Size::declared).collect(),
+        axes: Vec::new(),
+        shape: None,
+    })
 }
 
 fn describe(shape: &[Size]) -> String {

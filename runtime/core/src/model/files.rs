@@ -1,5 +1,6 @@
 //! Files of a model folder, which may come from strangers: nothing outside the folder is ever read.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -7,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
+use crate::onnx::check::check;
 use crate::onnx::{self, Activations, Outline};
 use crate::{Error, Result};
 
@@ -82,7 +84,8 @@ impl GraphFile {
     ///
     /// # Errors
     /// [`ErrorKind::Model`](crate::ErrorKind::Model) where a hash differs from the manifest's, the file is not an
-    /// ONNX graph, or it keeps weights in files that are not listed or lie elsewhere.
+    /// ONNX graph, it keeps weights in files that are not listed or lie elsewhere, or it holds what is refused
+    /// ([`Fault`](crate::inspect::Fault)).
     pub fn verify(&self) -> Result<String> {
         self.inspect().map(|(sha256, _)| sha256)
     }
@@ -92,38 +95,69 @@ impl GraphFile {
         self.data.iter().try_for_each(DataFile::verify)?;
         let bytes = map(&self.path)?;
         let sha256 = check_hash(&self.path, &bytes, self.sha256.as_deref())?;
-        let outline = onnx::outline(&bytes, &self.path)?;
-        self.check_data_files(&outline)?;
-        Ok((sha256, outline))
+        Ok((sha256, self.check(&bytes)?))
     }
 
-    /// What the graph's file tells of itself, unverified: for telling what it is, not for opening it.
+    /// The outline of a graph that may be opened. Graphs in a cache come from the library, and are not asked.
+    fn check(&self, bytes: &[u8]) -> Result<Outline> {
+        let graph = onnx::read(bytes, &self.path)?;
+        let outline = graph.outline();
+        let weights = self.weights(&outline)?;
+        match check(&graph, &|name| weights.get(name).map(|map| &map[..])).first() {
+            Some(refusal) => Err(Error::model(format!("{}: {refusal}", self.path.display()))),
+            None => Ok(outline),
+        }
+    }
+
+    /// As [`verify`](Self::verify), but without hashes: for telling what it is, not for opening it.
     pub(crate) fn outline(&self) -> Result<Outline> {
-        onnx::outline(&map(&self.path)?, &self.path)
+        self.check(&map(&self.path)?)
+    }
+
+    /// The bytes of the graph's own file, mapped.
+    pub(crate) fn map(&self) -> Result<Mmap> {
+        map(&self.path)
     }
 
     /// What the graph computes in between, for inputs of these sizes.
     pub(crate) fn activations(&self, inputs: &[(String, Vec<u64>)]) -> Result<Activations> {
-        let found = onnx::activations(&map(&self.path)?, inputs);
-        found.ok_or_else(|| Error::model(format!("{}: is damaged; export or fetch it again", self.path.display())))
+        Ok(onnx::activations(&onnx::read(&map(&self.path)?, &self.path)?, inputs))
     }
 
-    /// Refuses weights outside of the graph's folder, which ONNX Runtime would read through hard links, and weights
-    /// that no hash vouches for.
-    fn check_data_files(&self, outline: &Outline) -> Result<()> {
+    /// The files that keep the graph's weights, by the names that it gives them. Refuses those outside of the graph's
+    /// folder, which ONNX Runtime would read through hard links, and those that no hash vouches for where there are hashes.
+    pub(crate) fn weights(&self, outline: &Outline) -> Result<BTreeMap<String, Mmap>> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
+        let mut weights = BTreeMap::new();
         for name in &outline.data_files {
             let path =
                 inside(folder, name).map_err(|e| e.context(format_args!("{}: its weights", self.path.display())))?;
-            let listed = self.data.iter().any(|file| file.path == path);
-            if !listed && self.sha256.is_some() {
+            let listed = self.data.iter().find(|file| file.path == path);
+            if listed.is_none() && self.sha256.is_some() {
                 return Err(Error::model(format!(
                     "{}: keeps weights in \"{name}\", which the manifest does not list under data",
                     self.path.display()
                 )));
             }
+            if listed.is_none_or(|file| file.sha256.is_none()) {
+                refuse_hard_links(&path)?;
+            }
+            weights.insert(name.clone(), map(&path)?);
         }
-        Ok(())
+        Ok(weights)
+    }
+}
+
+impl GraphFile {
+    /// A graph that nothing describes: a plain file of a folder.
+    pub(crate) fn loose(path: &Path) -> Result<Self> {
+        let absolute = std::path::absolute(path).map_err(|e| unreadable(path, &e).because(e))?;
+        let (Some(folder), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+            return Err(Error::model(format!("{}: is not a regular file", path.display())));
+        };
+        let root = folder.canonicalize().map_err(|e| unreadable(folder, &e).because(e))?;
+        let path = inside(&root, &name.to_string_lossy())?;
+        Ok(Self { bytes: graph_bytes(&path)?, path, sha256: None, data: Vec::new() })
     }
 }
 
@@ -178,13 +212,25 @@ pub(super) fn inside(root: &Path, name: &str) -> Result<PathBuf> {
     if !meta.is_file() {
         return Err(Error::model(format!("{}: is not a regular file", found.display())));
     }
-    if hard_links(&meta) > 1 {
-        return Err(Error::model(format!(
-            "{}: has other hard links, so that it can change from outside the model folder; copy it instead",
-            found.display()
-        )));
-    }
     Ok(found)
+}
+
+/// Refuses weights that are hard links, where nothing vouches for what they are.
+///
+/// An archive can hold a graph whose weights are a hard link to any file of the disk that whoever unpacks it may read: the
+/// graph would show it as a picture. Only weights are numbers whatever they are: a graph, a manifest or a tokenizer that
+/// is something else is refused as damaged. Where a manifest promises a hash, the file is what was published. Hard links
+/// as such are common: ostree, `nix-store --optimise`, uv and cp -l install by them.
+fn refuse_hard_links(path: &Path) -> Result<()> {
+    let meta = path.metadata().map_err(|e| unreadable(path, &e).because(e))?;
+    if hard_links(&meta) < 2 {
+        return Ok(());
+    }
+    Err(Error::model(format!(
+        "{}: has other hard links, so that it may be another file of this disk, and no hash says what it should be; copy \
+         it (cp --remove-destination), or list it with its sha256 in a model.yaml",
+        path.display()
+    )))
 }
 
 #[cfg(unix)]
@@ -258,7 +304,7 @@ mod tests {
         assert!(inside(&root, "near").is_ok());
         assert!(inside(&root, "far").unwrap_err().to_string().contains("leaves the model folder"));
         assert!(inside(&root, "up/secret").unwrap_err().to_string().contains("leaves the model folder"));
-        assert!(inside(&root, "hard").unwrap_err().to_string().contains("hard links"));
+        assert!(refuse_hard_links(&inside(&root, "hard").unwrap()).unwrap_err().to_string().contains("hard links"));
         assert!(inside(&root, "absent").unwrap_err().to_string().contains("is missing"));
         std::fs::create_dir(root.join("folder")).unwrap();
         assert!(inside(&root, "folder").unwrap_err().to_string().contains("not a regular file"));

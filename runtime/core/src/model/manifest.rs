@@ -15,7 +15,7 @@ use crate::tokenizer::Window;
 use crate::training::{DiffusionSpec, EdmSpec, FlowSpec, TrainingSpec};
 use crate::{Error, ErrorKind, Result, yaml};
 
-pub(super) const FILE: &str = "model.yaml";
+pub(crate) const FILE: &str = "model.yaml";
 
 /// A golden is a few latents and a picture; whoever reads it may hold it in memory.
 const MAX_GOLDEN_BYTES: u64 = 64 << 20;

@@ -15,7 +15,7 @@ use crate::tokenizer::Window;
 use crate::training::{Betas, DiffusionSpec, Prediction};
 use crate::{Error, Result, bounded};
 
-pub(super) const FILE: &str = "model_index.json";
+pub(crate) const FILE: &str = "model_index.json";
 
 /// Largest JSON file that is read; the vocabulary of SD is 1 MB.
 const MAX_JSON_BYTES: u64 = 16 << 20;

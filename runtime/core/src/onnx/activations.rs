@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::nodes::{self, Constant, MAX_VALUES, Node, Nodes};
+use super::nodes::{Constant, MAX_VALUES, Node, Parsed};
 
 /// Tensors that a graph computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(crate) struct Activations {
 }
 
 /// A tensor as far as it is known.
-type Known = Constant;
+pub(super) type Known = Constant;
 
 /// Operators whose output is as large as their first input.
 const SAME: &[&str] = &[
@@ -87,22 +87,30 @@ const VIEWS: &[&str] = &["Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze
 /// Those that ONNX Runtime writes into the memory of an input that nobody needs any more.
 const IN_PLACE: &[&str] = &["Add", "Clip", "Div", "Erf", "Exp", "Mul", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh"];
 
-/// Follows a graph's tensors from the sizes of its inputs; nothing where the bytes are malformed.
-pub(crate) fn activations(bytes: &[u8], inputs: &[(String, Vec<u64>)]) -> Option<Activations> {
-    let graph = nodes::parse(bytes)?;
-    let (known, unknown) = follow(&graph, inputs);
-    Some(Activations { bytes: most_alive(&graph, &known), unknown })
+/// Follows a graph's tensors from the sizes of its inputs.
+pub(crate) fn activations(graph: &Parsed, inputs: &[(String, Vec<u64>)]) -> Activations {
+    let order = graph.order();
+    let (known, unknown) = follow(graph, &order, inputs);
+    Activations { bytes: most_alive(graph, &order, &known), unknown }
 }
 
 /// What is known of a graph's tensors, and of how many that it computes nothing is.
-fn follow<'a>(graph: &'a Nodes, inputs: &'a [(String, Vec<u64>)]) -> (HashMap<&'a str, Known>, usize) {
-    let initializers = graph.initializers.iter().map(|(name, constant)| (*name, constant.clone()));
+pub(super) fn follow<'a>(
+    graph: &'a Parsed,
+    order: &[&'a Node],
+    inputs: &'a [(String, Vec<u64>)],
+) -> (HashMap<&'a str, Known>, usize) {
+    let initializers = graph.initializers.iter().map(|(name, stored)| (*name, stored.constant.clone()));
     let inputs = inputs.iter().map(|(name, sizes)| (name.as_str(), Known { sizes: sizes.clone(), ..Known::default() }));
     let mut known: HashMap<&str, Known> = initializers.chain(inputs).collect();
     let mut unknown = 0;
-    for node in &graph.nodes {
+    for &node in order {
         let inputs: Vec<_> = node.inputs.iter().map(|name| known.get(name)).collect();
-        let outputs = infer(node, &inputs).unwrap_or_default();
+        let mut outputs = infer(node, &inputs).unwrap_or_default();
+        // A damaged file may ask for tensors whose very sizes would fill the memory.
+        if outputs.iter().any(|tensor| tensor.sizes.len() > MAX_VALUES) {
+            outputs.clear();
+        }
         unknown += node.outputs.iter().filter(|name| !name.is_empty()).count().saturating_sub(outputs.len());
         known.extend(node.outputs.iter().copied().zip(outputs));
     }
@@ -110,12 +118,12 @@ fn follow<'a>(graph: &'a Nodes, inputs: &'a [(String, Vec<u64>)]) -> (HashMap<&'
 }
 
 /// The most bytes that are alive at once while the nodes run in their order.
-fn most_alive(graph: &Nodes, known: &HashMap<&str, Known>) -> u64 {
-    let dequantised = graph.nodes.iter().filter(|node| node.operator == "DequantizeLinear");
+fn most_alive(graph: &Parsed, order: &[&Node], known: &HashMap<&str, Known>) -> u64 {
+    let dequantised = order.iter().filter(|node| node.operator == "DequantizeLinear");
     let quantised: HashSet<&str> = dequantised.flat_map(|node| node.outputs.iter().copied()).collect();
     let mut blocks = Blocks::new(graph);
     let mut most = 0;
-    for node in &graph.nodes {
+    for node in order {
         let in_place = IN_PLACE.contains(&node.operator);
         let mut freed = blocks.read(node);
         if in_place {
@@ -145,8 +153,9 @@ struct Blocks<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    fn new(graph: &'a Nodes) -> Self {
-        let mut readers: HashMap<&str, usize> = graph.outputs.iter().map(|name| (*name, 1)).collect();
+    fn new(graph: &'a Parsed) -> Self {
+        let outputs = graph.outputs.iter().map(|output| (output.name.as_str(), 1));
+        let mut readers: HashMap<&str, usize> = outputs.collect();
         let mut quantised = HashSet::new();
         for node in &graph.nodes {
             node.inputs.iter().for_each(|name| *readers.entry(name).or_default() += 1);
@@ -232,6 +241,8 @@ fn infer(node: &Node, inputs: &[Option<&Known>]) -> Option<Vec<Known>> {
     let of = |sizes: Vec<u64>| Known { sizes, ..Known::default() };
     let operator = node.operator;
     let one = match operator {
+        // Its tensors have their channels last.
+        _ if node.domain == "com.ms.internal.nhwc" => return None,
         "Constant" => node.constant()?,
         "Shape" => {
             let values: Vec<_> = sizes(0)?.iter().map(|&size| size as f64).collect();
@@ -241,10 +252,23 @@ fn infer(node: &Node, inputs: &[Option<&Known>]) -> Option<Vec<Known>> {
         "DynamicQuantizeLinear" => return Some(vec![of(sizes(0)?.to_vec()), of(vec![]), of(vec![])]),
         _ if SAME.contains(&operator) => input(0)?.clone(),
         _ if BROADCAST.contains(&operator) => broadcast(operator, inputs)?,
-        "Conv" => of(convolve(node, sizes(0)?, sizes(1)?)?),
+        "Conv" | "ConvInteger" | "FusedConv" => of(convolve(node, sizes(0)?, sizes(1)?)?),
+        "QLinearConv" => of(convolve(node, sizes(0)?, sizes(3)?)?),
         "ConvTranspose" => of(convolve_back(node, sizes(0)?, sizes(1)?)?),
-        "MatMul" | "MatMulInteger" => of(multiply(sizes(0)?, sizes(1)?)?),
-        "Gemm" => {
+        "MatMul" | "MatMulInteger" | "MatMulIntegerToFloat" | "DynamicQuantizeMatMul" => {
+            of(multiply(sizes(0)?, sizes(1)?)?)
+        }
+        "QLinearMatMul" => of(multiply(sizes(0)?, sizes(3)?)?),
+        "MatMulNBits" => {
+            let (_, rest) = sizes(0)?.split_last()?;
+            of([rest, &[u64::try_from(node.integer("N")?).ok()?]].concat())
+        }
+        "FusedMatMul" => of(multiply(&turned(sizes(0)?, node, "transA")?, &turned(sizes(1)?, node, "transB")?)?),
+        "Attention" | "QAttention" if node.domain == "com.microsoft" => {
+            let (&[batch, tokens, _], &[_, projected]) = (sizes(0)?, sizes(1)?) else { return None };
+            of(vec![batch, tokens, projected / 3])
+        }
+        "Gemm" | "FusedGemm" => {
             let row = |index, flag| pick(sizes(index)?, usize::from(node.integer(flag) == Some(1)));
             let column = |index, flag| pick(sizes(index)?, usize::from(node.integer(flag) != Some(1)));
             of(vec![row(0, "transA")?, column(1, "transB")?])
@@ -327,8 +351,9 @@ fn broadcast(operator: &str, inputs: &[Option<&Known>]) -> Option<Known> {
         inputs.iter().map(|input| input.and_then(|tensor| tensor.values.as_deref())).collect::<Option<Vec<_>>>();
     let values = values.and_then(|values| {
         let length = values.iter().map(|values| values.len()).max()?;
-        let at =
-            |input: usize, index: usize| values[input].get(if values[input].len() == 1 { 0 } else { index }).copied();
+        let at = |input: usize, index: usize| {
+            values.get(input)?.get(if values[input].len() == 1 { 0 } else { index }).copied()
+        };
         (0..length).map(|index| compute(operator, at(0, index)?, at(1, index)?, || at(2, index))).collect()
     });
     Some(Known { sizes, values, ..Known::default() })
@@ -389,6 +414,16 @@ fn multiply(a: &[u64], b: &[u64]) -> Option<Vec<u64>> {
     let ([batch_a @ .., rows, _], [batch_b @ .., _, columns]) = (a, b) else { return None };
     let mut sizes = broadcast_sizes(batch_a, batch_b)?;
     sizes.extend([rows, columns]);
+    Some(sizes)
+}
+
+/// Sizes of a matrix, its rows and columns swapped where an attribute says so.
+fn turned(sizes: &[u64], node: &Node, flag: &str) -> Option<Vec<u64>> {
+    let mut sizes = sizes.to_vec();
+    if node.integer(flag) == Some(1) {
+        let rows = sizes.len().checked_sub(2)?;
+        sizes.swap(rows, rows + 1);
+    }
     Some(sizes)
 }
 
@@ -497,6 +532,7 @@ fn resize(sizes: &[u64], scales: Option<&[f64]>, wanted: Option<&[f64]>) -> Opti
 mod tests {
     use super::*;
     use crate::onnx::nodes::tests::node;
+    use crate::onnx::{Tensor, parse};
 
     fn sized(sizes: &[u64]) -> Known {
         Known { sizes: sizes.to_vec(), ..Known::default() }
@@ -555,9 +591,10 @@ mod tests {
     }
 
     fn alive(nodes: Vec<Node>) -> u64 {
-        let graph = Nodes { nodes, outputs: vec!["out"], ..Nodes::default() };
-        let inputs = [("in".to_owned(), vec![10])];
-        most_alive(&graph, &follow(&graph, &inputs).0)
+        let outputs = vec![Tensor { name: "out".into(), ..Tensor::default() }];
+        let graph = Parsed { nodes, outputs, ..Parsed::default() };
+        let (order, inputs) = (graph.order(), [("in".to_owned(), vec![10])]);
+        most_alive(&graph, &order, &follow(&graph, &order, &inputs).0)
     }
 
     #[test]
@@ -602,9 +639,13 @@ mod tests {
                 ("vae_decoder", &latent, &[1, 3, 128, 128]),
             ] {
                 let bytes = shipped(&format!("models/emoji/{file}.{precision}.onnx"));
-                let graph = nodes::parse(&bytes).unwrap();
-                let (known, unknown) = follow(&graph, inputs);
-                assert_eq!((unknown, &known[graph.outputs[0]].sizes[..]), (0, output), "{file} {precision}");
+                let graph = parse(&bytes).unwrap();
+                let (known, unknown) = follow(&graph, &graph.order(), inputs);
+                assert_eq!(
+                    (unknown, &known[graph.outputs[0].name.as_str()].sizes[..]),
+                    (0, output),
+                    "{file} {precision}"
+                );
             }
         }
     }
@@ -614,15 +655,15 @@ mod tests {
         let whole = shipped("tests/models/tiny-sd/unet/model.onnx");
         let sizes = |size| vec![("sample".to_owned(), vec![1, 4, size, size]), ("timestep".to_owned(), vec![])];
         for length in (0..whole.len()).step_by(3) {
-            let _ = activations(&whole[..length], &sizes(8));
+            let _ = parse(&whole[..length]).map(|graph| activations(&graph, &sizes(8)));
         }
         let mut bytes = whole;
         for index in 0..bytes.len() {
             let flip = [0xff, 0x01, 0x80][index % 3];
             bytes[index] ^= flip;
-            let _ = activations(&bytes, &sizes(8));
+            let _ = parse(&bytes).map(|graph| activations(&graph, &sizes(8)));
             bytes[index] ^= flip;
         }
-        let _ = activations(&bytes, &sizes(u64::MAX));
+        let _ = parse(&bytes).map(|graph| activations(&graph, &sizes(u64::MAX)));
     }
 }
