@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -288,6 +290,7 @@ fn refused_graphs() -> Vec<(Graph, &'static str, &'static str)> {
         (graph().node("Loop", &["x"], &["y"]), "loop", "is a Loop, which may run for ever"),
         (graph().node("Scan", &["x"], &["y"]), "loop", "is a Scan"),
         (chooses_between(inner("Cos").repeat(17)), "branch", "chooses between graphs, one of 17 nodes"),
+        (chooses_between(bytes(1, node("", "Einsum", &["x", ""], &["z"], &[]))), "empty_input", "is an Einsum whose input 1 is empty"),
         (chooses_between(inner("Loop")), "loop", "is a Loop"),
         (graph().node("RandomNormalLike", &["x"], &["y"]), "random", "no seed would repeat its pictures"),
         (graph().field(1, node("com.microsoft", "EPContext", &["x"], &["y"], &[])), "compiled", "safelight warm compiles it here"),
@@ -345,6 +348,36 @@ fn every_fault_is_found_and_told() {
         let text = String::from_utf8(outcome.stdout).unwrap();
         assert!(text.contains(telling), "{telling}: {text}");
     }
+}
+
+/// A gigabyte of weights in the graph's own file is skipped, and takes neither time nor memory.
+#[test]
+fn weights_are_not_read() {
+    const WEIGHTS: u64 = 1 << 30;
+    let place = Place::new();
+    let head = |raw: &mut Vec<u8>| {
+        varint(9 << 3 | 2, raw);
+        varint(WEIGHTS, raw);
+    };
+    // Every message around the weights ends where they end; the nodes come in a second part of the graph.
+    let mut tensor = [number(1, WEIGHTS / 4), number(2, 1), bytes(8, "w")].concat();
+    head(&mut tensor);
+    let mut initializer = Vec::new();
+    varint(5 << 3 | 2, &mut initializer);
+    varint(tensor.len() as u64 + WEIGHTS, &mut initializer);
+    let mut file = [number(1, 8), bytes(8, number(2, 17))].concat();
+    varint(7 << 3 | 2, &mut file);
+    varint((initializer.len() + tensor.len()) as u64 + WEIGHTS, &mut file);
+    file.extend([initializer, tensor].concat());
+    let path = place.input("large.onnx", &file);
+    let rest = bytes(7, Graph::default().input("x", 1, &[1]).output("y").node("Cos", &["x"], &["y"]).graph);
+    let mut open = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    open.set_len(file.len() as u64 + WEIGHTS).unwrap();
+    open.write_all(&rest).unwrap();
+    let start = Instant::now();
+    let told = inspected(&path, 0)["graphs"][0].clone();
+    assert_eq!((&told["parameters"], &told["nodes"]), (&(WEIGHTS / 4).into(), &1.into()));
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn as_text(found: &Inspection) -> String {
     let mut text = format!("{}: {layout}\n", found.path.display());
     found.model.iter().for_each(|model| of_model(model, &mut text));
     if let Some(forecast) = &found.forecast {
-        let [resident, staged] = [forecast.peak_bytes, forecast.staged_peak_bytes].map(mib);
+        let [resident, staged] = [forecast.peak_bytes, forecast.staged_peak_bytes].map(binary);
         line(&mut text, "memory", &format!("{resident}, or {staged} with residency: staged, for its default request"));
     }
     for graph in &found.graphs {
@@ -120,16 +120,16 @@ fn of_graph(graph: &GraphFacts, text: &mut String) {
             if batches { "both predictions in one run" } else { "its two predictions in turn: one latent at a time" };
         line(text, "guidance", how);
     }
-    let weights = by_size(&graph.weight_bytes).into_iter().map(|(name, bytes)| format!("{name} {}", mib(bytes)));
+    let weights = by_size(&graph.weight_bytes).into_iter().map(|(name, bytes)| format!("{name} {}", binary(bytes)));
     let weights = weights.collect::<Vec<_>>().join(", ");
     line(text, "weights", &format!("{} numbers: {weights}", count(graph.parameters)));
     for file in &graph.outside {
-        let bytes = file.bytes.map_or("cannot be read".into(), mib);
+        let bytes = file.bytes.map_or("cannot be read".into(), binary);
         line(text, "outside", &format!("{}, {bytes}", file.name));
     }
     line(text, "nodes", &format!("{}: {}", graph.nodes, operators(graph)));
     let Memory { opening_bytes, opened_bytes, working_bytes } = graph.memory;
-    let [opening, opened, working] = [opening_bytes, opened_bytes, working_bytes].map(mib);
+    let [opening, opened, working] = [opening_bytes, opened_bytes, working_bytes].map(binary);
     line(text, "memory", &format!("opening {opening}, open {opened}, working {working}"));
     products(graph, text);
 }
@@ -222,8 +222,12 @@ fn line(text: &mut String, name: &str, what: &str) {
     let _ = writeln!(text, "  {name:<10} {what}");
 }
 
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+fn binary(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..0x10_0000 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+    }
 }
 
 /// A large number in thousands, millions or thousand millions.
@@ -244,6 +248,7 @@ mod tests {
     fn shares_have_bars() {
         assert_eq!(share(1, 4), format!(" 25.0 % {}", "█".repeat(6)));
         assert_eq!(share(0, 0), "  0.0 % ");
+        assert_eq!([7, 1536, 3 << 20].map(binary), ["7 B", "1.5 KiB", "3.0 MiB"]);
         assert_eq!([count(9_999), count(12_345), count(3_000_000_000)], ["9999", "12.3 k", "3.0 G"]);
     }
 }

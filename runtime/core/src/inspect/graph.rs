@@ -34,6 +34,8 @@ pub struct GraphFacts {
     /// Only of a denoiser.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batches_guidance: Option<bool>,
+    /// Whether the scale of guidance is an input of it, as LCM has it.
+    pub embeds_guidance: bool,
     /// Version of the file format.
     pub ir_version: u64,
     /// Name and version of what wrote it, where it says so.
@@ -175,6 +177,7 @@ pub(super) fn examine(file: &GraphFile, stage: Option<(Stage, Name)>, usual: &Us
         precision: None,
         differs,
         batches_guidance: batches_guidance(&outline, stage, name),
+        embeds_guidance: outline.inputs.iter().any(|input| input.name == name("timestep_cond")),
         unknown_tensors,
         memory: memory(file, &graph, &outline, &assumed),
         assumed: assumed.iter().cloned().collect(),

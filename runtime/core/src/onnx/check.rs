@@ -75,6 +75,30 @@ pub struct Refusal {
 }
 
 impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 20] = [
+        Self::File,
+        Self::Signature,
+        Self::Opset,
+        Self::Domain,
+        Self::Operator,
+        Self::Loop,
+        Self::Branch,
+        Self::Random,
+        Self::Compiled,
+        Self::Functions,
+        Self::Storage,
+        Self::Repeated,
+        Self::Missing,
+        Self::Cycle,
+        Self::Size,
+        Self::Length,
+        Self::Scale,
+        Self::EmptyInput,
+        Self::Permutation,
+        Self::BlockSize,
+    ];
+
     /// What to do about it.
     fn advice(self) -> &'static str {
         match self {
@@ -242,7 +266,7 @@ fn branch(node: &Node, branch: &[Node], versions: &HashMap<&str, u64>) -> Option
         let what = format!("chooses between graphs, one of {} nodes, of which {MAX_BRANCH} are allowed", branch.len());
         return Some(Fault::Branch.at(label(node), what));
     }
-    branch.iter().find_map(|inner| operator(inner, versions))
+    branch.iter().find_map(|inner| operator(inner, versions).or_else(|| empty_input(inner)))
 }
 
 /// Tensors that two nodes make, or none.
@@ -368,28 +392,33 @@ fn nodes(graph: &Parsed, order: &[&Node], found: &mut Vec<Refusal>) {
         if found.len() >= MAX_REFUSALS {
             return;
         }
-        if let Some(index) = needed(node).find(|&index| node.inputs[index].is_empty()) {
-            found.push(Fault::EmptyInput.at(label(node), format!("is {} whose input {index} is empty", article(node))));
-        }
-        if let Some(order) = node.integers("perm").filter(|_| node.operator == "Transpose") {
-            let axes = node.inputs.first().and_then(|name| known.get(name)).map(|tensor| tensor.sizes.len());
-            let mut sorted = order.to_vec();
-            sorted.sort_unstable();
-            let is_order = sorted.iter().enumerate().all(|(index, &axis)| axis == index as i64);
-            if !is_order || axes.is_some_and(|axes| axes != order.len()) {
-                let axes = axes.map_or_else(|| order.len().to_string(), |axes| axes.to_string());
-                let what = format!("orders a tensor of {axes} axes by {}", described(order));
-                found.push(Fault::Permutation.at(label(node), what));
-            }
-        }
-        if matches!(node.operator, "DepthToSpace" | "SpaceToDepth") {
-            let block = node.integer("blocksize").unwrap_or(0);
-            if !(1..=MAX_BLOCK).contains(&block) {
-                let what = format!("has block size {block}, expected 1 to {MAX_BLOCK}");
-                found.push(Fault::BlockSize.at(label(node), what));
-            }
-        }
+        found.extend(empty_input(node));
+        let axes = node.inputs.first().and_then(|name| known.get(name)).map(|tensor| tensor.sizes.len());
+        found.extend(permutation(node, axes));
+        found.extend(block_size(node));
     }
+}
+
+/// An order of axes that is none, or of another number of axes than the tensor has, as far as that is known.
+fn permutation(node: &Node, axes: Option<usize>) -> Option<Refusal> {
+    let order = node.integers("perm").filter(|_| node.operator == "Transpose")?;
+    let mut sorted = order.to_vec();
+    sorted.sort_unstable();
+    let is_order = sorted.iter().enumerate().all(|(index, &axis)| axis == index as i64);
+    if is_order && axes.is_none_or(|axes| axes == order.len()) {
+        return None;
+    }
+    let what = format!("orders a tensor of {} axes by {}", axes.unwrap_or(order.len()), described(order));
+    Some(Fault::Permutation.at(label(node), what))
+}
+
+fn block_size(node: &Node) -> Option<Refusal> {
+    if !matches!(node.operator, "DepthToSpace" | "SpaceToDepth") {
+        return None;
+    }
+    let block = node.integer("blocksize").unwrap_or(0);
+    let what = || format!("has block size {block}, expected 1 to {MAX_BLOCK}");
+    (!(1..=MAX_BLOCK).contains(&block)).then(|| Fault::BlockSize.at(label(node), what()))
 }
 
 /// Largest block of pixels that becomes channels; decoders have 2 to 32. ONNX Runtime 1.31 divides by zero at 2³².
@@ -405,6 +434,12 @@ fn needed(node: &Node) -> std::ops::Range<usize> {
         "Einsum" | "Concat" | "Sum" | "Max" | "Min" | "Mean" => 0..node.inputs.len(),
         _ => 0..0,
     }
+}
+
+/// An input that is empty and must not be.
+fn empty_input(node: &Node) -> Option<Refusal> {
+    let index = needed(node).find(|&index| node.inputs[index].is_empty())?;
+    Some(Fault::EmptyInput.at(label(node), format!("is {} whose input {index} is empty", article(node))))
 }
 
 fn article(node: &Node) -> String {
@@ -515,6 +550,14 @@ mod tests {
             nested = field(1, &field(5, &field(6, &nested)));
         }
         assert_eq!(parse(&model(nested)).err(), Some(Unread::Damaged));
+    }
+
+    #[test]
+    fn every_fault_is_in_the_docs() {
+        let docs = String::from_utf8(shipped("docs/inspect.md")).unwrap();
+        let rows: Vec<_> = docs.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let known: Vec<_> = Fault::ALL.iter().map(|fault| serde_json::to_value(fault).unwrap()).collect();
+        assert_eq!(rows, known);
     }
 
     #[test]
