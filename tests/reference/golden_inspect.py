@@ -21,12 +21,12 @@ LAYERS = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
 LOOKING = ("Transpose", "Reshape", "Cast", "Unsqueeze", "Squeeze", "Identity")
 
 
-def main():
+def write_inspect(golden):
     graphs = []
     for folder, sizes in [("models/emoji", EMOJI), ("tests/models/tiny-sd", TINY)]:
         paths = sorted(Path(ROOT, folder).rglob("*.onnx"))
         graphs += [facts(path, sizes) for path in paths if not path.name.startswith("vae_encoder")]
-    write_json(ROOT / "tests/golden/inspect.json", {"graphs": graphs})
+    write_json(golden / "inspect.json", {"graphs": graphs})
 
 
 def facts(path, sizes):
@@ -119,7 +119,3 @@ def is_dequantised(name, makers):
     while node is not None and node.op_type in LOOKING:
         node = makers.get(node.input[0])
     return node is not None and node.op_type == "DequantizeLinear"
-
-
-if __name__ == "__main__":
-    main()

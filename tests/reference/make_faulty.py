@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from make_models import DYNAMIC_AXES, MODELS
 from tiny_graphs import LATENT_CHANNELS, TEXT_WIDTH, UPSCALE, Graph
@@ -20,6 +21,7 @@ def main():
     save("denoiser_constant", denoiser(lambda g, sample: g.op("Mul", sample, g.constant(0), out="out_sample")))
     save("decoder_nan", decoder(NAN))
     save("decoder_black", decoder(-1))
+    save("layernorm_empty_bias", layernorm_empty_bias())
 
 
 def text_encoder(value):
@@ -59,6 +61,14 @@ def decoder(value):
     g.op("ConvTranspose", "latent_sample", g.op("ConstantOfShape", kernel), bias, out="sample", strides=size)
     inputs = [("latent_sample", TensorProto.FLOAT, DYNAMIC_AXES.latents())]
     return g.model("vae_decoder", inputs, [("sample", TensorProto.FLOAT, DYNAMIC_AXES.picture())])
+
+
+def layernorm_empty_bias():
+    """Valid by onnx's checker; ONNX Runtime 1.31 and 1.32 die by SIGSEGV when they open it with fusions on."""
+    node = helper.make_node("LayerNormalization", ["x", "s", ""], ["y"], axis=-1)
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8]) for name in "xy")
+    graph = helper.make_graph([node], "g", [x], [y], [numpy_helper.from_array(np.ones(8, np.float32), "s")])
+    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
 
 
 def save(name, graph):

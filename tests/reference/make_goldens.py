@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from golden_guidance import write_guidance
+from golden_inspect import write_inspect
 from golden_noise import write_noise
 from golden_pipelines import write_pipelines
 from golden_samplers import write_samplers
@@ -28,6 +29,7 @@ def main():
     write_tokens(models, emoji, golden)
     write_samplers(golden)
     write_pipelines(REPOSITORY, emoji, golden)
+    write_inspect(golden)
 
 
 if __name__ == "__main__":
