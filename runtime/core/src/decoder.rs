@@ -4,7 +4,7 @@ use image::RgbImage;
 use ndarray::ArrayView3;
 
 use crate::cancel::Cancel;
-use crate::graph::{Contract, Graph, REAL, Rule, Source};
+use crate::graph::{Contract, Geometry, Graph, Source};
 use crate::guard::all_finite;
 use crate::library::Library;
 use crate::model::{LatentGeometry, Model};
@@ -31,13 +31,8 @@ impl Decoder {
     pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let name = |name| model.tensor(Stage::Decoder, name);
         let (channels, height, width) = plan.latent;
-        let contract = Contract {
-            inputs: vec![
-                Rule::new(name("latent_sample"), REAL, &[None, Some(channels), None, None])
-                    .usually(&[1, channels, height, width].map(Some)),
-            ],
-            output: Rule::new(name("sample"), REAL, &[None, Some(3), None, None]),
-        };
+        let contract = Contract::of(Stage::Decoder, &name, Geometry::of(model))
+            .usually(name("latent_sample"), &[1, channels, height, width].map(Some));
         let graph = Graph::open(library, source, &contract)?;
         let input = graph.find_input(name("latent_sample")).expect("the contract has checked that it is there");
         Ok(Self { graph, input, latent: model.latent, scaled: Vec::new() })

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use crate::cancel::Cancel;
-use crate::graph::{Contract, Graph, REAL, Rule, Source, TIME};
+use crate::graph::{Contract, Geometry, Graph, Source};
 use crate::guard::{all_finite, is_constant};
 use crate::guidance::{self, Apg, Kind};
 use crate::library::Library;
@@ -77,16 +77,9 @@ impl Denoiser {
         let halves = if plan.is_guided() && !embeds && runs_together(plan) { 2 } else { 1 };
         let rows = plan.every_batch.map(|batch| batch * halves);
         let (channels, height, width) = plan.latent;
-        let latent = [None, Some(channels), None, None];
-        let contract = Contract {
-            inputs: vec![
-                Rule::new(name("sample"), REAL, &latent).usually(&[rows, Some(channels), Some(height), Some(width)]),
-                Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
-                Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]).usually(&[rows, None, None]),
-                Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),
-            ],
-            output: Rule::new(name("out_sample"), REAL, &latent),
-        };
+        let contract = Contract::of(Stage::Denoiser, &name, Geometry::of(model))
+            .usually(name("sample"), &[rows, Some(channels), Some(height), Some(width)])
+            .usually(name("encoder_hidden_states"), &[rows, None, None]);
         let graph = Graph::open(library, source, &contract)?;
         let input = |role| graph.find_input(name(role)).expect("the contract has checked that it is there");
         Ok(Self {

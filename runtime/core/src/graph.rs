@@ -25,7 +25,7 @@ mod cached;
 mod contract;
 mod session;
 
-pub(crate) use contract::{Contract, IDS, REAL, Rule, TIME, fits};
+pub(crate) use contract::{Contract, Geometry};
 pub(crate) use session::Nodes;
 use session::{Providers, internal, open_session, run_failed};
 

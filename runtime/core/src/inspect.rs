@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::graph::Geometry;
 use crate::model::{Defaults, GraphFile, INDEX, LatentGeometry, MANIFEST, Model, PictureSize, Range};
 use crate::request::{Plan, Request};
 use crate::stage::{Precision, Stage};
@@ -137,6 +138,7 @@ fn of_model(model: &Model, empty: Inspection) -> Inspection {
         latent: [channels, height / downscale, width / downscale].map(|size| size as u64),
         picture: [height, width].map(|size| size as u64),
         tokens: model.tokenizer.window.length as u64,
+        geometry: Geometry::of(model),
     };
     let mut graphs = Vec::new();
     for (&stage, files) in &model.stages {

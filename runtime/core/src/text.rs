@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
-use crate::graph::{Contract, Graph, IDS, REAL, Rule, Source};
+use crate::graph::{Contract, Geometry, Graph, Source};
 use crate::library::Library;
 use crate::model::{Model, TokenizerFiles, Vocabulary};
 use crate::prompt_cache::Entries;
@@ -138,11 +138,9 @@ impl TextEncoder {
             return Err(Error::model(format!("text_encoder {}: is missing", source.file().path.display())));
         }
         let name = |name| model.tensor(Stage::TextEncoder, name);
-        let length = Some(model.tokenizer.window.length);
-        let contract = Contract {
-            inputs: vec![Rule::new(name("input_ids"), IDS, &[None, length]).usually(&[Some(1), length])],
-            output: Rule::new(name("last_hidden_state"), REAL, &[None; 3]),
-        };
+        let geometry = Geometry::of(model);
+        let contract = Contract::of(Stage::TextEncoder, &name, geometry);
+        let contract = contract.usually(name("input_ids"), &[Some(1), geometry.tokens]);
         let graph = Graph::open(library, source, &contract)?;
         let input = graph.find_input(name("input_ids")).expect("the contract has checked that it is there");
         Ok(Self { graph, input })

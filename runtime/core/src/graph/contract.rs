@@ -5,25 +5,41 @@ use std::collections::BTreeMap;
 use ort::value::TensorElementType as Type;
 
 use super::Port;
+use crate::model::Model;
 use crate::onnx::{self, Outline};
 use crate::stage::Stage;
 use crate::{Error, Result};
 
 /// Tensor types that hold real numbers and are converted from and to f32.
-pub(crate) const REAL: &[Type] = &[Type::Float32, Type::Float16];
+const REAL: &[Type] = &[Type::Float32, Type::Float16];
 /// Tensor types that token ids come in.
-pub(crate) const IDS: &[Type] = &[Type::Int64, Type::Int32];
+const IDS: &[Type] = &[Type::Int64, Type::Int32];
 /// Tensor types that timesteps come in.
-pub(crate) const TIME: &[Type] = &[Type::Int64, Type::Int32, Type::Float32, Type::Float16, Type::Float64];
+const TIME: &[Type] = &[Type::Int64, Type::Int32, Type::Float32, Type::Float16, Type::Float64];
 
 /// What a stage's graph must look like, told before anything runs.
 pub(crate) struct Contract<'a> {
-    pub(crate) inputs: Vec<Rule<'a>>,
-    pub(crate) output: Rule<'a>,
+    inputs: Vec<Rule<'a>>,
+    output: Rule<'a>,
+}
+
+/// Sizes that a model fixes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Geometry {
+    /// Of a latent.
+    pub(crate) channels: Size,
+    /// Of a prompt.
+    pub(crate) tokens: Size,
+}
+
+impl Geometry {
+    pub(crate) fn of(model: &Model) -> Self {
+        Self { channels: Some(model.latent.channels), tokens: Some(model.tokenizer.window.length) }
+    }
 }
 
 /// What one tensor of a graph must look like.
-pub(crate) struct Rule<'a> {
+struct Rule<'a> {
     /// What the graph calls it.
     name: &'a str,
     types: &'static [Type],
@@ -34,34 +50,68 @@ pub(crate) struct Rule<'a> {
 }
 
 /// A size that an axis must have, or `None` where every size will do.
-type Size = Option<usize>;
+pub(crate) type Size = Option<usize>;
 
 impl<'a> Rule<'a> {
     /// A tensor that must be there, of one of `types`, in a shape that fits.
-    pub(crate) fn new(name: &'a str, types: &'static [Type], shape: &[Size]) -> Self {
+    fn new(name: &'a str, types: &'static [Type], shape: &[Size]) -> Self {
         Self { name, types, shapes: vec![shape.to_vec()], usual: Vec::new(), optional: false }
     }
 
     /// The same tensor in another shape is as good.
-    pub(crate) fn or_shape(mut self, shape: &[Size]) -> Self {
+    fn or_shape(mut self, shape: &[Size]) -> Self {
         self.shapes.push(shape.to_vec());
         self
     }
 
-    /// The sizes that most requests will have.
-    pub(crate) fn usually(mut self, shape: &[Size]) -> Self {
-        self.usual = shape.to_vec();
-        self
-    }
-
     /// The graph may do without it.
-    pub(crate) fn optional(mut self) -> Self {
+    fn optional(mut self) -> Self {
         self.optional = true;
         self
     }
 }
 
-impl Contract<'_> {
+impl<'a> Contract<'a> {
+    /// What a stage's graph looks like. `name` tells what it calls a tensor of Optimum's name.
+    pub(crate) fn of(stage: Stage, name: &dyn Fn(&'static str) -> &'a str, geometry: Geometry) -> Self {
+        let Geometry { channels, tokens } = geometry;
+        let (latent, picture) = ([None, channels, None, None], [None, Some(3), None, None]);
+        let inputs = match stage {
+            Stage::TextEncoder => vec![Rule::new(name("input_ids"), IDS, &[None, tokens])],
+            Stage::Denoiser => vec![
+                Rule::new(name("sample"), REAL, &latent),
+                Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
+                Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]),
+                Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),
+            ],
+            Stage::Decoder => vec![Rule::new(name("latent_sample"), REAL, &latent)],
+            Stage::Encoder => vec![Rule::new(name("sample"), REAL, &picture)],
+        };
+        let output = match stage {
+            Stage::TextEncoder => Rule::new(name("last_hidden_state"), REAL, &[None; 3]),
+            Stage::Denoiser => Rule::new(name("out_sample"), REAL, &latent),
+            Stage::Decoder => Rule::new(name("sample"), REAL, &picture),
+            // Mean and logarithm of the variance.
+            Stage::Encoder => Rule::new(name("latent_parameters"), REAL, &[None; 4]),
+        };
+        Self { inputs, output }
+    }
+
+    /// The sizes that an input will have for most requests.
+    pub(crate) fn usually(mut self, name: &str, shape: &[Size]) -> Self {
+        self.inputs.iter_mut().filter(|rule| rule.name == name).for_each(|rule| rule.usual = shape.to_vec());
+        self
+    }
+
+    /// Checks a graph that is not open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) telling what differs.
+    pub(crate) fn check_file(&self, outline: &Outline) -> Result<()> {
+        let ports = |tensors: &[onnx::Tensor]| tensors.iter().map(declared).collect::<Result<Vec<_>>>();
+        self.check(&ports(&outline.inputs)?, &ports(&outline.outputs)?).map(drop)
+    }
+
     /// Named axes of the inputs that have one usual size, with that size.
     pub(super) fn fixed_axes(&self, outline: &Outline) -> Vec<(String, usize)> {
         let mut fixed: BTreeMap<&str, Option<usize>> = BTreeMap::new();
@@ -126,34 +176,6 @@ impl Rule<'_> {
         }
         Ok(())
     }
-}
-
-/// Checks a graph that is not open against what a stage of any model looks like. `name` tells what the graph calls a
-/// tensor of Optimum's name.
-///
-/// # Errors
-/// [`ErrorKind::Model`](crate::ErrorKind::Model) telling what differs.
-pub(crate) fn fits<'a>(stage: Stage, outline: &Outline, name: impl Fn(&'static str) -> &'a str) -> Result<()> {
-    let picture = [None, Some(3), None, None];
-    let inputs = match stage {
-        Stage::TextEncoder => vec![Rule::new(name("input_ids"), IDS, &[None; 2])],
-        Stage::Denoiser => vec![
-            Rule::new(name("sample"), REAL, &[None; 4]),
-            Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
-            Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]),
-            Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),
-        ],
-        Stage::Decoder => vec![Rule::new(name("latent_sample"), REAL, &[None; 4])],
-        Stage::Encoder => vec![Rule::new(name("sample"), REAL, &picture)],
-    };
-    let output = match stage {
-        Stage::TextEncoder => Rule::new(name("last_hidden_state"), REAL, &[None; 3]),
-        Stage::Denoiser => Rule::new(name("out_sample"), REAL, &[None; 4]),
-        Stage::Decoder => Rule::new(name("sample"), REAL, &picture),
-        Stage::Encoder => Rule::new(name("latent_parameters"), REAL, &[None; 4]),
-    };
-    let ports = |tensors: &[onnx::Tensor]| tensors.iter().map(declared).collect::<Result<Vec<_>>>();
-    Contract { inputs, output }.check(&ports(&outline.inputs)?, &ports(&outline.outputs)?).map(drop)
 }
 
 /// A tensor as its file declares it.
@@ -289,9 +311,10 @@ mod tests {
             Tensor { name: name.into(), sizes, ..Tensor::default() }
         };
         let outline = Outline { inputs: names().map(|(name, _)| tensor(name)).collect(), ..Outline::default() };
-        let rule = |(name, &rows)| Rule::new(name, REAL, &[None; 3]).usually(&[rows, Some(8), Some(8)]);
-        let contract = Contract { inputs: names().map(rule).collect(), output: Rule::new("out", REAL, &[None; 3]) };
-        contract.fixed_axes(&outline)
+        let rule = |name| Rule::new(name, REAL, &[None; 3]);
+        let contract = Contract { inputs: names().map(|(name, _)| rule(name)).collect(), output: rule("out") };
+        let usually = |contract: Contract<'static>, (name, &rows)| contract.usually(name, &[rows, Some(8), Some(8)]);
+        names().fold(contract, usually).fixed_axes(&outline)
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Arithmetic, Fault, Refusal};
 use crate::forecast::grown;
-use crate::graph::fits;
+use crate::graph::{Contract, Geometry};
 use crate::model::GraphFile;
 use crate::onnx::check::check;
 use crate::onnx::macs::{Product, products};
@@ -133,12 +133,14 @@ pub(super) struct Usual {
     pub(super) picture: [u64; 2],
     /// Token ids of a prompt.
     pub(super) tokens: u64,
+    /// What a stage's graph must have.
+    pub(super) geometry: Geometry,
 }
 
 impl Default for Usual {
     /// Stable Diffusion's.
     fn default() -> Self {
-        Self { latent: [4, 64, 64], picture: [512, 512], tokens: 77 }
+        Self { latent: [4, 64, 64], picture: [512, 512], tokens: 77, geometry: Geometry::default() }
     }
 }
 
@@ -164,8 +166,8 @@ pub(super) fn examine(file: &GraphFile, stage: Option<(Stage, Name)>, usual: &Us
     // The encoder is not used yet.
     let is_used = stage.is_some_and(|(stage, _)| Stage::TEXT_TO_IMAGE.contains(&stage));
     let name: Name = stage.map_or(&|name| name, |(_, name)| name);
-    let (stage, differs) =
-        stage.map_or_else(|| guess(&outline), |(stage, name)| (Some(stage), differs(stage, &outline, name)));
+    let (stage, differs) = stage
+        .map_or_else(|| guess(&outline), |(stage, name)| (Some(stage), differs(stage, &outline, name, usual.geometry)));
     let assumed = assumed(&outline, stage, name, usual);
     let mut refusals = refusals(file, &graph, &outline);
     refusals.extend(differs.iter().filter(|_| is_used).map(|what| Fault::Signature.at("", what.clone())));
@@ -240,22 +242,23 @@ fn refusals(file: &GraphFile, graph: &Parsed, outline: &Outline) -> Vec<Refusal>
     refusals
 }
 
-fn differs(stage: Stage, outline: &Outline, name: Name) -> Option<String> {
-    fits(stage, outline, name).err().map(|error| error.to_string())
+fn differs(stage: Stage, outline: &Outline, name: Name, geometry: Geometry) -> Option<String> {
+    Contract::of(stage, name, geometry).check_file(outline).err().map(|error| error.to_string())
 }
 
 /// The stage that a graph looks like: the first that it fits, or the one with most of its tensors' names, and how it
 /// differs from that.
 fn guess(outline: &Outline) -> (Option<Stage>, Option<String>) {
     let stages = [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder, Stage::Encoder];
-    if let Some(stage) = stages.into_iter().find(|&stage| differs(stage, outline, &|name| name).is_none()) {
+    let differs = |stage| differs(stage, outline, &|name| name, Geometry::default());
+    if let Some(stage) = stages.into_iter().find(|&stage| differs(stage).is_none()) {
         return (Some(stage), None);
     }
     let names: BTreeSet<_> = outline.inputs.iter().chain(&outline.outputs).map(|tensor| tensor.name.as_str()).collect();
     let shared = |stage: &Stage| stage.tensors().iter().filter(|name| names.contains(*name)).count();
     match stages.into_iter().max_by_key(shared).filter(|stage| shared(stage) > 0) {
         Some(nearest) => {
-            let differs = differs(nearest, outline, &|name| name).unwrap_or_default();
+            let differs = differs(nearest).unwrap_or_default();
             (None, Some(format!("as a {nearest}, {differs}")))
         }
         None => (None, Some("none of its tensors has the name of one of a stage".into())),
@@ -270,7 +273,7 @@ fn batches_guidance(outline: &Outline, stage: Option<Stage>, name: Name) -> Opti
 
 /// Sizes of a graph's inputs, where free axes are as usual.
 fn assumed(outline: &Outline, stage: Option<Stage>, name: Name, usual: &Usual) -> Vec<(String, Vec<u64>)> {
-    let Usual { latent: [channels, height, width], picture, tokens } = *usual;
+    let Usual { latent: [channels, height, width], picture, tokens, .. } = *usual;
     let of = |input: &str| match stage {
         Some(Stage::TextEncoder) => vec![1, tokens],
         Some(Stage::Denoiser) if input == name("encoder_hidden_states") => vec![1, tokens],
