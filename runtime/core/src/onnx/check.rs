@@ -37,7 +37,7 @@ pub enum Fault {
     Compiled,
     /// Operators that the graph defines itself.
     Functions,
-    /// Sparse tensors, lists of tensors, and tensors outside of the file that are not initializers.
+    /// Sparse tensors, and tensors outside of the file that are not initializers.
     Storage,
     /// A name that two tensors have.
     Repeated,

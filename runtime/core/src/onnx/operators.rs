@@ -26,6 +26,9 @@ const ONNX: &[&str] = &[
     "Sinh", "Size", "Slice", "Softmax", "SoftmaxCrossEntropyLoss", "Softplus", "Softsign", "SpaceToDepth", "Split",
     "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tan", "Tanh", "TensorScatter", "ThresholdedRelu", "Tile", "TopK",
     "Transpose", "Trilu", "Unique", "Unsqueeze", "Upsample", "Where", "Xor",
+    // Lists of tensors, which PyTorch writes where it cuts an axis of free size into parts.
+    "ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
+    "SequenceLength", "SplitToSequence",
     // What they were before they were ONNX's; torch and ONNX Runtime still write them.
     "Affine", "Crop", "ImageScaler", "ParametricSoftplus", "ScaledTanh", "SimplifiedLayerNormalization",
 ];
@@ -33,7 +36,7 @@ const ONNX: &[&str] = &[
 /// Of ONNX Runtime, which optimisers and quantisers write.
 #[rustfmt::skip]
 const MICROSOFT: &[&str] = &[
-    "Attention", "BiasAdd", "BiasDropout", "BiasGelu", "BiasSoftmax", "BiasSplitGelu", "BifurcationDetector",
+    "Attention", "BiasAdd", "BiasDropout", "BiasGelu", "BiasSoftmax", "BiasSplitGelu",
     "ComplexMul", "ComplexMulConj", "ConvTransposeWithDynamicPads", "CropAndResize", "DecoderAttention",
     "DequantizeBFP", "DequantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "DynamicTimeWarping",
     "EmbedLayerNormalization", "ExpandDims", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul",
@@ -46,7 +49,7 @@ const MICROSOFT: &[&str] = &[
     "QLinearLeakyRelu", "QLinearMul", "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere", "QMoE",
     "QOrderedAttention", "QOrderedGelu", "QOrderedLayerNormalization", "QOrderedMatMul", "QuantizeBFP",
     "QuantizeLinear", "QuickGelu", "Range", "ReduceSumInteger", "RelativePositionBias", "RemovePadding",
-    "RestorePadding", "Rfft", "RotaryEmbedding", "SampleOp", "SkipGroupNorm", "SkipLayerNormalization",
+    "RestorePadding", "Rfft", "RotaryEmbedding", "SkipGroupNorm", "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization", "SparseAttention", "SparseToDenseMatMul", "TransposeMatMul", "Trilu",
     "UnfoldTensor", "Unique",
 ];
