@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::{did_you_mean, unknown};
 use crate::{Error, Result};
 
+mod keeps;
 mod option;
 mod table;
 
+pub(crate) use keeps::Keeps;
 pub(crate) use option::Kind;
 pub use option::Scalar;
-pub(crate) use table::Keeps;
-use table::Setting;
 use table::{PROVIDERS, Row};
 
 /// One execution provider, and whether the target can do without it.
@@ -169,53 +169,6 @@ pub(crate) fn short_name(onnxruntime_name: &str) -> &str {
     PROVIDERS.iter().find(|row| row.onnxruntime_name == onnxruntime_name).map_or(onnxruntime_name, |row| row.name)
 }
 
-impl Provider {
-    /// The same provider, told to keep its work in `folder`, if it can.
-    pub(crate) fn keeping(mut self, folder: &str) -> Self {
-        let Keeps::Folder(options) = self.name.keeps() else { return self };
-        for (option, setting) in options {
-            let value = match setting {
-                Setting::On => Scalar::Bool(true),
-                Setting::Folder => Scalar::Text(folder.to_owned()),
-                Setting::Property(name) => match self.with_property(option, name, folder) {
-                    Some(properties) => Scalar::Text(properties),
-                    None => continue,
-                },
-            };
-            self.options.insert((*option).to_owned(), value);
-        }
-        self
-    }
-
-    /// The target's JSON of properties with one more, for the target's device; nothing where it is no such JSON, which is
-    /// the provider's to tell.
-    fn with_property(&self, option: &str, name: &str, value: &str) -> Option<String> {
-        let text = self.options.get(option).map_or_else(|| "{}".into(), Scalar::to_option);
-        let plugins = self.device.map_or("cpu", DeviceKind::name).to_uppercase();
-        let device = self.text("device_type").unwrap_or(plugins);
-        let mut properties: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).ok()?;
-        let of_device = properties.entry(device).or_insert_with(|| serde_json::json!({})).as_object_mut()?;
-        of_device.insert(name.to_owned(), value.into());
-        serde_json::to_string(&properties).ok()
-    }
-
-    /// Refuses options that a target's cache sets itself.
-    pub(crate) fn check_keeping(&self) -> Result<()> {
-        let Keeps::Folder(own) = self.name.keeps() else { return Ok(()) };
-        let is_set = |(option, setting): &&(&str, Setting)| match (self.options.get(*option), setting) {
-            (Some(value), Setting::Property(name)) => value.to_option().contains(name),
-            (value, _) => value.is_some(),
-        };
-        match own.iter().find(is_set) {
-            Some((option, _)) => Err(Error::usage(format!(
-                "providers: {} option \"{option}\" is what the target's cache sets itself; take one of the two away",
-                self.name
-            ))),
-            None => Ok(()),
-        }
-    }
-}
-
 /// A provider ready for registration: a failure is an error, never a silent fall back to the CPU.
 pub(crate) fn dispatch(settings: &Provider) -> ExecutionProviderDispatch {
     (settings.name.row().build)(settings).error_on_failure()
@@ -329,43 +282,5 @@ mod tests {
         ] {
             assert!(told.contains(expected), "{told}");
         }
-    }
-
-    #[test]
-    fn providers_are_told_to_keep_their_work_by_options_that_they_have() {
-        for name in provider_names() {
-            let name = ProviderName::try_from(name.to_owned()).unwrap();
-            let plain = Provider::plain(name, Need::Required);
-            plain.check_keeping().unwrap();
-            let keeping = plain.clone().keeping("/cache");
-            check_options(&keeping).unwrap();
-            let keeps_a_folder = matches!(name.keeps(), Keeps::Folder(_));
-            assert_eq!(keeping.options.values().any(|value| value.to_option() == "/cache"), keeps_a_folder, "{name}");
-            assert_eq!(keeping.options.len() > plain.options.len(), keeps_a_folder, "{name}");
-            if keeps_a_folder {
-                let fault = keeping.check_keeping().unwrap_err().to_string();
-                assert!(fault.contains("take one of the two away"), "{fault}");
-            } else {
-                assert_eq!(keeping, plain);
-            }
-        }
-    }
-
-    #[test]
-    fn a_property_of_the_device_is_put_beside_the_targets_own() {
-        let config = |options: &[(&str, &str)]| {
-            let options = options.iter().map(|(key, value)| ((*key).to_owned(), Scalar::Text((*value).into())));
-            let name = ProviderName::try_from("openvino".to_owned()).unwrap();
-            let plain = Provider { options: options.collect(), ..Provider::plain(name, Need::Required) };
-            plain.keeping("/cache").options["load_config"].to_option()
-        };
-        assert_eq!(config(&[]), r#"{"CPU":{"CACHE_DIR":"/cache"}}"#);
-        let own = r#"{"GPU":{"PERFORMANCE_HINT":"LATENCY"}}"#;
-        let both = r#"{"GPU":{"CACHE_DIR":"/cache","PERFORMANCE_HINT":"LATENCY"}}"#;
-        assert_eq!(config(&[("device_type", "GPU"), ("load_config", own)]), both);
-        assert_eq!(config(&[("load_config", "what?")]), "what?");
-        let name = ProviderName::try_from("openvino".to_owned()).unwrap();
-        let plugin = Provider { device: Some(DeviceKind::Npu), ..Provider::plain(name, Need::Required) };
-        assert_eq!(plugin.keeping("/c").options["load_config"].to_option(), r#"{"NPU":{"CACHE_DIR":"/c"}}"#);
     }
 }

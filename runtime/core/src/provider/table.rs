@@ -7,6 +7,7 @@
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch};
 
 use super::Provider;
+use super::keeps::{Keeps, Setting};
 use super::option::Kind::{self, Flag, Json, Shapes, Text, TrueOrFalse, Whole, Word};
 
 /// One provider.
@@ -16,29 +17,6 @@ pub(super) struct Row {
     pub(super) options: &'static [(&'static str, Kind)],
     pub(super) keeps: Keeps,
     pub(super) build: fn(&Provider) -> ExecutionProviderDispatch,
-}
-
-/// What a provider can keep of its work, so that the next process is spared it; see [`cache`](crate::cache).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keeps {
-    /// Nothing of its own. Of the CPU provider alone, ONNX Runtime keeps the graph that it optimised.
-    Nothing,
-    /// Files in a folder, once these options say so.
-    Folder(&'static [(&'static str, Setting)]),
-    /// A graph of contexts, which ONNX Runtime saves, once the session's `ep.context_…` keys say so.
-    Context,
-}
-
-/// The value of an option that makes a provider keep its work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Setting {
-    /// True.
-    On,
-    /// The folder.
-    Folder,
-    /// JSON of properties by device, with the folder under this name: OpenVINO's own, for builds of its provider that
-    /// pass over the option.
-    Property(&'static str),
 }
 
 /// Builds a provider that takes any option by its ONNX Runtime name.
