@@ -3,7 +3,7 @@
     python benches/sd15/measure.py FOLDER [--kinds int8 int8-fused] [--variants ...] [--rounds 3] [--out FILE.json]
 
 needs a release build and the fetched library. Every round runs every pair of kind and variant once, each in a process
-of its own; the first round does not count. Prints medians of memory, and ratios to the first pair, round by round.
+of its own. Prints medians of memory, and ratios to the first pair, round by round.
 """
 
 import argparse
@@ -20,25 +20,38 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/safelight"
 
-# What each variant adds to the target, as YAML, and to the environment.
-PLAIN = "residency: staged"
+TARGET = """\
+schema: safelight-target/1
+name: measured
+title: A variant that is measured
+providers: [{{ name: cpu, need: required }}]
+precision: [int8, fp32, fp16]
+residency: {residency}
+session: {{ {session} }}
+"""
+MALLOC_MMAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1048576"}
+MALLOC_ONE = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
+# Residency, what each variant says of sessions, and what it adds to the environment.
 VARIANTS = {
-    "resident": ("", {}),
-    "staged": (PLAIN, {}),
-    "no-pattern": (f"{PLAIN}\nsession: {{ memory_pattern: false }}", {}),
-    "no-arena": (f"{PLAIN}\nsession: {{ arena: false }}", {}),
-    "no-pattern-no-arena": (f"{PLAIN}\nsession: {{ memory_pattern: false, arena: false }}", {}),
-    "no-prepacking": (f"{PLAIN}\nsession: {{ keys: {{ session.disable_prepacking: true }} }}", {}),
-    "initializers-outside": (
-        f"{PLAIN}\nsession: {{ keys: {{ session.use_device_allocator_for_initializers: true }} }}", {},
+    "resident": ("resident", "", {}),
+    "resident, pattern off": ("resident", "memory_pattern: false", {}),
+    "resident, pattern and arena off": ("resident", "memory_pattern: false, arena: false", {}),
+    "resident, parallel": ("resident", "inter_threads: 2", {}),
+    "staged": ("staged", "", {}),
+    "pattern off": ("staged", "memory_pattern: false", {}),
+    "arena off": ("staged", "arena: false", {}),
+    "pattern and arena off": ("staged", "memory_pattern: false, arena: false", {}),
+    "parallel": ("staged", "inter_threads: 2", {}),
+    "parallel, arena off": ("staged", "inter_threads: 2, arena: false", {}),
+    "pattern and arena off, malloc maps from 1 MiB": ("staged", "memory_pattern: false, arena: false", MALLOC_MMAP),
+    "pattern and arena off, one malloc arena": ("staged", "memory_pattern: false, arena: false", MALLOC_ONE),
+    "parallel, arena off, malloc maps from 1 MiB": ("staged", "inter_threads: 2, arena: false", MALLOC_MMAP),
+    "pattern off, no prepacking": ("staged", "memory_pattern: false, keys: { session.disable_prepacking: true }", {}),
+    "pattern off, initializers outside the arena": (
+        "staged", "memory_pattern: false, keys: { session.use_device_allocator_for_initializers: true }", {},
     ),
-    "extended": (f"{PLAIN}\nsession: {{ graph_optimization: extended }}", {}),
-    "basic": (f"{PLAIN}\nsession: {{ graph_optimization: basic }}", {}),
-    "mmap-1m": (PLAIN, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1048576"}),
-    "one-malloc-arena": (PLAIN, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}),
-    "no-arena-mmap-1m": (
-        f"{PLAIN}\nsession: {{ arena: false }}", {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1048576"},
-    ),
+    "pattern off, extended": ("staged", "memory_pattern: false, graph_optimization: extended", {}),
+    "pattern off, basic": ("staged", "memory_pattern: false, graph_optimization: basic", {}),
 }
 COLUMNS = ["peak", "anonymous", "step", "total", "open", "after_text", "after_denoiser", "end"]
 
@@ -57,27 +70,24 @@ def main():
     os.environ["SAFELIGHT_HOME"] = str(ROOT)
     pairs = list(itertools.product(args.kinds, args.variants))
     rows = {pair: [] for pair in pairs}
-    for round_ in range(args.rounds + 1):
+    measure(args.folder / args.kinds[0], *VARIANTS[args.variants[0]], args)  # puts files into memory
+    for _ in range(args.rounds):
         for kind, variant in pairs:
             row = measure(args.folder / kind, *VARIANTS[variant], args)
-            if round_:
-                rows[kind, variant].append(row)
-                print(kind, variant, *(f"{name} {row[name]:.0f}" for name in COLUMNS), flush=True)
+            rows[kind, variant].append(row)
+            print(f"{kind}, {variant}:", *(f"{name} {row[name]:.0f}" for name in COLUMNS), flush=True)
             if args.out:
-                named = {" ".join(pair): samples for pair, samples in rows.items()}
+                named = {", ".join(pair): samples for pair, samples in rows.items()}
                 args.out.write_text(json.dumps(named, indent=1))
     report(rows)
 
 
-def measure(model, extra, environment, args):
+def measure(model, residency, session, environment, args):
     """One picture in a process of its own: MiB and milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "measured.yaml"
-        head = "schema: safelight-target/1\nname: measured\ntitle: A variant that is measured\n"
-        providers = "providers: [{ name: cpu, need: required }]\nprecision: [int8, fp32, fp16]\n"
-        text = extra.replace("session: { ", "session: { spinning: false, ")
-        text = text if "session:" in text else f"{text}\nsession: {{ spinning: false }}"
-        target.write_text(f"{head}{providers}{text}\n")
+        session = ", ".join(filter(None, ["spinning: false", session]))
+        target.write_text(TARGET.format(residency=residency, session=session))
         command = [BINARY, "generate", "a red apple", "--seed", "1", "--json", "--quiet", "--target", target]
         command += ["--model", model, "--threads", args.threads, "--steps", args.steps, "--out", f"{folder}/p.png"]
         with open(f"{folder}/report", "w+b") as report_file:
