@@ -33,25 +33,23 @@ MALLOC_MMAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1048576"}
 MALLOC_ONE = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
 # Residency, what each variant says of sessions, and what it adds to the environment.
 VARIANTS = {
-    "resident": ("resident", "", {}),
-    "resident, pattern off": ("resident", "memory_pattern: false", {}),
-    "resident, pattern and arena off": ("resident", "memory_pattern: false, arena: false", {}),
-    "resident, parallel": ("resident", "inter_threads: 2", {}),
-    "staged": ("staged", "", {}),
-    "pattern off": ("staged", "memory_pattern: false", {}),
-    "arena off": ("staged", "arena: false", {}),
-    "pattern and arena off": ("staged", "memory_pattern: false, arena: false", {}),
-    "parallel": ("staged", "inter_threads: 2", {}),
-    "parallel, arena off": ("staged", "inter_threads: 2, arena: false", {}),
-    "pattern and arena off, malloc maps from 1 MiB": ("staged", "memory_pattern: false, arena: false", MALLOC_MMAP),
-    "pattern and arena off, one malloc arena": ("staged", "memory_pattern: false, arena: false", MALLOC_ONE),
-    "parallel, arena off, malloc maps from 1 MiB": ("staged", "inter_threads: 2, arena: false", MALLOC_MMAP),
-    "pattern off, no prepacking": ("staged", "memory_pattern: false, keys: { session.disable_prepacking: true }", {}),
-    "pattern off, initializers outside the arena": (
+    "staged": ("staged", "memory_pattern: false", {}),  # which is what staged graphs have anyway
+    "pattern on": ("staged", "memory_pattern: true", {}),
+    "arena off": ("staged", "memory_pattern: false, arena: false", {}),
+    "parallel": ("staged", "memory_pattern: false, inter_threads: 2", {}),
+    "parallel, arena off": ("staged", "memory_pattern: false, inter_threads: 2, arena: false", {}),
+    "extended": ("staged", "memory_pattern: false, graph_optimization: extended", {}),
+    "basic": ("staged", "memory_pattern: false, graph_optimization: basic", {}),
+    "no prepacking": ("staged", "memory_pattern: false, keys: { session.disable_prepacking: true }", {}),
+    "initializers outside the arena": (
         "staged", "memory_pattern: false, keys: { session.use_device_allocator_for_initializers: true }", {},
     ),
-    "pattern off, extended": ("staged", "memory_pattern: false, graph_optimization: extended", {}),
-    "pattern off, basic": ("staged", "memory_pattern: false, graph_optimization: basic", {}),
+    "arena off, malloc maps from 1 MiB": ("staged", "memory_pattern: false, arena: false", MALLOC_MMAP),
+    "arena off, one malloc arena": ("staged", "memory_pattern: false, arena: false", MALLOC_ONE),
+    "resident": ("resident", "memory_pattern: true", {}),
+    "resident, pattern off": ("resident", "memory_pattern: false", {}),
+    "resident, pattern and arena off": ("resident", "memory_pattern: false, arena: false", {}),
+    "resident, parallel": ("resident", "memory_pattern: false, inter_threads: 2", {}),
 }
 COLUMNS = ["peak", "anonymous", "step", "total", "open", "after_text", "after_denoiser", "end"]
 

@@ -4,6 +4,7 @@ import functools
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers.models.activations import GEGLU
 from transformers import CLIPTextConfig, CLIPTextModel
 
 LATENT = (1, 4, 64, 64)
@@ -39,6 +40,7 @@ class UNet(torch.nn.Module):
         self.unet = UNet2DConditionModel(
             sample_size=LATENT[-1], cross_attention_dim=WIDTH, time_cond_proj_dim=GUIDANCE_WIDTH
         )
+        split_gates(self.unet)
         if fused_attention:
             self.unet.set_attn_processor(FusedProcessor())
 
@@ -75,6 +77,22 @@ class Decoder(torch.nn.Module):
 
     def examples(self):
         return [(torch.randn(LATENT),), (3 * torch.randn(LATENT),)]
+
+
+def split_gates(network):
+    """Gives each half of a gated layer weights of its own: together their output is the largest tensor of a U-Net."""
+    for gated in [module for module in network.modules() if isinstance(module, GEGLU)]:
+        whole = gated.proj
+        size = (whole.in_features, whole.out_features // 2)
+        gated.value, gated.gate = torch.nn.Linear(*size), torch.nn.Linear(*size)
+        for half, index in [(gated.value, 0), (gated.gate, 1)]:
+            half.weight.data, half.bias.data = whole.weight.data.chunk(2)[index], whole.bias.data.chunk(2)[index]
+        del gated.proj
+        gated.forward = functools.partial(gate, gated)
+
+
+def gate(gated, x):
+    return gated.value(x) * torch.nn.functional.gelu(gated.gate(x))
 
 
 def flatten_linear_layers(network):
