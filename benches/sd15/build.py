@@ -97,8 +97,8 @@ def network_of(stage, fused):
 
 
 def export(network):
-    """The network's graph, its weights left out: with them it would take twice the memory. Nor is anything folded, which
-    would make new weights without names."""
+    """The network's graph without its weights, which would take twice the memory. Nothing is folded either: that would make
+    new weights without names."""
     buffer = io.BytesIO()
     inputs, outputs = network.names
     torch.onnx.export(

@@ -160,6 +160,7 @@ class Quantizer(Filler):
         table = self.array(name)
         scale = np.float32(np.abs(table).max() / 127)
         self.initializers[f"{name}/s8"] = np.rint(table / scale).astype(np.int8)
-        self.initializers[f"{name}/scale"], self.initializers[f"{name}/zero"] = scale.reshape(()), np.int8(0).reshape(())
+        self.initializers[f"{name}/scale"] = scale.reshape(())
+        self.initializers[f"{name}/zero"] = np.int8(0).reshape(())
         self.emit("Gather", [f"{name}/s8", node.input[1]], f"{output}/s8", axis=0)
         self.emit("DequantizeLinear", [f"{output}/s8", f"{name}/scale", f"{name}/zero"], output)
