@@ -105,7 +105,8 @@ pub struct Session {
     /// Whether graphs are opened for the model's own size and one picture, which opens and runs faster; another size
     /// or batch opens them once more. On unless it says false.
     pub fixed_shapes: Option<bool>,
-    /// Whether memory is planned ahead for fixed shapes.
+    /// Whether memory is planned ahead for fixed shapes, which takes more of it. On unless it says false, or graphs are
+    /// staged and it does not say true.
     pub memory_pattern: Option<bool>,
     /// Whether CPU memory comes from an arena, which is faster and keeps what it took.
     pub arena: Option<bool>,
@@ -242,20 +243,21 @@ impl Target {
             precision: self.precision.clone(),
             session: self.session.clone(),
         };
-        let Some(overrides) = self.stages.get(&stage) else {
-            set_options(&mut settings.providers, &self.options);
-            return settings;
-        };
-        settings.session.override_with(&overrides.session);
-        settings.allow_fallback = overrides.allow_fallback.or(settings.allow_fallback);
-        if let Some(providers) = &overrides.providers {
-            settings.providers.clone_from(providers);
-        }
-        if let Some(precision) = &overrides.precision {
-            settings.precision.clone_from(precision);
+        let overrides = self.stages.get(&stage);
+        if let Some(StageOverrides { providers, allow_fallback, precision, session, .. }) = overrides {
+            settings.session.override_with(session);
+            settings.allow_fallback = allow_fallback.or(settings.allow_fallback);
+            settings.providers = providers.clone().unwrap_or(settings.providers);
+            settings.precision = precision.clone().unwrap_or(settings.precision);
         }
         set_options(&mut settings.providers, &self.options);
-        set_options(&mut settings.providers, &overrides.options);
+        if let Some(overrides) = overrides {
+            set_options(&mut settings.providers, &overrides.options);
+        }
+        if self.residency == Residency::Staged {
+            // The plan is made in the first run and takes one block more, beside what that run took.
+            settings.session.memory_pattern.get_or_insert(false);
+        }
         settings
     }
 
@@ -607,6 +609,20 @@ pub(crate) mod tests {
         assert_eq!(target.stage(Stage::Denoiser).session.intra_threads, Some(4));
         assert_eq!(target.clone().with_threads(2).stage(Stage::Decoder).session.intra_threads, Some(2));
         assert_eq!(target.with_precision(vec![Precision::Fp32]).stage(Stage::Decoder).precision, [Precision::Fp32]);
+    }
+
+    /// Where memory is scarce none is taken for plans, unless the target insists.
+    #[test]
+    fn staged_graphs_plan_no_memory_ahead() {
+        let planned = |extra: &str| {
+            let target = Target::parse(&format!("{MINIMAL}{extra}")).unwrap();
+            [Stage::Denoiser, Stage::Decoder].map(|stage| target.stage(stage).session.memory_pattern)
+        };
+        assert_eq!(planned("residency: resident\n"), [None, None]);
+        assert_eq!(planned("residency: staged\n"), [Some(false), Some(false)]);
+        assert_eq!(planned("residency: staged\nsession: {memory_pattern: true}\n"), [Some(true), Some(true)]);
+        let decoder = "residency: staged\nstages: {decoder: {session: {memory_pattern: true}}}\n";
+        assert_eq!(planned(decoder), [Some(false), Some(true)]);
     }
 
     #[test]
