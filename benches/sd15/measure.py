@@ -24,7 +24,7 @@ TARGET = """\
 schema: safelight-target/1
 name: measured
 title: A variant that is measured
-providers: [{{ name: cpu, need: required }}]
+providers: [{providers}{{ name: cpu, need: required }}]
 precision: [int8, fp32, fp16]
 residency: {residency}
 session: {{ {session} }}
@@ -51,6 +51,10 @@ VARIANTS = {
     "resident, pattern and arena off": ("resident", "memory_pattern: false, arena: false", {}),
     "resident, parallel": ("resident", "memory_pattern: false, inter_threads: 2", {}),
 }
+# In BF16, with as many threads as the CPU provider has; OpenVINO rewrites the graph itself.
+OPENVINO = """\
+{{ name: openvino, need: required, {library}options: {{ device_type: CPU, load_config:
+  '{{"CPU":{{"INFERENCE_PRECISION_HINT":"bf16","INFERENCE_NUM_THREADS":"{threads}"}}}}' }} }}, """
 COLUMNS = ["peak", "anonymous", "step", "total", "open", "after_text", "after_denoiser", "end"]
 
 
@@ -58,7 +62,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kinds", nargs="+", default=["int8"], help="model folders in FOLDER, or paths")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["staged", "resident"])
+    parser.add_argument("--variants", nargs="+", default=["staged", "resident"], help=", ".join(VARIANTS))
+    parser.add_argument("--openvino-library", type=Path, help="folder of its ONNX Runtime: adds the variant openvino")
+    parser.add_argument("--openvino-plugin", type=Path, help="its file: adds openvino plug-in, and the same, cached")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", default="2")
     parser.add_argument("--steps", default="4")
@@ -66,12 +72,13 @@ def main():
     args = parser.parse_args()
     os.environ.setdefault("ORT_DYLIB_PATH", str(ROOT / ".onnxruntime/host"))
     os.environ["SAFELIGHT_HOME"] = str(ROOT)
+    variants = {name: (*variant, "") for name, variant in VARIANTS.items()} | openvino(args)
     pairs = list(itertools.product(args.kinds, args.variants))
     rows = {pair: [] for pair in pairs}
-    measure(args.folder / args.kinds[0], *VARIANTS[args.variants[0]], args)  # puts files into memory
+    measure(args.folder / args.kinds[0], *variants[args.variants[0]], args)  # puts files into memory
     for _ in range(args.rounds):
         for kind, variant in pairs:
-            row = measure(args.folder / kind, *VARIANTS[variant], args)
+            row = measure(args.folder / kind, *variants[variant], args)
             rows[kind, variant].append(row)
             print(f"{kind}, {variant}:", *(f"{name} {row[name]:.0f}" for name in COLUMNS), flush=True)
             if args.out:
@@ -80,12 +87,28 @@ def main():
     report(rows)
 
 
-def measure(model, residency, session, environment, args):
+def openvino(args):
+    """Variants with OpenVINO, of what is there."""
+    session = "graph_optimization: disabled"
+    compiled = OPENVINO.format(library="", threads=args.threads)
+    plugin = OPENVINO.format(library=f"library: {args.openvino_plugin}, ", threads=args.threads)
+    cache = {"SAFELIGHT_CACHE": str(args.folder / "cache")}
+    found = {}
+    if args.openvino_library:
+        found["openvino"] = ("staged", session, {"ORT_DYLIB_PATH": str(args.openvino_library)}, compiled)
+    if args.openvino_plugin:
+        found["openvino plug-in"] = ("staged", session, {}, plugin)
+        found["openvino plug-in, cached"] = ("staged", session, cache, plugin)
+    return found
+
+
+def measure(model, residency, session, environment, providers, args):
     """One picture in a process of its own: MiB and milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "measured.yaml"
         session = ", ".join(filter(None, ["spinning: false", session]))
-        target.write_text(TARGET.format(residency=residency, session=session))
+        text = TARGET.format(residency=residency, session=session, providers=providers)
+        target.write_text(text + ("cache: {}\n" if "SAFELIGHT_CACHE" in environment else ""))
         command = [BINARY, "generate", "a red apple", "--seed", "1", "--json", "--quiet", "--target", target]
         command += ["--model", model, "--threads", args.threads, "--steps", args.steps, "--out", f"{folder}/p.png"]
         with open(f"{folder}/report", "w+b") as report_file:
@@ -93,15 +116,16 @@ def measure(model, residency, session, environment, args):
             samples = []
             watcher = threading.Thread(target=watch, args=(process.pid, samples))
             watcher.start()
-            _, status, usage = os.wait4(process.pid, 0)
+            status = process.wait()
             end = time.monotonic()
             watcher.join()
             if status:
                 raise SystemExit(f"{model}: safelight failed")
             report_file.seek(0)
-            timings = json.load(report_file)["timings"]
+            told = json.load(report_file)
+            timings = told["timings"]
     return {
-        "peak": usage.ru_maxrss / 1024,
+        "peak": told["memory"]["process"]["peak"] / 2**20,
         "anonymous": max(anonymous for _, _, anonymous in samples),
         "step": statistics.median(timings["steps_ms"]),
         "total": timings["total_ms"],
