@@ -110,6 +110,9 @@ pub struct Session {
     pub memory_pattern: Option<bool>,
     /// Whether CPU memory comes from an arena, which is faster and keeps what it took.
     pub arena: Option<bool>,
+    /// Whether the arena gives back after each run what it took for it: resident graphs then keep their weights only, and
+    /// every run takes its memory anew. Off unless it says true.
+    pub shrink_arena: Option<bool>,
     /// Other session keys, from an allow-list: ONNX Runtime ignores a mistyped key in silence.
     #[cfg_attr(test, schemars(schema_with = "tests::session_keys"))]
     pub keys: BTreeMap<String, Scalar>,
@@ -404,6 +407,11 @@ impl Target {
 }
 
 impl Session {
+    /// Whether what a run takes stays with the session.
+    pub(crate) fn keeps_working_memory(&self) -> bool {
+        self.arena != Some(false) && self.shrink_arena != Some(true)
+    }
+
     /// Most threads of one kind; each of a model's sessions starts its own.
     pub const MAX_THREADS: u16 = 1024;
 
@@ -417,6 +425,7 @@ impl Session {
             fixed_shapes,
             memory_pattern,
             arena,
+            shrink_arena,
             keys,
         } = other;
         self.intra_threads = intra_threads.or(self.intra_threads);
@@ -426,6 +435,7 @@ impl Session {
         self.fixed_shapes = fixed_shapes.or(self.fixed_shapes);
         self.memory_pattern = memory_pattern.or(self.memory_pattern);
         self.arena = arena.or(self.arena);
+        self.shrink_arena = shrink_arena.or(self.shrink_arena);
         self.keys.extend(keys.clone());
     }
 }
