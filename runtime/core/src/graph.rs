@@ -21,12 +21,12 @@ use crate::stage::{Precision, Stage};
 use crate::target::{StageSettings, Target};
 use crate::{Error, ErrorKind, Result};
 
+mod assignment;
 mod cached;
 mod contract;
 mod session;
 
 pub(crate) use contract::{Contract, IDS, REAL, Rule, TIME};
-pub(crate) use session::Nodes;
 use session::{Providers, internal, open_session, run_failed};
 
 /// A graph on disk whose hash was verified.
