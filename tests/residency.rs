@@ -276,4 +276,14 @@ mod memory {
         assert!(staged < 0.95 * resident, "peak {staged:.0} MiB staged, {resident:.0} MiB resident");
         assert!(left < 0.5 * kept, "kept {left:.0} MiB staged, {kept:.0} MiB resident");
     }
+
+    #[test]
+    fn an_arena_that_shrinks_keeps_little() {
+        let (_, kept) = measure("session: { memory_pattern: false }");
+        let (_, left) = measure("session: { memory_pattern: false, shrink_arena: true }");
+        println!("kept {kept:.0} MiB by the arena, {left:.0} by one that shrinks");
+        assert!(left < 0.6 * kept, "kept {left:.0} MiB, and {kept:.0} without shrinking");
+        // Without an arena there is nothing to shrink, and nothing fails.
+        measure("session: { arena: false, shrink_arena: true }");
+    }
 }

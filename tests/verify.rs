@@ -310,6 +310,21 @@ fn a_model_without_goldens_is_compared_with_the_cpu() {
 }
 
 #[test]
+fn staged_graphs_are_told_with_the_providers_that_ran_them() {
+    let place = Place::new();
+    let target = place.input(
+        "board.yaml",
+        "schema: safelight-target/1\nname: board\ntitle: T\nprecision: [int8]\nresidency: staged\n\
+         providers: [{ name: cpu, need: required }]\n",
+    );
+    let outcome = verified(&place, &emoji(), &["--target", target.to_str().unwrap(), "--json"]);
+    outcome.expect("staged", 0, "");
+    for stage in ["text_encoder", "denoiser", "decoder"] {
+        assert_eq!(json(&outcome)["graphs"][stage]["providers"][0], "cpu", "{stage}");
+    }
+}
+
+#[test]
 fn the_goldens_requests_can_be_compared_with_the_cpu_too() {
     let outcome = verified(&Place::new(), &emoji(), &["--against", "cpu", "--precision", "int8", "--json"]);
     outcome.expect("cpu", 0, "");

@@ -134,8 +134,7 @@ fn find(
     };
     let expected = expected(model, target, jobs, progress, open)?;
     let mut pipeline = open(target)?;
-    let graphs = pipeline.graphs();
-    let coarsest = coarsest(&graphs);
+    let coarsest = coarsest(&pipeline.graphs());
     let (mut cases, mut outcomes) = (Vec::new(), Vec::new());
     for (index, (job, expected)) in jobs.iter().zip(expected).enumerate() {
         progress.set_message(format!("comparing {} of {}", index + 1, jobs.len()));
@@ -143,6 +142,8 @@ fn find(
         outcomes.push(Outcome::of(compare(&mut pipeline, &job.request, &expected, bound))?);
         cases.push(Case { request: job.request.clone(), expected, bound });
     }
+    // Not before: staged graphs have not been opened until they have run.
+    let graphs = pipeline.graphs();
     drop(pipeline);
     let failed = outcomes.iter().any(|outcome| !outcome.passed());
     let retries = (failed && target.verify.retry).then(|| {

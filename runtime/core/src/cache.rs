@@ -280,7 +280,7 @@ impl Place<'_> {
         let axes = self.entry.key().axes();
         Error::library(format!(
             "cache {}: has no entry of this graph ({axes}): {why}; nothing is built, as the target or --cached-only \
-             says; build it: {command}",
+             says; build it, with the precision, size, guidance and batch that you asked for: {command}",
             folder.display()
         ))
     }

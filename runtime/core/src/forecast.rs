@@ -156,7 +156,7 @@ impl Forecast {
                     (sum([own]), ["for its stage", "after its stage"])
                 }
             };
-            kept = kept.saturating_add(if part.arena { works } else { 0 });
+            kept = kept.saturating_add(if part.keeps { works } else { 0 });
             stages.push(StageForecast { peak_bytes, opened: when[0], closed: when[1], ..stage });
         }
         let opening_bytes = match residency {
@@ -190,7 +190,7 @@ struct Part {
     providers: Vec<String>,
     level: Option<GraphOptimization>,
     /// Whether the memory that the graph works in is kept from run to run.
-    arena: bool,
+    keeps: bool,
     /// Whether the library takes one more block from the second run on, having seen in the first what is needed. It
     /// measured as 0.3 to 0.6 of what the first run took.
     plans_ahead: bool,
@@ -211,7 +211,7 @@ impl Part {
             smallest: model.graph(stage, &Precision::ALL)?.0,
             providers,
             level: session.graph_optimization,
-            arena: session.arena != Some(false),
+            keeps: session.keeps_working_memory(),
             plans_ahead: session.memory_pattern != Some(false),
             outline: file.outline()?,
             activations: Activations::default(),
@@ -364,9 +364,9 @@ mod tests {
         let file = GraphFile { path: "graph.onnx".into(), bytes: 7, sha256: None, data: Vec::new() };
         let (precision, providers) = (Precision::Fp32, vec!["cpu".into()]);
         let activations = Activations { bytes: 1000, unknown: 0 };
-        let (stage, arena, plans_ahead) = (Stage::Denoiser, true, false);
+        let (stage, keeps, plans_ahead) = (Stage::Denoiser, true, false);
         let smallest = Precision::Int8;
-        Part { stage, file, precision, smallest, providers, level, arena, plans_ahead, outline, activations }
+        Part { stage, file, precision, smallest, providers, level, keeps, plans_ahead, outline, activations }
     }
 
     #[test]

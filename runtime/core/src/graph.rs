@@ -21,12 +21,12 @@ use crate::stage::{Precision, Stage};
 use crate::target::{StageSettings, Target};
 use crate::{Error, ErrorKind, Result};
 
+mod assignment;
 mod cached;
 mod contract;
 mod session;
 
 pub(crate) use contract::{Contract, Geometry};
-pub(crate) use session::Nodes;
 use session::{Providers, internal, open_session, run_failed};
 
 /// A graph on disk whose hash was verified.
@@ -173,6 +173,19 @@ pub struct Opened {
     pub cached: Option<Cached>,
 }
 
+/// The key after whose run an arena gives memory back, and whose: the CPU's.
+const SHRINK_ARENA: (&str, &str) = ("memory.enable_memory_arena_shrinkage", "cpu:0");
+
+fn run_options(settings: &StageSettings) -> ort::Result<RunOptions> {
+    let mut options = RunOptions::new()?;
+    let session = &settings.session;
+    // ONNX Runtime fails every run where there is no arena to shrink.
+    if session.shrink_arena == Some(true) && session.arena != Some(false) {
+        options.set(SHRINK_ARENA.0, SHRINK_ARENA.1)?;
+    }
+    Ok(options)
+}
+
 impl Graph {
     /// Opens a graph with a target's settings and checks it against its contract.
     pub(crate) fn open(library: &'static Library, source: Source, contract: &Contract) -> Result<Self> {
@@ -191,7 +204,7 @@ impl Graph {
             told(e.context(format_args!("is not what a {stage} looks like, or its manifest names its tensors wrongly")))
         })?;
         let values = inputs.iter().map(|port| empty_tensor(port.data_type, &[0])).collect::<Result<_>>()?;
-        let options = Arc::new(RunOptions::new().map_err(|e| internal("run options", &e))?);
+        let options = Arc::new(run_options(&settings).map_err(|e| internal("run options", &e))?);
         let (nodes, warnings) = (BTreeMap::new(), Vec::new());
         let opened = Opened { precision, sha256, providers: Vec::new(), nodes, warnings, cached: None };
         let mut graph = Self {

@@ -1,5 +1,6 @@
 //! Finding and opening ONNX Runtime: loaded, never linked, and only when a graph is to be opened.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{CStr, OsString};
 use std::fmt;
@@ -10,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::environment::Environment;
 use ort::ortsys;
+use ort::session::Session;
 
 use crate::{Error, Result, provider};
 
@@ -17,7 +19,10 @@ mod newer;
 mod plugin;
 
 use newer::Newer;
-pub(crate) use newer::{Assigned, RECORD_ASSIGNMENT};
+pub(crate) use newer::RECORD_ASSIGNMENT;
+
+/// How many nodes of each operator each provider was given: by the provider's name and the operator's.
+pub(crate) type Nodes = BTreeMap<(String, String), usize>;
 
 /// ONNX Runtime, opened. There is one in a process, and it stays until the process ends.
 #[derive(Debug)]
@@ -98,6 +103,19 @@ impl Library {
 
     pub(crate) fn newer(&self) -> Newer {
         self.newer
+    }
+
+    /// Where the nodes of a graph went, whose session was opened with [`RECORD_ASSIGNMENT`]; nothing where the library
+    /// does not tell (before 1.24).
+    pub(crate) fn assigned(&self, session: &Session) -> Result<Option<Nodes>> {
+        if !self.newer.has_assignment() {
+            return Ok(None);
+        }
+        let mut nodes = Nodes::new();
+        self.newer.assigned(session, &mut |provider, operator| {
+            *nodes.entry((provider::short_name(provider).to_owned(), operator)).or_default() += 1;
+        })?;
+        Ok(Some(nodes))
     }
 }
 

@@ -115,8 +115,8 @@ pub struct Report {
 pub struct Timings {
     /// Finding the library, verifying hashes and opening graphs; once a pipeline.
     pub open_ms: f64,
-    /// Opening graphs during the generation: once a request where the target stages them; once more where the request's
-    /// size or batch is not what they were opened for.
+    /// Opening graphs during the generation, and giving them back: once a request where the target stages them; once more
+    /// where the request's size or batch is not what they were opened for.
     pub reopen_ms: f64,
     /// Prompts to hidden states.
     pub text_encoder_ms: f64,

@@ -85,8 +85,11 @@ impl<S: RunsGraph> Slot<S> {
     pub(crate) fn end(&mut self) {
         if self.residency == Residency::Staged && self.stage.is_some() {
             self.collect();
+            // Giving back gigabytes takes as long as some steps do.
+            let start = Instant::now();
             self.stage = None;
             return_memory();
+            self.reopen_time += start.elapsed();
         }
         self.watch.end();
     }
@@ -117,7 +120,7 @@ impl<S: RunsGraph> Slot<S> {
         std::mem::take(&mut self.run_time)
     }
 
-    /// Time spent on opening the graph since this was last asked.
+    /// Time spent on opening the graph and giving it back since this was last asked.
     pub(crate) fn take_reopen_time(&mut self) -> Duration {
         self.collect();
         std::mem::take(&mut self.reopen_time)

@@ -105,10 +105,14 @@ pub struct Session {
     /// Whether graphs are opened for the model's own size and one picture, which opens and runs faster; another size
     /// or batch opens them once more. On unless it says false.
     pub fixed_shapes: Option<bool>,
-    /// Whether memory is planned ahead for fixed shapes.
+    /// Whether memory is planned ahead for fixed shapes, which takes more of it. On unless it says false, or graphs are
+    /// staged and it does not say true.
     pub memory_pattern: Option<bool>,
     /// Whether CPU memory comes from an arena, which is faster and keeps what it took.
     pub arena: Option<bool>,
+    /// Whether the arena gives back after each run what it took for it: resident graphs then keep their weights only, and
+    /// every run takes its memory anew. Off unless it says true.
+    pub shrink_arena: Option<bool>,
     /// Other session keys, from an allow-list: ONNX Runtime ignores a mistyped key in silence.
     #[cfg_attr(test, schemars(schema_with = "tests::session_keys"))]
     pub keys: BTreeMap<String, Scalar>,
@@ -242,20 +246,21 @@ impl Target {
             precision: self.precision.clone(),
             session: self.session.clone(),
         };
-        let Some(overrides) = self.stages.get(&stage) else {
-            set_options(&mut settings.providers, &self.options);
-            return settings;
-        };
-        settings.session.override_with(&overrides.session);
-        settings.allow_fallback = overrides.allow_fallback.or(settings.allow_fallback);
-        if let Some(providers) = &overrides.providers {
-            settings.providers.clone_from(providers);
-        }
-        if let Some(precision) = &overrides.precision {
-            settings.precision.clone_from(precision);
+        let overrides = self.stages.get(&stage);
+        if let Some(StageOverrides { providers, allow_fallback, precision, session, .. }) = overrides {
+            settings.session.override_with(session);
+            settings.allow_fallback = allow_fallback.or(settings.allow_fallback);
+            settings.providers = providers.clone().unwrap_or(settings.providers);
+            settings.precision = precision.clone().unwrap_or(settings.precision);
         }
         set_options(&mut settings.providers, &self.options);
-        set_options(&mut settings.providers, &overrides.options);
+        if let Some(overrides) = overrides {
+            set_options(&mut settings.providers, &overrides.options);
+        }
+        if self.residency == Residency::Staged {
+            // The plan is made in the first run and takes one block more, beside what that run took.
+            settings.session.memory_pattern.get_or_insert(false);
+        }
         settings
     }
 
@@ -402,6 +407,11 @@ impl Target {
 }
 
 impl Session {
+    /// Whether what a run takes stays with the session.
+    pub(crate) fn keeps_working_memory(&self) -> bool {
+        self.arena != Some(false) && self.shrink_arena != Some(true)
+    }
+
     /// Most threads of one kind; each of a model's sessions starts its own.
     pub const MAX_THREADS: u16 = 1024;
 
@@ -415,6 +425,7 @@ impl Session {
             fixed_shapes,
             memory_pattern,
             arena,
+            shrink_arena,
             keys,
         } = other;
         self.intra_threads = intra_threads.or(self.intra_threads);
@@ -424,6 +435,7 @@ impl Session {
         self.fixed_shapes = fixed_shapes.or(self.fixed_shapes);
         self.memory_pattern = memory_pattern.or(self.memory_pattern);
         self.arena = arena.or(self.arena);
+        self.shrink_arena = shrink_arena.or(self.shrink_arena);
         self.keys.extend(keys.clone());
     }
 }
@@ -609,6 +621,20 @@ pub(crate) mod tests {
         assert_eq!(target.with_precision(vec![Precision::Fp32]).stage(Stage::Decoder).precision, [Precision::Fp32]);
     }
 
+    /// Where memory is scarce none is taken for plans, unless the target insists.
+    #[test]
+    fn staged_graphs_plan_no_memory_ahead() {
+        let planned = |extra: &str| {
+            let target = Target::parse(&format!("{MINIMAL}{extra}")).unwrap();
+            [Stage::Denoiser, Stage::Decoder].map(|stage| target.stage(stage).session.memory_pattern)
+        };
+        assert_eq!(planned("residency: resident\n"), [None, None]);
+        assert_eq!(planned("residency: staged\n"), [Some(false), Some(false)]);
+        assert_eq!(planned("residency: staged\nsession: {memory_pattern: true}\n"), [Some(true), Some(true)]);
+        let decoder = "residency: staged\nstages: {decoder: {session: {memory_pattern: true}}}\n";
+        assert_eq!(planned(decoder), [Some(false), Some(true)]);
+    }
+
     #[test]
     fn one_stage_can_be_given_another_precision_and_all_the_cpu() {
         let target = Target::parse(&format!(
@@ -653,6 +679,9 @@ pub(crate) mod tests {
             ("allow_fallback: 1.5\n", "1.5 is no share, expected 0 to 1"),
             ("stages: {decoder: {allow_fallback: -0.1}}\n", "allow_fallback: -0.1 is no share"),
             ("limits: {max_step: 1}\n", "did you mean \"max_steps\""),
+            ("cache: {max_byte: 1}\n", "did you mean \"max_bytes\""),
+            ("cache: {build: newer}\n", "did you mean \"never\""),
+            ("cache: true\n", "expected false, or what it is instead"),
             ("detect: {cpu: [avx512_vnni]}\n", "did you mean \"avx512vnni\""),
             ("session: {graph_optimization: al}\n", "did you mean \"all\""),
             ("session: {keys: {session.disable_prepaking: 1}}\n", "did you mean \"session.disable_prepacking\""),

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use serde::de::{SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::cache::{Build, Caching};
@@ -43,9 +45,7 @@ pub(crate) struct TargetFile {
     #[serde(default)]
     sources: Vec<String>,
     /// What was measured on the device with this file; false where nothing was.
-    #[serde(default, deserialize_with = "false_or_list")]
-    #[cfg_attr(test, schemars(schema_with = "schema::false_or_measurements"))]
-    measured: Vec<Measurement>,
+    measured: Option<FalseOr<Vec<Measurement>>>,
     /// The command that measures what is not measured yet.
     measure: Option<String>,
     /// Which machines `--target auto` takes this target for; without it none.
@@ -80,8 +80,8 @@ pub(crate) struct TargetFile {
     /// What happens where the numbers of a comparison are too far off.
     verify: Option<Verification>,
     /// Where what providers make of graphs is kept, for the next process: engines, compiled models, optimised graphs.
-    /// `{}` is enough; without it, and without --cache, nothing is kept.
-    cache: Option<CacheOverrides>,
+    /// `{}` is enough; without it, and without --cache, nothing is kept. `false` ends that of the target that is extended.
+    cache: Option<FalseOr<CacheOverrides>>,
 }
 
 /// Where and how much is kept; what is absent is as in the target that is extended, or as usual.
@@ -227,7 +227,7 @@ impl TargetFile {
             notes: self.notes,
             board: self.board,
             sources: self.sources,
-            measured: self.measured,
+            measured: self.measured.and_then(|FalseOr(measured)| measured).unwrap_or_default(),
             measure: self.measure,
             detect: self.detect,
             providers: self.providers.or(providers).ok_or_else(|| missing("providers"))?,
@@ -239,7 +239,10 @@ impl TargetFile {
             stages,
             limits: self.limits.over(limits),
             verify: self.verify.unwrap_or(verify),
-            cache: self.cache.map_or_else(|| cache.clone(), |own| Some(own.over(cache.clone().unwrap_or_default()))),
+            cache: match self.cache {
+                Some(FalseOr(own)) => own.map(|own| own.over(cache.unwrap_or_default())),
+                None => cache,
+            },
         };
         target.check()?;
         Ok(target)
@@ -273,35 +276,60 @@ impl LimitOverrides {
     }
 }
 
-/// Reads `false` as an empty list.
-fn false_or_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Measurement>, D::Error> {
-    struct FalseOrList;
-    impl<'de> Visitor<'de> for FalseOrList {
-        type Value = Vec<Measurement>;
+/// `false`, or what it says instead.
+#[derive(Debug)]
+struct FalseOr<T>(Option<T>);
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("false, or a list of what was measured")
-        }
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for FalseOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FalseOrThat<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for FalseOrThat<T> {
+            type Value = FalseOr<T>;
 
-        fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Self::Value, E> {
-            match value {
-                false => Ok(Vec::new()),
-                true => Err(E::invalid_value(serde::de::Unexpected::Bool(true), &self)),
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("false, or what it is instead")
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Self::Value, E> {
+                match value {
+                    false => Ok(FalseOr(None)),
+                    true => Err(E::invalid_value(serde::de::Unexpected::Bool(true), &self)),
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(SeqAccessDeserializer::new(list)).map(Some).map(FalseOr)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Some).map(FalseOr)
             }
         }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
-            Deserialize::deserialize(SeqAccessDeserializer::new(list))
-        }
+        deserializer.deserialize_any(FalseOrThat(PhantomData))
     }
-    deserializer.deserialize_any(FalseOrList)
+}
+
+#[cfg(test)]
+impl<T: schemars::JsonSchema> schemars::JsonSchema for FalseOr<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("false_or_{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let that = generator.subschema_for::<T>();
+        schemars::json_schema!({ "anyOf": [{ "const": false }, that] })
+    }
 }
 
 /// What the derived schema cannot tell, and the file that is made of it for editors.
 #[cfg(test)]
 mod schema {
     use schemars::transform::{RecursiveTransform, Transform as _};
-    use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
+    use schemars::{Schema, SchemaGenerator, json_schema};
 
     use super::*;
 
@@ -310,11 +338,6 @@ mod schema {
             "anyOf".into(),
             serde_json::json!([{ "required": ["extends"] }, { "required": ["providers", "precision"] }]),
         );
-    }
-
-    pub(super) fn false_or_measurements(generator: &mut SchemaGenerator) -> Schema {
-        let list = Vec::<Measurement>::json_schema(generator);
-        json_schema!({ "anyOf": [{ "const": false }, list] })
     }
 
     pub(super) fn every_stage(generator: &mut SchemaGenerator) -> Schema {
@@ -460,6 +483,7 @@ mod tests {
         assert_eq!(cache("", "cache: { max_bytes: 5 }\n"), Some(Caching { max_bytes: 5, ..usual.clone() }));
         let both = cache("cache: { build: never }\n", "cache: { max_bytes: 5 }\n");
         assert_eq!(both, Some(Caching { build: Build::Never, max_bytes: 5, ..usual }));
+        assert_eq!(cache("cache: false\n", "cache: {}\n"), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::lock::Lock;
 use super::room;
 use super::{Cached, Outcome};
 use crate::bounded::{self, Unread};
-use crate::graph::Nodes;
+use crate::library::Nodes;
 use crate::picture::save;
 use crate::{Error, ErrorKind, Result};
 

@@ -7,8 +7,9 @@ use std::time::Instant;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
-use super::session::{Failure, Nodes};
+use super::session::Failure;
 use crate::cache::{About, Access, Kept, Lock, Means, Place, Shelf};
+use crate::library::Nodes;
 use crate::provider::Provider;
 
 /// The file of an entry that ONNX Runtime opens in place of the graph.

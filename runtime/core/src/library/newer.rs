@@ -62,15 +62,6 @@ pub(crate) struct Device {
 // SAFETY: the handle is ONNX Runtime's and stays while the plug-in is registered, which is for ever.
 unsafe impl Send for Device {}
 
-/// Nodes of a graph that one provider was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Assigned {
-    /// As ONNX Runtime calls it.
-    pub(crate) provider: String,
-    /// The operator of each node.
-    pub(crate) operators: Vec<String>,
-}
-
 impl Newer {
     /// The table of a library of a version, 1.`minor`.
     ///
@@ -187,8 +178,9 @@ impl Newer {
         })
     }
 
-    /// Which nodes each provider was given, of a session that was opened with [`RECORD_ASSIGNMENT`].
-    pub(crate) fn assigned(self, session: &Session) -> Result<Vec<Assigned>> {
+    /// Calls `take` with provider and operator of each node of a graph, whose session was opened with
+    /// [`RECORD_ASSIGNMENT`].
+    pub(super) fn assigned(self, session: &Session, take: &mut dyn FnMut(&str, String)) -> Result<()> {
         type Function =
             unsafe extern "system" fn(*const OrtSession, *mut *const *const c_void, *mut usize) -> OrtStatusPtr;
         // SAFETY: the type is that of Session_GetEpGraphAssignmentInfo.
@@ -197,12 +189,12 @@ impl Newer {
         // SAFETY: the session is open; the others are out parameters.
         result(unsafe { get(session.ptr(), &mut parts, &mut count) })?;
         // SAFETY: on success `parts` holds `count` parts of the graph, which live as long as the session.
-        (0..count).map(|i| unsafe { self.part(*parts.add(i)) }).collect()
+        (0..count).try_for_each(|i| unsafe { self.part(*parts.add(i), take) })
     }
 
     /// # Safety
     /// `part` is one of what `Session_GetEpGraphAssignmentInfo` gave.
-    unsafe fn part(self, part: *const c_void) -> Result<Assigned> {
+    unsafe fn part(self, part: *const c_void, take: &mut dyn FnMut(&str, String)) -> Result<()> {
         type Text = unsafe extern "system" fn(*const c_void, *mut *const c_char) -> OrtStatusPtr;
         type Nodes = unsafe extern "system" fn(*const c_void, *mut *const *const c_void, *mut usize) -> OrtStatusPtr;
         let (mut provider, mut nodes, mut count) = (std::ptr::null(), std::ptr::null(), 0);
@@ -212,11 +204,13 @@ impl Newer {
             result(self.function::<Text>(EP_ASSIGNED_SUBGRAPH_GET_EP_NAME)?(part, &mut provider))?;
             result(self.function::<Nodes>(EP_ASSIGNED_SUBGRAPH_GET_NODES)?(part, &mut nodes, &mut count))?;
             let operator_of = self.function::<Text>(EP_ASSIGNED_NODE_GET_OPERATOR_TYPE)?;
-            let operator = |i| {
+            let provider = text(provider);
+            (0..count).try_for_each(|i| {
                 let mut operator = std::ptr::null();
-                result(operator_of(*nodes.add(i), &mut operator)).map(|()| text(operator))
-            };
-            Ok(Assigned { provider: text(provider), operators: (0..count).map(operator).collect::<Result<_>>()? })
+                result(operator_of(*nodes.add(i), &mut operator))?;
+                take(&provider, text(operator));
+                Ok(())
+            })
         }
     }
 }

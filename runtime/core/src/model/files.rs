@@ -44,7 +44,7 @@ impl DataFile {
     pub fn verify(&self) -> Result<()> {
         // What nobody vouches for may be gigabytes of hashing for nothing.
         match &self.sha256 {
-            Some(promised) => check_hash(&self.path, &map(&self.path)?, Some(promised)).map(drop),
+            Some(promised) => compare(&self.path, hash_of_file(&self.path)?, Some(promised)).map(drop),
             None => Ok(()),
         }
     }
@@ -56,7 +56,7 @@ impl DataFile {
     pub(crate) fn sha256(&self) -> Result<String> {
         match &self.sha256 {
             Some(promised) => Ok(promised.clone()),
-            None => check_hash(&self.path, &map(&self.path)?, None),
+            None => hash_of_file(&self.path),
         }
     }
 
@@ -176,7 +176,30 @@ fn map(path: &Path) -> Result<Mmap> {
 }
 
 fn check_hash(path: &Path, bytes: &[u8], promised: Option<&str>) -> Result<String> {
-    let found: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    compare(path, hex(&Sha256::digest(bytes)), promised)
+}
+
+/// SHA-256 of a file that may be large, in lower-case hex. Read, not mapped: pages of a map would count as this process's
+/// memory while gigabytes pass by.
+fn hash_of_file(path: &Path) -> Result<String> {
+    let told = |e: std::io::Error| unreadable(path, &e).because(e);
+    let mut file = File::open(path).map_err(told)?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hex(&hash.finalize())),
+            Ok(count) => hash.update(&buffer[..count]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => (),
+            Err(e) => return Err(told(e)),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn compare(path: &Path, found: String, promised: Option<&str>) -> Result<String> {
     match promised {
         Some(promised) if promised != found => Err(Error::model(format!(
             "{}: sha256 is {found}, but the manifest says {promised}; the file is damaged or was replaced: fetch the \
