@@ -44,6 +44,22 @@ fn bytes(value: &Value) -> u64 {
 }
 
 #[test]
+fn a_resident_plan_tells_what_a_staged_one_would() {
+    let more = ["--size", "1024x1024", "--steps", "3", "--count", "2"];
+    let plan = |residency: &str| dry_run("tests/models/tiny-sd", residency, &more);
+    let (resident, staged) = (plan("residency: resident"), plan("residency: staged"));
+    assert_eq!(resident["staged_peak_bytes"], staged["peak_bytes"]);
+    assert!(bytes(&staged["peak_bytes"]) < bytes(&resident["peak_bytes"]));
+    let insists = dry_run(
+        "tests/models/tiny-sd",
+        "residency: staged\nstages: { denoiser: { session: { memory_pattern: true } }, \
+                           decoder: { session: { memory_pattern: true } } }",
+        &more,
+    );
+    assert!(bytes(&insists["peak_bytes"]) > bytes(&staged["peak_bytes"]));
+}
+
+#[test]
 fn a_dry_run_tells_the_plan_and_makes_nothing() {
     let place = Place::new();
     let more = ["--dry-run", "--prompt-cache", "cache", "--out", "pictures/"];

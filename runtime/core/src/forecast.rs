@@ -109,9 +109,15 @@ impl Forecast {
             part.activations = part.file.activations(&shapes.inputs(part, model))?;
             part.plans_ahead &= shapes.runs_again(part.stage, request, plan);
         }
-        let of = |residency| Self::of(&parts, shapes.tensor_bytes(request, plan, residency), residency);
-        let staged_peak_bytes = of(Residency::Staged).peak_bytes;
-        Ok(Self { staged_peak_bytes, ..of(target.residency) })
+        let of = |parts: &[Part], residency| Self::of(parts, shapes.tensor_bytes(request, plan, residency), residency);
+        let asked = of(&parts, target.residency);
+        // Staged, graphs may not plan ahead what resident ones do.
+        let staged = target.clone().with_residency(Residency::Staged);
+        for part in &mut parts {
+            part.plans_ahead &= staged.stage(part.stage).session.memory_pattern != Some(false);
+        }
+        let staged_peak_bytes = of(&parts, Residency::Staged).peak_bytes;
+        Ok(Self { staged_peak_bytes, ..asked })
     }
 
     /// The same, with a warning where one of `rooms` is too small.
