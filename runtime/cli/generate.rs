@@ -136,9 +136,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     destination.prepare()?;
     arguments.save_latents.as_deref().map_or(Ok(()), prepare_folder)?;
-
-    let cancel = requests[0].cancel.clone();
-    cancel_on_interrupt(&cancel)?;
+    cancel_on_interrupt(&requests[0].cancel)?;
     arguments.device.open_library()?;
     let watch: Watch = if arguments.quiet { Arc::new(|_| ()) } else { Arc::new(tell_opening) };
     let mut pipeline = Pipeline::open_watched(&target, &model, &requests[0], prompts, watch)?;
@@ -146,7 +144,23 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         pipeline.measure_memory();
     }
     let progress = progress(arguments, requests.iter().zip(&plans));
-    let (bar, latents) = (progress.clone(), arguments.save_latents.clone());
+    let done = make(arguments, &mut pipeline, &requests, &destination, &progress);
+    progress.finish_and_clear();
+    conclude(arguments, &done?, forecast.as_ref())?;
+    // The process ends here: giving back every buffer of every graph first would only take time.
+    std::mem::forget(pipeline);
+    Ok(())
+}
+
+/// Makes and writes the pictures of all requests.
+fn make(
+    arguments: &Arguments,
+    pipeline: &mut Pipeline,
+    requests: &[Request],
+    destination: &Destination,
+    progress: &ProgressBar,
+) -> anyhow::Result<Vec<(Report, Vec<Made>)>> {
+    let (bar, latents, cancel) = (progress.clone(), arguments.save_latents.clone(), requests[0].cancel.clone());
     let (fault, faults) = mpsc::channel();
     pipeline.on_event(move |event| {
         if let Err(error) = observe(event, &bar, latents.as_deref()) {
@@ -167,18 +181,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             made.push((path, picture.provenance));
             Ok(())
         });
-        if outcome.is_err() {
-            progress.finish_and_clear();
-        }
         faults.try_recv().map_or(Ok(()), Err)?;
         done.push((outcome?, made));
     }
-    progress.finish_and_clear();
-
-    conclude(arguments, &done, forecast.as_ref())?;
-    // The process ends here: giving back every buffer of every graph first would only take time.
-    std::mem::forget(pipeline);
-    Ok(())
+    Ok(done)
 }
 
 /// Tells what is expected of memory: to standard error beside pictures, as the result where it is all that is wanted.
