@@ -102,15 +102,7 @@ impl Source {
 
     /// What is known before it is opened.
     pub(crate) fn unopened(&self) -> Opened {
-        let Self { precision, sha256, .. } = self;
-        Opened {
-            precision: *precision,
-            sha256: sha256.clone(),
-            providers: Vec::new(),
-            nodes: BTreeMap::new(),
-            warnings: Vec::new(),
-            cached: None,
-        }
+        Opened::not_yet(self.precision, self.sha256.clone())
     }
 }
 
@@ -173,6 +165,14 @@ pub struct Opened {
     pub cached: Option<Cached>,
 }
 
+impl Opened {
+    /// What is known of a graph before it is opened.
+    fn not_yet(precision: Precision, sha256: String) -> Self {
+        let (providers, nodes, warnings) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { precision, sha256, providers, nodes, warnings, cached: None }
+    }
+}
+
 /// The key after whose run an arena gives memory back, and whose: the CPU's.
 const SHRINK_ARENA: (&str, &str) = ("memory.enable_memory_arena_shrinkage", "cpu:0");
 
@@ -205,8 +205,7 @@ impl Graph {
         })?;
         let values = inputs.iter().map(|port| empty_tensor(port.data_type, &[0])).collect::<Result<_>>()?;
         let options = Arc::new(run_options(&settings).map_err(|e| internal("run options", &e))?);
-        let (nodes, warnings) = (BTreeMap::new(), Vec::new());
-        let opened = Opened { precision, sha256, providers: Vec::new(), nodes, warnings, cached: None };
+        let opened = Opened::not_yet(precision, sha256);
         let mut graph = Self {
             stage,
             session,

@@ -60,6 +60,7 @@ pub mod cancel;
 pub mod error;
 mod catalogue;
 mod bounded;
+mod hash;
 mod yaml;
 
 pub use cancel::Cancel;

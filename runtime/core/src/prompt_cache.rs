@@ -18,7 +18,7 @@ use crate::model::{DataFile, GraphFile, Model};
 use crate::picture::save;
 use crate::stage::{Precision, Stage};
 use crate::text::Hidden;
-use crate::{Error, Result, bounded};
+use crate::{Error, Result, bounded, hash};
 
 /// The first bytes of an entry; the number is the format's version.
 const MAGIC: &[u8] = b"safelight-prompt/1\n";
@@ -230,8 +230,7 @@ impl Entries {
     }
 
     fn path(&self, key: &[u8; HASH_BYTES]) -> PathBuf {
-        let name: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.folder().join(name).with_extension(ENTRY)
+        self.folder().join(hash::hex(key)).with_extension(ENTRY)
     }
 }
 

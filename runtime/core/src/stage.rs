@@ -23,6 +23,9 @@ impl Stage {
     /// Those that make pictures from words, in the order of the data.
     pub const TEXT_TO_IMAGE: [Self; 3] = [Self::TextEncoder, Self::Denoiser, Self::Decoder];
 
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::TextEncoder, Self::Denoiser, Self::Decoder, Self::Encoder];
+
     /// Its name in manifests, target files and reports.
     pub fn name(self) -> &'static str {
         match self {

@@ -392,7 +392,7 @@ impl Target {
     fn check_cache(&self) -> Result<()> {
         let Some(caching) = &self.cache else { return Ok(()) };
         caching.check()?;
-        for stage in [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder, Stage::Encoder] {
+        for stage in Stage::ALL {
             let StageSettings { providers, session, .. } = self.stage(stage);
             providers.iter().try_for_each(Provider::check_keeping)?;
             let keeps_contexts = providers.iter().any(|provider| provider.name.keeps() == Keeps::Context);

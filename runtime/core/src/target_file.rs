@@ -342,8 +342,7 @@ mod schema {
 
     pub(super) fn every_stage(generator: &mut SchemaGenerator) -> Schema {
         let overrides = generator.subschema_for::<StageOverrides>();
-        let stages = [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder, Stage::Encoder];
-        let stages: BTreeMap<_, _> = stages.map(|stage| (stage.name(), overrides.clone())).into();
+        let stages: BTreeMap<_, _> = Stage::ALL.map(|stage| (stage.name(), overrides.clone())).into();
         json_schema!({ "type": "object", "properties": stages, "additionalProperties": false })
     }
 

@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::key::{FORMAT, Key};
 use super::lock::Lock;
@@ -19,7 +18,7 @@ use super::{Cached, Outcome};
 use crate::bounded::{self, Unread};
 use crate::library::Nodes;
 use crate::picture::save;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, hash};
 
 pub(crate) const MANIFEST: &str = "cache.json";
 /// Largest manifest that is read: about 5,000 files.
@@ -223,7 +222,7 @@ impl Entry {
                 Some(_) => (),
             }
             let hash =
-                sha256_of(&self.folder.join(name)).map_err(|e| damaged(format!("{name} cannot be read: {e}")))?;
+                hash::of_file(&self.folder.join(name)).map_err(|e| damaged(format!("{name} cannot be read: {e}")))?;
             if hash != *sha256 {
                 return Err(damaged(format!("{name} is not what was written: its sha256 differs")));
             }
@@ -371,7 +370,7 @@ impl Kept {
             let same = self.stamps.get(name) == Some(stamp);
             let sha256 = match known.get(name).filter(|_| same) {
                 Some(sha256) => sha256.clone(),
-                None => sha256_of(&folder.join(name)).map_err(unwritable)?,
+                None => hash::of_file(&folder.join(name)).map_err(unwritable)?,
             };
             files.push(KeptFile { name: name.clone(), bytes: stamp.0, sha256 });
         }
@@ -429,16 +428,6 @@ fn stamps(folder: &Path) -> io::Result<Stamps> {
 fn is_plain(name: &str) -> bool {
     let parts = || Path::new(name).components();
     !name.contains('\\') && parts().next().is_some() && parts().all(|part| matches!(part, Component::Normal(_)))
-}
-
-fn sha256_of(path: &Path) -> io::Result<String> {
-    let (mut file, mut hash, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 256 << 10]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            read => hash.update(&buffer[..read]),
-        }
-    }
 }
 
 fn milliseconds(since: Instant) -> f64 {

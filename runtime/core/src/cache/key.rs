@@ -11,7 +11,7 @@ use crate::model::DataFile;
 use crate::provider::{Provider, ProviderName};
 use crate::stage::Stage;
 use crate::target::Session;
-use crate::{Error, ErrorKind, Machine, Result, bounded};
+use crate::{Error, ErrorKind, Machine, Result, bounded, hash};
 
 /// The format of entries; part of every key.
 pub(crate) const FORMAT: &str = "safelight-cache/1";
@@ -113,7 +113,7 @@ impl Key {
             add(name);
             add(fact);
         });
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hash::hex(&hash.finalize())
     }
 
     /// The sizes that the graph is opened for, for people.

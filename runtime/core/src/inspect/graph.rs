@@ -249,14 +249,13 @@ fn differs(stage: Stage, outline: &Outline, name: Name, geometry: Geometry) -> O
 /// The stage that a graph looks like: the first that it fits, or the one with most of its tensors' names, and how it
 /// differs from that.
 fn guess(outline: &Outline) -> (Option<Stage>, Option<String>) {
-    let stages = [Stage::TextEncoder, Stage::Denoiser, Stage::Decoder, Stage::Encoder];
     let differs = |stage| differs(stage, outline, &|name| name, Geometry::default());
-    if let Some(stage) = stages.into_iter().find(|&stage| differs(stage).is_none()) {
+    if let Some(stage) = Stage::ALL.into_iter().find(|&stage| differs(stage).is_none()) {
         return (Some(stage), None);
     }
     let names: BTreeSet<_> = outline.inputs.iter().chain(&outline.outputs).map(|tensor| tensor.name.as_str()).collect();
     let shared = |stage: &Stage| stage.tensors().iter().filter(|name| names.contains(*name)).count();
-    match stages.into_iter().max_by_key(shared).filter(|stage| shared(stage) > 0) {
+    match Stage::ALL.into_iter().max_by_key(shared).filter(|stage| shared(stage) > 0) {
         Some(nearest) => {
             let differs = differs(nearest).unwrap_or_default();
             (None, Some(format!("as a {nearest}, {differs}")))

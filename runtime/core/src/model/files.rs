@@ -6,11 +6,10 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
-use sha2::{Digest, Sha256};
 
 use crate::onnx::check::check;
 use crate::onnx::{self, Activations, Outline};
-use crate::{Error, Result};
+use crate::{Error, Result, hash};
 
 /// One graph on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,27 +175,11 @@ fn map(path: &Path) -> Result<Mmap> {
 }
 
 fn check_hash(path: &Path, bytes: &[u8], promised: Option<&str>) -> Result<String> {
-    compare(path, hex(&Sha256::digest(bytes)), promised)
+    compare(path, hash::of(bytes), promised)
 }
 
-/// SHA-256 of a file that may be large, in lower-case hex. Read, not mapped: pages of a map would count as this process's
-/// memory while gigabytes pass by.
 fn hash_of_file(path: &Path) -> Result<String> {
-    let told = |e: std::io::Error| unreadable(path, &e).because(e);
-    let mut file = File::open(path).map_err(told)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hex(&hash.finalize())),
-            Ok(count) => hash.update(&buffer[..count]),
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => (),
-            Err(e) => return Err(told(e)),
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hash::of_file(path).map_err(|e| unreadable(path, &e).because(e))
 }
 
 fn compare(path: &Path, found: String, promised: Option<&str>) -> Result<String> {
