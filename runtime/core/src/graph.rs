@@ -16,6 +16,7 @@ use crate::cancel::Cancel;
 use crate::library::Library;
 use crate::model::{GraphFile, Model};
 use crate::onnx::{self, Outline};
+use crate::probe::{Prober, Subject};
 use crate::provider::ProviderName;
 use crate::stage::{Precision, Stage};
 use crate::target::{StageSettings, Target};
@@ -25,6 +26,7 @@ mod assignment;
 mod cached;
 mod contract;
 mod session;
+pub(crate) mod trial;
 
 pub(crate) use contract::{Contract, Geometry};
 use session::{Providers, internal, open_session, run_failed};
@@ -41,6 +43,7 @@ pub(crate) struct Source {
     /// Where the library is to write down which node ran where and how long: the beginning of a file's name.
     profile: Option<PathBuf>,
     store: Option<Arc<Store>>,
+    prober: Option<Arc<Prober>>,
 }
 
 impl Source {
@@ -49,7 +52,8 @@ impl Source {
         let settings = target.stage(stage);
         let (precision, file) = model.graph(stage, &settings.precision)?;
         let (sha256, outline) = file.inspect()?;
-        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile: None, store: None })
+        let (profile, store, prober) = (None, None, None);
+        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile, store, prober })
     }
 
     /// The same, but of a graph that is missing what its manifest promises; such a one cannot be opened.
@@ -60,7 +64,8 @@ impl Source {
             Some(sha256) if !file.path.exists() => {
                 let (file, sha256) = (file.clone(), sha256.clone());
                 let outline = Outline::default();
-                Ok(Self { outline, stage, precision, file, sha256, settings, profile: None, store: None })
+                let (profile, store, prober) = (None, None, None);
+                Ok(Self { outline, stage, precision, file, sha256, settings, profile, store, prober })
             }
             _ => Self::find(stage, model, target),
         }
@@ -98,6 +103,11 @@ impl Source {
     /// The same, opened with a cache of what is made of it.
     pub(crate) fn kept_in(self, store: Option<Arc<Store>>) -> Self {
         Self { store, ..self }
+    }
+
+    /// The same, tried in a process of its own before it is opened.
+    pub(crate) fn probed_by(self, prober: Option<Arc<Prober>>) -> Self {
+        Self { prober, ..self }
     }
 
     /// What is known before it is opened.
@@ -189,10 +199,17 @@ fn run_options(settings: &StageSettings) -> ort::Result<RunOptions> {
 impl Graph {
     /// Opens a graph with a target's settings and checks it against its contract.
     pub(crate) fn open(library: &'static Library, source: Source, contract: &Contract) -> Result<Self> {
-        let Source { outline, stage, precision, file, sha256, settings, profile, store } = source;
+        let Source { outline, stage, precision, file, sha256, settings, profile, store, prober } = source;
         let told = |e: Error| e.context(format_args!("{stage} {}", file.path.display()));
-        let fixed = if settings.session.fixed_shapes == Some(false) { vec![] } else { contract.fixed_axes(&outline) };
+        let usual = contract.fixed_axes(&outline);
+        let inputs = outline.sizes(&usual);
+        let fixed = if settings.session.fixed_shapes == Some(false) { vec![] } else { usual };
         let graph = (stage, &file, sha256.as_str());
+        let noted = prober.map(|prober| {
+            let (file, sha256, settings, fixed) = (&file, sha256.as_str(), &settings, fixed.as_slice());
+            prober.pass(library, &Subject { stage, file, sha256, settings, fixed, inputs })
+        });
+        let noted = noted.transpose().map_err(told)?.flatten();
         let shelf = shelf(store.as_ref(), graph, &settings, &fixed, library).map_err(told)?;
         let with = (profile.as_deref(), shelf.as_ref());
         let (session, providers) = open_session(library, &file, &settings, &fixed, with).map_err(told)?;
@@ -228,6 +245,7 @@ impl Graph {
             opened,
         };
         graph.take(providers);
+        graph.opened.warnings.extend(noted);
         Ok(graph)
     }
 

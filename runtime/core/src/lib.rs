@@ -30,6 +30,7 @@ pub mod library;
 pub mod provider;
 mod onnx;
 pub mod cache;
+pub mod probe;
 mod graph;
 mod guard;
 pub mod memory;

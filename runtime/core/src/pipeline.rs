@@ -18,6 +18,7 @@ use crate::memory::{Memory, OpeningMemory, Reading as MemoryReading};
 use crate::model::Model;
 use crate::noise::{Brownian, Noise, Seeds};
 use crate::picture::{Picture, Provenance};
+use crate::probe::Prober;
 use crate::prompt_cache::PromptCache;
 use crate::request::{NoiseLayout, Plan, Request, SamplerNoise};
 use crate::residency::{Residency, Slot};
@@ -204,10 +205,11 @@ impl Pipeline {
         check_graph_sizes(target, model)?;
         let Extras { profiles, prompts, watch } = extras;
         let store = Store::of(target, model, watch);
+        let prober = Prober::of(target, &usual.cancel);
         let find = |stage| {
             let dispensable = stage == Stage::TextEncoder && prompts.is_some();
             let find = if dispensable { Source::find_or_promised } else { Source::find };
-            Ok(find(stage, model, target)?.profiled(profiles).kept_in(store.clone()))
+            Ok(find(stage, model, target)?.profiled(profiles).kept_in(store.clone()).probed_by(prober.clone()))
         };
         // Loading the library and hashing the graphs take about as long, so they go side by side.
         let (library, sources) = std::thread::scope(|scope| {

@@ -216,6 +216,10 @@ fn configure(builder: SessionBuilder, settings: &StageSettings, providers: &[Pro
 
 fn open_failed(error: &ort::Error) -> Error {
     let message = error.message().trim_end();
+    if is_of_memory(message) {
+        let advice = "take a smaller precision or model, or a graph of a smaller size";
+        return Error::limit(format!("memory ran out while it was opened: {message}; {advice}"));
+    }
     let hint = match error.code() {
         ort::ErrorCode::InvalidProtobuf => "; the file is not an ONNX graph, or is damaged",
         ort::ErrorCode::NotImplemented => "; this library has no kernel for one of its nodes",
@@ -226,10 +230,15 @@ fn open_failed(error: &ort::Error) -> Error {
 
 pub(super) fn run_failed(stage: Stage, error: &ort::Error) -> Error {
     let message = error.message().trim_end();
-    if message.contains("allocate memory") || message.contains("bad_alloc") {
+    if is_of_memory(message) {
         return Error::limit(format!("{stage}: memory ran out: {message}; ask for a smaller picture or batch"));
     }
     Error::model(format!("{stage}: the graph failed while it ran: {message}"))
+}
+
+/// Whether the library says that there was no memory left.
+fn is_of_memory(message: &str) -> bool {
+    ["allocate memory", "bad_alloc", "bad allocation"].iter().any(|told| message.contains(told))
 }
 
 pub(super) fn internal(what: &str, error: &dyn std::fmt::Display) -> Error {
