@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use common::{Outcome, Place, describe, manifest_model, repository, tiny};
-use protobuf::{Graph, bytes, integer, integers, node, number, outside, tensor};
+use protobuf::{Graph, bytes, integer, integers, node, number, outside, tensor, varint};
 
 mod common;
 #[path = "common/protobuf.rs"]

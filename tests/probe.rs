@@ -251,6 +251,33 @@ fn what_has_passed_is_asked_once() {
 }
 
 #[test]
+fn what_has_passed_is_told() {
+    let place = place();
+    let inspected = |expected: &str| {
+        let mut command = place.without_library(["inspect"]);
+        let outcome = Outcome::of({
+            command.arg(tiny("tiny-sd"));
+            command
+        });
+        let text = String::from_utf8_lossy(&outcome.stdout).into_owned();
+        assert_eq!(text.matches(expected).count(), 3, "{text}");
+    };
+    let doctor = |more: &[&str], expected: &str| {
+        let mut command = place.command(["doctor", "--json", "--deep", "--model"]);
+        command.arg(tiny("tiny-sd")).args(more);
+        let findings: serde_json::Value = serde_json::from_slice(&Outcome::of(command).stdout).unwrap();
+        let found = findings["findings"].as_array().unwrap().iter().find(|found| found["check"] == "probe").unwrap();
+        assert!(found["evidence"].as_str().unwrap().contains(expected), "{found}");
+    };
+    inspected("probe      not passed yet");
+    doctor(&[], "denoiser is tried when it is first opened");
+    Outcome::of(picture(&place, &[])).expect("first", 0, "seed 7");
+    inspected("probe      passed with ONNX Runtime 1.");
+    doctor(&[], "denoiser passed with ONNX Runtime 1.");
+    doctor(&["--target", &target(&place, "probe: { when: never }")], "the target says probe: { when: never }");
+}
+
+#[test]
 fn where_nothing_can_be_remembered_it_is_told_once() {
     let place = place();
     let mut command = picture(&place, &[]);

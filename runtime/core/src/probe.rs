@@ -19,7 +19,7 @@ use crate::model::GraphFile;
 use crate::provider::{Keeps, Need, Provider, ProviderName};
 use crate::stage::Stage;
 use crate::target::{StageSettings, Target};
-use crate::{Error, Result};
+use crate::{Error, Result, hash};
 
 mod child;
 mod process;
@@ -211,6 +211,15 @@ impl Prober {
              picture, take a smaller precision or model, or raise probe: {{ max_bytes: … }} in the target"
         ))
     }
+}
+
+/// What is remembered of a graph below a cache folder: with which libraries it has passed. Graphs beyond 64 MiB would take
+/// long to read for their hash, and are not asked about.
+pub fn remembered(cache: &Path, graph: &Path) -> Option<String> {
+    const MOST_BYTES: u64 = 64 << 20;
+    let bytes = graph.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
+    let sha256 = (bytes <= MOST_BYTES).then(|| hash::of_file(graph).ok()).flatten()?;
+    record::told(cache, &sha256)
 }
 
 fn crashed(library: &Library, step: Step, how: &str, words: &str) -> Error {

@@ -25,16 +25,9 @@ pub(crate) struct Record {
     schema: String,
     key: Key,
     /// Most that was resident in the process.
-    pub(crate) peak_bytes: Option<u64>,
+    peak_bytes: Option<u64>,
     /// What the probe took, in milliseconds.
-    pub(crate) ms: f64,
-}
-
-impl Record {
-    /// The version of ONNX Runtime that it has passed.
-    pub(crate) fn library(&self) -> &str {
-        self.key.get(LIBRARY).unwrap_or_default()
-    }
+    ms: f64,
 }
 
 /// Where the files are.
@@ -45,12 +38,6 @@ pub(crate) fn folder(cache: &Path) -> PathBuf {
 /// Whether a graph has passed with all that its key says. A file that is damaged says nothing.
 pub(crate) fn is_kept(cache: &Path, key: &Key) -> bool {
     read(&path(cache, key)).is_some_and(|record| record.key == *key)
-}
-
-/// Everything that is known of a graph with this SHA-256.
-pub(crate) fn of_graph(cache: &Path, sha256: &str) -> Vec<Record> {
-    let records = files(cache).into_iter().filter_map(|path| read(&path));
-    records.filter(|record| record.key.get("graph") == Some(sha256)).collect()
 }
 
 /// Remembers that a graph has passed: whole, or not at all.
@@ -91,7 +78,9 @@ fn make_room(cache: &Path) {
 
 /// What is remembered of a graph, for people: with which libraries it has passed.
 pub(crate) fn told(cache: &Path, sha256: &str) -> Option<String> {
-    let mut versions: Vec<_> = of_graph(cache, sha256).iter().map(|record| record.library().to_owned()).collect();
+    let of_graph = |record: &Record| record.key.get("graph") == Some(sha256);
+    let records = files(cache).into_iter().filter_map(|path| read(&path)).filter(of_graph);
+    let mut versions: Vec<_> = records.filter_map(|record| record.key.get(LIBRARY).map(str::to_owned)).collect();
     versions.sort();
     versions.dedup();
     (!versions.is_empty()).then(|| format!("passed with ONNX Runtime {}", versions.join(", ")))
