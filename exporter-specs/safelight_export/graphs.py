@@ -18,6 +18,7 @@ WHOLE_BYTES = 100_000_000
 LEVELS = {
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 ELEMENTS = {
@@ -101,8 +102,11 @@ class Graph:
         options.enable_mem_pattern = False
         for key, value in (keys or {}).items():
             options.add_session_config_entry(key, value)
-        outside = {}
+        outside, used = {}, {name for node in self.nodes for name in (*node.input, *captured(node))}
         for name, array in self.weights.items():
+            # The library drops what no node uses before it looks for what it is given.
+            if name not in used:
+                continue
             tensor = model.graph.initializer.add()
             if array.nbytes < INLINE_BYTES:
                 tensor.CopyFrom(numpy_helper.from_array(np.asarray(array), name))
@@ -223,3 +227,27 @@ def relative_l2(got, expected):
     """‖got − expected‖ ÷ ‖expected‖, in double precision."""
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(got - expected) / max(np.linalg.norm(expected), 1e-30))
+
+
+class Distance:
+    """Relative L2 over several rows at once: √(Σ‖got − expected‖² ÷ Σ‖expected‖²)."""
+
+    def __init__(self):
+        self.square, self.power = 0.0, 0.0
+
+    def add(self, got, expected):
+        difference = np.asarray(got, np.float64) - np.asarray(expected, np.float64)
+        self.square += float(np.sum(difference**2))
+        self.power += float(np.sum(np.asarray(expected, np.float64) ** 2))
+
+    def value(self):
+        return float(np.sqrt(self.square / max(self.power, 1e-60))) if np.isfinite(self.square) else float("inf")
+
+
+def name_nodes(graph):
+    """Gives every node a name of its own, by which recipes and reports know it."""
+    seen = set()
+    for node in graph.nodes:
+        if not node.name or node.name in seen:
+            node.name = f"{node.output[0]}/{node.op_type}"
+        seen.add(node.name)
