@@ -37,9 +37,13 @@ class Export:
         fp32 = {folder: self.traced(steps, folder) for folder in self.spec.components}
         if not self.plain:
             fp32 = {folder: self.optimised(steps, folder, path) for folder, path in fp32.items()}
+        content = self.described(steps)
+        graphs = {STAGES[folder]: path for folder, path in fp32.items()}
+        self.calibrate(steps, content, graphs)
         for folder, path in fp32.items():
             self.precise(steps, folder, path)
-        self.described(steps)
+        content = self.described(steps, self.goldens(steps, content, graphs))
+        self.compare(steps, content, graphs)
         steps.check_only()
         return {"name": self.out.name, "spec": self.spec.name, "versions": VERSIONS} | {
             "precisions": list(self.precisions),
@@ -114,8 +118,7 @@ class Export:
                 fixed = self.spec.tokenizers.get(name, {})
                 entry = words.copy_tokenizer(main.tokenizer(name), self.out / name, fixed)
                 tokenizers[name] = {"file": f"{name}/tokenizer.json"} | entry
-        pipeline = index.get("_class_name", "")
-        content = Manifest(self.spec, configs, scheduler, tokenizers, pipeline).content(self.out, steps.hash)
+        content = Manifest(self.spec, configs, scheduler, tokenizers, index).content(self.out, steps.hash)
         manifest.write(self.out / "model.yaml", content, self.provenance())
         steps.tell("manifest", "made", 0.0)
 
