@@ -57,8 +57,8 @@ class Export:
             self.samples_in, found["calibration"] = lower.calibrated(self, steps, content, graphs)
         for folder, path in fp32.items():
             self.precise(steps, folder, path)
-        if not self.plain:
-            content = self.described(steps, lower.goldens(self, steps, content))
+        # Once more, now that there are graphs to list.
+        content = self.described(steps, () if self.plain else lower.goldens(self, steps, content))
         if "calibration" in found:
             found["comparison"] = lower.compared(self, steps, content, graphs, self.samples_in)
         return found
