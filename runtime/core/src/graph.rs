@@ -19,6 +19,7 @@ use crate::model::{GraphFile, Model};
 use crate::onnx::{self, Outline};
 use crate::probe::{Prober, Subject};
 use crate::provider::ProviderName;
+use crate::recording::Recording;
 use crate::stage::{Precision, Stage};
 use crate::target::{StageSettings, Target};
 use crate::{Error, ErrorKind, Result};
@@ -26,6 +27,7 @@ use crate::{Error, ErrorKind, Result};
 mod assignment;
 mod cached;
 mod contract;
+mod recorded;
 mod session;
 pub(crate) mod trial;
 
@@ -45,6 +47,7 @@ pub(crate) struct Source {
     profile: Option<PathBuf>,
     store: Option<Arc<Store>>,
     prober: Option<Arc<Prober>>,
+    recording: Option<Recording>,
 }
 
 impl Source {
@@ -53,8 +56,8 @@ impl Source {
         let settings = target.stage(stage);
         let (precision, file) = model.graph(stage, &settings.precision)?;
         let (sha256, outline) = file.inspect()?;
-        let (profile, store, prober) = (None, None, None);
-        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile, store, prober })
+        let (profile, store, prober, recording) = (None, None, None, None);
+        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile, store, prober, recording })
     }
 
     /// The same, but of a graph that is missing what its manifest promises; such a one cannot be opened.
@@ -65,8 +68,8 @@ impl Source {
             Some(sha256) if !file.path.exists() => {
                 let (file, sha256) = (file.clone(), sha256.clone());
                 let outline = Outline::default();
-                let (profile, store, prober) = (None, None, None);
-                Ok(Self { outline, stage, precision, file, sha256, settings, profile, store, prober })
+                let (profile, store, prober, recording) = (None, None, None, None);
+                Ok(Self { outline, stage, precision, file, sha256, settings, profile, store, prober, recording })
             }
             _ => Self::find(stage, model, target),
         }
@@ -110,6 +113,11 @@ impl Source {
         Self { store, ..self }
     }
 
+    /// Has every run from now on written down, once it is opened.
+    pub(crate) fn record_in(&mut self, recording: Option<Recording>) {
+        self.recording = recording;
+    }
+
     /// The same, tried in a process of its own before it is opened.
     pub(crate) fn probed_by(self, prober: Option<Arc<Prober>>) -> Self {
         Self { prober, ..self }
@@ -140,6 +148,7 @@ pub(crate) struct Graph {
     inputs: Vec<Port>,
     /// In the order of the contract's; those that it says are optional may be missing.
     outputs: Vec<Option<Output>>,
+    recording: Option<Recording>,
     options: Arc<RunOptions>,
     run_time: Duration,
     reopen_time: Duration,
@@ -211,7 +220,7 @@ fn run_options(settings: &StageSettings) -> ort::Result<RunOptions> {
 impl Graph {
     /// Opens a graph with a target's settings and checks it against its contract.
     pub(crate) fn open(library: &'static Library, source: Source, contract: &Contract) -> Result<Self> {
-        let Source { outline, stage, precision, file, sha256, settings, profile, store, prober } = source;
+        let Source { outline, stage, precision, file, sha256, settings, profile, store, prober, recording } = source;
         let told = |e: Error| e.context(format_args!("{stage} {}", file.path.display()));
         let usual = contract.fixed_axes(&outline);
         let inputs = outline.sizes(&usual);
@@ -249,6 +258,7 @@ impl Graph {
             values,
             inputs,
             outputs: found.into_iter().map(|index| index.map(Output::of)).collect(),
+            recording,
             options,
             run_time: Duration::ZERO,
             reopen_time: Duration::ZERO,
@@ -406,6 +416,7 @@ impl Graph {
     /// [`ErrorKind::Cancelled`] soon after a cancellation, [`ErrorKind::Limit`] where memory ran out,
     /// [`ErrorKind::Model`] for any other failure of the graph.
     pub(crate) fn run(&mut self, cancel: &Cancel) -> Result<(&[f32], &[usize])> {
+        self.record()?;
         let Self { session, values, options, outputs, run_time, stage, .. } = self;
         let run = || -> Result<()> {
             let start = Instant::now();

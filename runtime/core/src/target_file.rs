@@ -525,10 +525,10 @@ mod tests {
         let usual = Probing::default();
         assert_eq!((usual.when, usual.max_seconds, usual.max_bytes), (When::Once, 300, None));
         assert_eq!(probe("", ""), usual);
-        let base = "probe: { when: never, max_bytes: 5 }\n";
-        assert_eq!(probe("", base), Probing { when: When::Never, max_bytes: Some(5), ..usual.clone() });
+        let base = "probe: { when: never, max_bytes: 1073741824 }\n";
+        assert_eq!(probe("", base), Probing { when: When::Never, max_bytes: Some(1 << 30), ..usual.clone() });
         let both = probe("probe: { when: always, max_seconds: 9 }\n", base);
-        assert_eq!(both, Probing { when: When::Always, max_seconds: 9, max_bytes: Some(5), ..usual });
+        assert_eq!(both, Probing { when: When::Always, max_seconds: 9, max_bytes: Some(1 << 30), ..usual });
     }
 
     #[test]
