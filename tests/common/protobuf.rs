@@ -7,6 +7,7 @@ pub(crate) struct Graph {
     pub(crate) graph: Vec<u8>,
     pub(crate) model: Vec<u8>,
     pub(crate) opset: Option<u64>,
+    pub(crate) ir: Option<u64>,
 }
 
 pub(crate) fn varint(mut number: u64, bytes: &mut Vec<u8>) {
@@ -99,6 +100,11 @@ impl Graph {
         self.field(5, tensor(name, 1, &[values.len() as u64], &raw))
     }
 
+    /// The version of the file format.
+    pub(crate) fn ir(self, version: u64) -> Self {
+        Self { ir: Some(version), ..self }
+    }
+
     pub(crate) fn model(mut self, field: u64, content: impl AsRef<[u8]>) -> Self {
         self.model.extend(bytes(field, content));
         self
@@ -106,6 +112,6 @@ impl Graph {
 
     pub(crate) fn bytes(self) -> Vec<u8> {
         let opset = bytes(8, number(2, self.opset.unwrap_or(17)));
-        [number(1, 8), opset, self.model, bytes(7, self.graph)].concat()
+        [number(1, self.ir.unwrap_or(8)), opset, self.model, bytes(7, self.graph)].concat()
     }
 }

@@ -15,7 +15,7 @@ use ort::value::{DynTensor, DynValue, Outlet, TensorElementType as Type};
 use crate::cache::{Cached, Kept, Shelf, Store};
 use crate::cancel::Cancel;
 use crate::library::Library;
-use crate::model::{GraphFile, Model};
+use crate::model::{GraphFile, Model, Stamp};
 use crate::onnx::{self, Outline};
 use crate::probe::{Prober, Subject};
 use crate::provider::ProviderName;
@@ -149,6 +149,8 @@ pub(crate) struct Graph {
     /// In the order of the contract's; those that it says are optional may be missing.
     outputs: Vec<Option<Output>>,
     recording: Option<Recording>,
+    /// Of the files that the session has mapped.
+    stamps: Vec<Stamp>,
     options: Arc<RunOptions>,
     run_time: Duration,
     reopen_time: Duration,
@@ -232,6 +234,8 @@ impl Graph {
         });
         let noted = noted.transpose().map_err(told)?.flatten();
         let shelf = shelf(store.as_ref(), graph, &settings, &fixed, library).map_err(told)?;
+        // Before it is opened: what is written from now on is noticed.
+        let stamps = file.stamps();
         let with = (profile.as_deref(), shelf.as_ref());
         let (session, providers) = open_session(library, &file, &settings, &fixed, with).map_err(told)?;
         let ports = |outlets: &[Outlet]| outlets.iter().map(Port::new).collect::<Result<Vec<_>>>();
@@ -259,6 +263,7 @@ impl Graph {
             inputs,
             outputs: found.into_iter().map(|index| index.map(Output::of)).collect(),
             recording,
+            stamps,
             options,
             run_time: Duration::ZERO,
             reopen_time: Duration::ZERO,
@@ -279,6 +284,15 @@ impl Graph {
     /// What was opened, for reports.
     pub(crate) fn opened(&self) -> &Opened {
         &self.opened
+    }
+
+    /// Refuses to go on where files that the session has mapped were written to. What happens between this and the end
+    /// of a run is not noticed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`] naming the file.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        self.stamps.iter().try_for_each(|stamp| stamp.check().map_err(|e| e.context(self.stage)))
     }
 
     /// Time spent inside `Session::run` since this was last asked.

@@ -161,7 +161,8 @@ impl Prober {
                 return Err(unable(&format!("it ended before it saw the graph ({how}){words}")));
             }
             End::Died { step, how, words } if is_of_memory(&how, &words) => {
-                return Err(self.too_much(&format!("it ended {step} ({how}){words}")));
+                let advice = "ask for a smaller picture, or take a smaller precision or model";
+                return Err(self.too_much(&format!("it ended {step} ({how}){words}; {advice}")));
             }
             End::Died { how, step, .. } if how == "SIGXCPU" => return Err(self.too_long(step)),
             End::Died { step, how, words } => return Err(crashed(library, step, &how, &words)),
@@ -207,8 +208,8 @@ impl Prober {
     fn too_much(&self, what: &str) -> Error {
         let most = self.limits.max_bytes.map_or_else(String::new, |bytes| format!(" of {} MiB", bytes >> 20));
         Error::limit(format!(
-            "took all the memory{most} that a probe process may have: {what}; it is not opened here; ask for a smaller \
-             picture, take a smaller precision or model, or raise probe: {{ max_bytes: … }} in the target"
+            "took all the memory{most} that a probe process may have: {what}; it is not opened here; where there is more, \
+             raise probe: {{ max_bytes: … }} in the target"
         ))
     }
 }

@@ -89,6 +89,7 @@ impl<S: RunsGraph> Slot<S> {
     /// The stage, opened for requests like that of `plan` unless it is open already.
     pub(crate) fn begin(&mut self, model: &Model, plan: &Plan) -> Result<&mut S> {
         self.watch.begin();
+        self.stage.as_mut().map_or(Ok(()), |stage| stage.graph().check_files())?;
         let stage = match self.stage.take() {
             Some(stage) => stage,
             None => {
