@@ -22,7 +22,7 @@ diffusers.utils.logging.set_verbosity_error()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-UNKNOWN_WEIGHTS = "expected a diffusers folder (with model_index.json or a config.json) or a .safetensors file"
+UNKNOWN_WEIGHTS = "expected a diffusers folder (with model_index.json or a config.json), a .safetensors file or a folder of ONNX graphs"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json")
 # Where the authors' single files keep a component, by what its keys begin with.
 PREFIXES = {
@@ -38,7 +38,11 @@ def open_checkpoint(weights, spec, tokenizer=None):
 
     Raises Fault where there is neither; a hub's name such as `org/model` is never fetched.
     """
+    from .take import Graphs, is_graphs
+
     path = Path(weights)
+    if path.is_dir() and is_graphs(path):
+        return Graphs(path)
     if path.is_dir():
         return Folder(path)
     if path.is_file() and path.suffix == ".safetensors":
