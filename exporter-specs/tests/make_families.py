@@ -96,7 +96,7 @@ def check_steering(pipeline, case):
     steered = case["prompts"] or case["conditions"]
     for change in [changes] * bool(steered) + [{"guidance": case["guidance"] + 1.5}] * (case["guidance"] > 1):
         moved = np.linalg.norm(generate(pipeline, case | change)["latents"] - base) / np.linalg.norm(base)
-        assert moved > 0.02, f"{case['name']}: {change} moves latents by {moved:.1e}"
+        assert moved > 0.01, f"{case['name']}: {change} moves latents by {moved:.1e}"
 
 
 def draw_pictures():
