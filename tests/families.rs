@@ -225,3 +225,19 @@ fn an_exported_pipeline_says_what_it_lacks() {
         generate(&place, &copy, Some("a cat"), &[]).expect(telling, 3, telling);
     }
 }
+
+/// What diffusers' own older script wrote has no configuration to say by what a latent is scaled.
+#[test]
+fn the_older_layout_says_what_must_be_written() {
+    let place = Place::new();
+    let copy = place.inputs().join("legacy");
+    copy_folder(&family("legacy-sd"), &copy);
+    let prompt = Some("a red apple");
+    generate(&place, &copy, prompt, &["--steps", "2", "--out", "picture.png"]).expect("legacy", 0, "");
+    fs::create_dir(copy.join("safety_checker")).unwrap();
+    let told = "warning: the pipeline has a safety checker, which safelight does not run: pictures are not screened";
+    generate(&place, &copy, prompt, &["--steps", "2"]).expect("checker", 0, told);
+    fs::remove_file(copy.join("vae_decoder/config.json")).unwrap();
+    let told = "vae_decoder/config.json: is missing (old exports have none); write one with";
+    generate(&place, &copy, prompt, &[]).expect("no config", 3, told);
+}

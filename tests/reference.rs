@@ -237,7 +237,8 @@ fn every_family_equals_diffusers() {
             Layout::Optimum => {
                 let copy = place.inputs().join("model");
                 copy_folder(&root().join(&model), &copy);
-                std::fs::remove_file(copy.join("model.yaml")).unwrap();
+                // Packs of the older layout never had one.
+                let _ = std::fs::remove_file(copy.join("model.yaml"));
                 copy
             }
         };
