@@ -198,7 +198,7 @@ fn files_that_may_not_be_read_are_told() {
     use std::os::unix::fs::PermissionsExt as _;
     let place = Place::new();
     let model = place.copy_of("tiny-sd");
-    fs::set_permissions(unet(&model), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(unet(&model), fs::Permissions::from_mode(0o000)).unwrap();
     if fs::File::open(unet(&model)).is_ok() {
         return; // Whoever runs this may read everything.
     }
@@ -214,7 +214,7 @@ fn a_cache_on_a_full_disk_costs_only_time() {
     command.arg("-c").arg("trap '' XFSZ; ulimit -f 4; exec \"$@\"").arg("bash").arg(picture.get_program());
     command.args(picture.get_args()).args(["--cache", "cache", "--out", "/dev/null", "--format", "png"]);
     command.current_dir(place.work());
-    picture.get_envs().for_each(|(name, value)| drop(value.map(|value| command.env(name, value))));
+    command.envs(picture.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let outcome = Outcome::of(command);
     outcome.expect("full disk", 0, "nothing is kept");
 }
