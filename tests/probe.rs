@@ -44,6 +44,11 @@ static void *misbehave(void) {
     if (!strcmp(how, "abort")) { fputs("malloc(): invalid size (unsorted)\n", stderr); abort(); }
     if (!strcmp(how, "divide")) raise(SIGFPE);
     if (!strcmp(how, "exit")) _exit(3);
+    if (!strcmp(how, "chatter")) {
+        for (int line = 0; line < 100000; line++) fprintf(line % 2 ? stderr : stdout, "line %d, of which there are many\n", line);
+        fflush(stdout);
+        abort();
+    }
     if (!strcmp(how, "killed")) raise(SIGKILL);
     if (!strcmp(how, "eat")) for (;;) { char *p = malloc(1 << 24); if (!p) { fputs("terminate called: std::bad_alloc\n", stderr); abort(); } memset(p, 1, 1 << 24); }
     for (;;) sleep(1);
@@ -111,6 +116,7 @@ fn a_graph_that_crashes_the_library_is_told_and_never_opened() {
         ("abort", "open", 3, "(SIGABRT); its last words: malloc(): invalid size (unsorted); it is not opened here"),
         ("divide", "open", 3, "(SIGFPE)"),
         ("exit", "open", 3, "(exit code 3)"),
+        ("chatter", "run", 3, "(SIGABRT); its last words: line 99999, of which there are many; it is not opened here"),
         ("killed", "open", 5, "took all the memory"),
         ("killed", "run", 5, "raise probe: { max_bytes: … } in the target"),
     ];

@@ -107,38 +107,44 @@ impl Drop for Running {
     }
 }
 
-/// Most bytes that are read of what it tells, and of what it complains about.
-const MAX_BYTES: u64 = 1 << 20;
+/// Longest line that is understood, in bytes; a longer one is none of the probe's.
+const MAX_LINE: u64 = 64 << 10;
 
-/// What it tells, as it comes; lines that the library or a driver may print between are passed over.
+/// What it tells, as it comes; what the library or a driver may print between is passed over.
 fn lines(pipe: Option<impl Read + Send + 'static>) -> Receiver<Line> {
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {
-        let Some(pipe) = pipe else { return };
-        let text = BufReader::new(pipe.take(MAX_BYTES)).lines().map_while(Result::ok);
-        for line in text.filter_map(|line| serde_json::from_str(&line).ok()) {
-            if sender.send(line).is_err() {
+        let (Some(pipe), mut text) = (pipe, Vec::new()) else { return };
+        let mut pipe = BufReader::new(pipe);
+        while pipe.by_ref().take(MAX_LINE).read_until(b'\n', &mut text).is_ok_and(|bytes| bytes > 0) {
+            if serde_json::from_slice(&text).is_ok_and(|line| sender.send(line).is_err()) {
                 return;
             }
+            text.clear();
         }
     });
     lines
 }
 
-/// Most characters of its last words that are quoted.
-const MAX_WORDS: usize = 200;
+/// Most bytes of its complaints that are kept.
+const MAX_WORDS: usize = 4 << 10;
 
-/// The last line that it complains in, as the end of a message; nothing where it died in silence.
-fn last_words(pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+/// Most characters of its last words that are quoted.
+const MAX_QUOTED: usize = 200;
+
+/// The last line that it complains in, as the end of a message; nothing where it died in silence. Everything is read, so
+/// that it never waits for a reader.
+fn last_words(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
     std::thread::spawn(move || {
-        let mut last = Vec::new();
-        for line in BufReader::new(pipe.take(MAX_BYTES)).split(b'\n').map_while(Result::ok) {
-            if !line.trim_ascii().is_empty() {
-                last = line;
-            }
+        let (mut kept, mut chunk) = (Vec::new(), [0; MAX_WORDS]);
+        while let Ok(bytes @ 1..) = pipe.read(&mut chunk) {
+            kept.extend_from_slice(&chunk[..bytes]);
+            kept.drain(..kept.len().saturating_sub(MAX_WORDS));
         }
+        let text = String::from_utf8_lossy(&kept);
+        let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
         let plain = |c: char| if c.is_control() { ' ' } else { c };
-        let words: String = String::from_utf8_lossy(&last).trim().chars().take(MAX_WORDS).map(plain).collect();
+        let words: String = last.chars().take(MAX_QUOTED).map(plain).collect();
         if words.is_empty() { words } else { format!("; its last words: {words}") }
     })
 }
