@@ -25,7 +25,7 @@ mod child;
 mod process;
 pub(crate) mod record;
 
-use child::{Errand, Step, Verdict};
+use child::{Errand, Step, Told, Verdict};
 pub use child::{Limits, serve};
 use process::End;
 
@@ -144,30 +144,32 @@ impl Prober {
             fixed: subject.fixed.to_vec(),
             inputs: subject.inputs.clone(),
         };
-        let peak_bytes = match process::run(&self.program, &errand, self.limits, &self.cancel)? {
+        let told = self.survived(process::run(&self.program, &errand, self.limits, &self.cancel)?, library)?;
+        if told.verdict == Verdict::Provider {
+            return Ok(Some(format!("it was opened without a probe, in which it could not be: {}", told.message)));
+        }
+        Ok(self.remember(folder, &key, told.peak_bytes, since.elapsed()))
+    }
+
+    /// What a process told that has survived the graph, or why it has not.
+    fn survived(&self, end: End, library: &Library) -> Result<Told> {
+        Err(match end {
             End::Told(told) => match told.verdict {
-                Verdict::Passed | Verdict::Refused => told.peak_bytes,
-                Verdict::Memory => return Err(self.too_much(&told.message)),
-                Verdict::Library => return Err(unable(&told.message)),
-                Verdict::Provider => {
-                    return Ok(Some(format!(
-                        "it was opened without a probe, in which it could not be: {}",
-                        told.message
-                    )));
-                }
+                Verdict::Passed | Verdict::Refused | Verdict::Provider => return Ok(told),
+                Verdict::Memory => self.too_much(&told.message),
+                Verdict::Library => unable(&told.message),
             },
-            End::TooLong(step) => return Err(self.too_long(step)),
+            End::TooLong(step) => self.too_long(step),
             End::Died { step: Step::Starting | Step::Library, how, words } => {
-                return Err(unable(&format!("it ended before it saw the graph ({how}){words}")));
+                unable(&format!("it ended before it saw the graph ({how}){words}"))
             }
             End::Died { step, how, words } if is_of_memory(&how, &words) => {
                 let advice = "ask for a smaller picture, or take a smaller precision or model";
-                return Err(self.too_much(&format!("it ended {step} ({how}){words}; {advice}")));
+                self.too_much(&format!("it ended {step} ({how}){words}; {advice}"))
             }
-            End::Died { how, step, .. } if how == "SIGXCPU" => return Err(self.too_long(step)),
-            End::Died { step, how, words } => return Err(crashed(library, step, &how, &words)),
-        };
-        Ok(self.remember(folder, &key, peak_bytes, since.elapsed()))
+            End::Died { how, step, .. } if how == "SIGXCPU" => self.too_long(step),
+            End::Died { step, how, words } => crashed(library, step, &how, &words),
+        })
     }
 
     /// All that it depends on whether a graph crashes the library, but the sizes that it is opened for: those are the
