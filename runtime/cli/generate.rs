@@ -18,7 +18,7 @@ use safelight::{
 };
 use serde_json::json;
 
-use crate::destination::{Destination, prepare_folder};
+use crate::destination::{Destination, Place, prepare_folder};
 use crate::device::{DeviceArguments, tell_opening};
 use crate::sampling::SamplingArguments;
 use crate::{folders, memory, print, prompts, tell};
@@ -50,6 +50,10 @@ pub(crate) struct Arguments {
     /// Seed of the first picture; the next has the next seed [default: a new one each time]
     #[arg(short, long, value_name = "SEED", allow_negative_numbers = true)]
     seed: Option<u64>,
+    /// Walk from the seed to this one, or along several, such as 9,12: the noise of COUNT pictures goes from one seed's to
+    /// the next's; first and last are the pictures of their seeds
+    #[arg(long, value_name = "SEEDS", value_delimiter = ',', requires_all = ["seed", "count"], allow_negative_numbers = true)]
+    walk: Vec<u64>,
     /// Seed of the sampler's own noise [default: it continues the initial noise]
     #[arg(long, value_name = "SEED", allow_negative_numbers = true)]
     noise_seed: Option<u64>,
@@ -101,6 +105,7 @@ const EXAMPLES: &str = "\
 Examples:
   safelight generate \"a red apple\"
   safelight generate \"a blue house\" --seed 7 --count 4 --out houses/
+  safelight generate \"a red apple\" --seed 7 --walk 9 --count 24 --out frames/
   safelight generate --prompts words.txt --seed 7 --out pictures/
   safelight generate --prompts kiosk.txt --prompt-cache cache/
   safelight generate \"a red apple\" --target raspberry-pi-5 --dry-run
@@ -174,7 +179,8 @@ fn make(
         let number = arguments.prompts.as_ref().map(|_| index + 1);
         let mut made = Vec::new();
         let outcome = pipeline.generate_each(request, |picture| {
-            let path = destination.write(&picture, request.count, number)?;
+            let frame = (!request.walk.is_empty()).then_some(made.len() + 1);
+            let path = destination.write(&picture, request.count, Place { number, frame })?;
             if let Some(path) = path.as_ref().filter(|_| !arguments.json) {
                 progress.suspend(|| print(&path.display().to_string()))?;
             }
@@ -255,6 +261,7 @@ fn request(arguments: &Arguments) -> Request {
         guidance_method: arguments.guidance_method.clone(),
         guidance_runs: if arguments.sequential_guidance { GuidanceRuns::InTurn } else { GuidanceRuns::Together },
         seed: arguments.seed.unwrap_or_else(new_seed),
+        walk: arguments.walk.clone(),
         noise_seed: arguments.noise_seed,
         generator: arguments.generator.clone(),
         sampler_noise: if arguments.brownian { SamplerNoise::Brownian } else { SamplerNoise::Independent },
@@ -342,6 +349,9 @@ fn as_json(report: &Report, made: &[Made], forecast: Option<&Forecast>) -> serde
 fn summary(report: &Report, made: &[Made]) -> String {
     let (Some((_, about)), Some((_, last))) = (made.first(), made.last()) else { return String::new() };
     let seeds = match last.seed {
+        last if made.iter().any(|(_, about)| about.walk.is_some()) => {
+            format!("{} frames from seed {} to {last}", made.len(), about.seed)
+        }
         last if last != about.seed => format!("seeds {} to {last}", about.seed),
         only => format!("seed {only}"),
     };

@@ -422,7 +422,7 @@ impl Pipeline {
         self.denoiser.begin(&self.model, job.plan)?;
         self.warn_of_graphs(job);
         let (request, plan) = (job.request, job.plan);
-        let mut noise = job.noise(first, request.seed);
+        let mut noise = Noise::start(plan.generator, job.seeds(first));
         let (channels, height, width) = plan.latent;
         let mut latent = Latent::zeros((job.rows(first), channels, height, width));
         noise.fill(&mut latent)?;
@@ -480,9 +480,10 @@ impl Pipeline {
             safelight: env!("CARGO_PKG_VERSION"),
             prompt: request.prompt.clone(),
             negative: request.negative.clone(),
-            seed: request.seed + index as u64,
+            seed: request.seed_of(index),
+            walk: Some(request.leg(index)).filter(|leg| leg.share > 0.0),
             noise: request.noise,
-            noise_seed: request.noise_seed.map(|seed| seed + index as u64),
+            noise_seed: request.noise_seed_of(index),
             generator: plan.generator.name,
             sampler_noise: request.sampler_noise,
             sampler: plan.relay.to_string(),
@@ -567,20 +568,26 @@ impl<'a> Job<'a> {
         self.batch.min(self.request.count - first)
     }
 
-    fn noise(&self, first: usize, seed: u64) -> Noise {
-        let generator = self.plan.generator;
-        match self.seeds(first, seed) {
-            Seeds::PerImage(seeds) => Noise::per_image(generator, seeds),
-            Seeds::Shared(seed) => Noise::shared(generator, seed),
+    /// Seeds of the initial noise of the batch that starts with picture `first`.
+    fn seeds(&self, first: usize) -> Seeds {
+        let request = self.request;
+        let pictures = first..first + self.rows(first);
+        match request.noise {
+            NoiseLayout::PerImage if request.walk.is_empty() => {
+                Seeds::PerImage(pictures.map(|i| request.seed_of(i)).collect())
+            }
+            NoiseLayout::PerImage => Seeds::Walk(pictures.map(|i| request.leg(i)).collect()),
+            NoiseLayout::Shared => Seeds::Shared(request.seed),
         }
     }
 
-    fn seeds(&self, first: usize, seed: u64) -> Seeds {
-        match self.request.noise {
-            NoiseLayout::PerImage => {
-                Seeds::PerImage((first..first + self.rows(first)).map(|i| seed + i as u64).collect())
-            }
-            NoiseLayout::Shared => Seeds::Shared(seed),
+    /// Seeds of the sampler's own noise, where the request has one for it.
+    fn noise_seeds(&self, first: usize) -> Option<Seeds> {
+        let (request, pictures) = (self.request, first..first + self.rows(first));
+        let of_each = |i| request.noise_seed_of(i);
+        match request.noise {
+            NoiseLayout::PerImage => pictures.map(of_each).collect::<Option<_>>().map(Seeds::PerImage),
+            NoiseLayout::Shared => request.noise_seed.map(Seeds::Shared),
         }
     }
 
@@ -603,15 +610,17 @@ impl<'a> SamplerSource<'a> {
     /// `initial` goes on, unless the request has a seed for this noise alone.
     fn new(job: &Job<'a>, first: usize, initial: Noise) -> Result<Self> {
         let Job { request, plan, .. } = job;
-        let seed = request.noise_seed.unwrap_or(request.seed);
+        let own = job.noise_seeds(first);
         match request.sampler_noise {
-            SamplerNoise::Independent if request.noise_seed.is_none() => Ok(Self::Independent(initial)),
-            SamplerNoise::Independent => Ok(Self::Independent(job.noise(first, seed))),
+            SamplerNoise::Independent => {
+                Ok(Self::Independent(own.map_or(initial, |seeds| Noise::start(plan.generator, seeds))))
+            }
             SamplerNoise::Brownian => {
+                let seeds = own.unwrap_or_else(|| job.seeds(first));
                 let (least, most) = plan.training.sigma_range();
                 let times = plan.trajectory.levels().map(|level| brownian_time(&plan.training, level));
                 let least = times.filter(|&time| time > 0.0).fold(least, f64::min);
-                Ok(Self::Brownian(Box::new(Brownian::new(job.seeds(first, seed), least, most)?), &plan.training))
+                Ok(Self::Brownian(Box::new(Brownian::new(seeds, least, most)?), &plan.training))
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::cancel::Cancel;
 use crate::curve::Curve;
 use crate::guidance::{Rule, find_guidance};
 use crate::model::Model;
-use crate::noise::{Generator, TORCH_CPU, find_generator};
+use crate::noise::{Generator, Leg, TORCH_CPU, find_generator, leg};
 use crate::options::Options;
 use crate::route::{Route, Sampling};
 use crate::stage::Stage;
@@ -32,7 +32,10 @@ pub struct Request {
     pub guidance_runs: GuidanceRuns,
     /// Seed of the first picture; the next has the next seed.
     pub seed: u64,
-    /// Seed of the sampler's own noise, where that is not to continue the initial noise.
+    /// Seeds to walk to from `seed`, one after the other: the pictures are then the frames of that walk, the first
+    /// exactly the picture of the first seed and the last that of the last. All noise is walked, the sampler's too.
+    pub walk: Vec<u64>,
+    /// Seed of the sampler's own noise, where that is not to continue the initial noise; all frames of a walk share it.
     pub noise_seed: Option<u64>,
     /// A name from [`GENERATORS`](crate::noise::GENERATORS).
     pub generator: Option<String>,
@@ -94,6 +97,7 @@ impl Default for Request {
             guidance_method: None,
             guidance_runs: GuidanceRuns::default(),
             seed: 0,
+            walk: Vec::new(),
             noise_seed: None,
             generator: None,
             sampler_noise: SamplerNoise::default(),
@@ -103,6 +107,32 @@ impl Default for Request {
             size: None,
             cancel: Cancel::new(),
         }
+    }
+}
+
+impl Request {
+    /// Where on the walk picture `index` is; without a walk, at its own seed.
+    pub(crate) fn leg(&self, index: usize) -> Leg {
+        if self.walk.is_empty() {
+            let seed = self.seed + index as u64;
+            return Leg { from: seed, to: seed, share: 0.0 };
+        }
+        leg(&self.walked_seeds(), index, self.count)
+    }
+
+    /// Seed of picture `index`; of one between two seeds, the first of them.
+    pub(crate) fn seed_of(&self, index: usize) -> u64 {
+        self.leg(index).from
+    }
+
+    /// Seed of the sampler's own noise of picture `index`.
+    pub(crate) fn noise_seed_of(&self, index: usize) -> Option<u64> {
+        let offset = if self.walk.is_empty() { index as u64 } else { 0 };
+        self.noise_seed.map(|seed| seed + offset)
+    }
+
+    fn walked_seeds(&self) -> Vec<u64> {
+        [&[self.seed], self.walk.as_slice()].concat()
     }
 }
 
@@ -221,10 +251,10 @@ fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {
             return Err(Error::usage(format!("{name} is 0, expected at least 1")));
         }
     }
-    if request.noise_seed == Some(request.seed) && request.sampler_noise == SamplerNoise::Independent {
+    let same = request.noise_seed.filter(|seed| request.walked_seeds().contains(seed));
+    if let Some(seed) = same.filter(|_| request.sampler_noise == SamplerNoise::Independent) {
         return Err(Error::usage(format!(
-            "noise seed {0} is the seed, too: the sampler would draw the initial noise again; give it another one",
-            request.seed
+            "noise seed {seed} is the seed, too: the sampler would draw the initial noise again; give it another one"
         )));
     }
     if request.sampler_noise == SamplerNoise::Brownian && !request.sampling.restarts.is_empty() {
@@ -232,10 +262,32 @@ fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {
             "restarts walk an interval again, and Brownian noise would be the same each time; leave one of them out",
         ));
     }
+    if !request.walk.is_empty() {
+        return check_walk(request);
+    }
     for seed in [Some(request.seed), request.noise_seed].into_iter().flatten() {
         if seed.checked_add(request.count as u64 - 1).is_none() {
             return Err(Error::usage(format!("seed {seed} leaves no room for {} pictures", request.count)));
         }
+    }
+    Ok(())
+}
+
+fn check_walk(request: &Request) -> Result<()> {
+    let seeds = request.walked_seeds();
+    if let Some(pair) = seeds.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Error::usage(format!("the walk goes from seed {} to itself; give another one", pair[0])));
+    }
+    if request.count < seeds.len() {
+        return Err(Error::usage(format!(
+            "count is {}, but a walk along {} seeds has at least as many frames; try --count {}",
+            request.count,
+            seeds.len(),
+            12 * (seeds.len() - 1) + 1
+        )));
+    }
+    if request.noise == NoiseLayout::Shared {
+        return Err(Error::usage("a walk needs noise of its own for each picture; leave out the shared noise"));
     }
     Ok(())
 }
