@@ -1,15 +1,17 @@
 //! What a caller asks for, checked against model and target before anything is opened.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
 use crate::curve::Curve;
+use crate::error::unknown;
 use crate::guidance::{Rule, find_guidance};
-use crate::model::Model;
+use crate::model::{Condition, Model};
 use crate::noise::{Generator, Leg, TORCH_CPU, find_generator, leg};
 use crate::options::Options;
 use crate::route::{Route, Sampling};
-use crate::stage::Stage;
 use crate::target::Target;
 use crate::training::Training;
 use crate::trajectory::{Relay, Trajectory};
@@ -18,10 +20,12 @@ use crate::{Error, Result};
 /// What to make. Fields that are `None` or empty take the model's default.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What the picture shows; may be empty.
+    /// What the picture shows; may be empty, and must be for a model that no words steer.
     pub prompt: String,
     /// What it must not show; needs guidance.
     pub negative: Option<String>,
+    /// Numbers for the model's [`conditions`](Model::conditions), by name.
+    pub conditions: BTreeMap<String, f64>,
     /// How the noise becomes a latent.
     pub sampling: Sampling,
     /// Guidance scale, or several spread over the steps; 1 or less is off.
@@ -92,6 +96,7 @@ impl Default for Request {
         Self {
             prompt: String::new(),
             negative: None,
+            conditions: BTreeMap::new(),
             sampling: Sampling::default(),
             guidance: None,
             guidance_method: None,
@@ -111,6 +116,14 @@ impl Default for Request {
 }
 
 impl Request {
+    /// A request that a model takes, whatever it is steered by: for opening and measuring, not for looking at.
+    pub fn usual(model: &Model) -> Self {
+        let prompt = if model.reads_prompts() { USUAL_PROMPT } else { "" };
+        let number = |condition: &Condition| condition.default.unwrap_or(condition.range.0);
+        let conditions = model.conditions.iter().map(|(name, condition)| (name.clone(), number(condition)));
+        Self { prompt: prompt.into(), conditions: conditions.collect(), ..Self::default() }
+    }
+
     /// Where on the walk picture `index` is; without a walk, at its own seed.
     pub(crate) fn leg(&self, index: usize) -> Leg {
         if self.walk.is_empty() {
@@ -136,6 +149,9 @@ impl Request {
     }
 }
 
+/// What is asked for where any prompt will do.
+const USUAL_PROMPT: &str = "a red apple";
+
 /// A request with every default filled in and every bound checked.
 pub struct Plan {
     /// The samplers.
@@ -148,6 +164,8 @@ pub struct Plan {
     pub training: Training,
     /// What the samplers, the schedule and the guidance are tuned with.
     pub options: Options,
+    /// Numbers that steer the denoiser, in the order of the model's conditions.
+    pub conditions: Vec<Chosen>,
     /// Guidance scale; 1 or less is off.
     pub guidance: Curve,
     /// The way of guidance.
@@ -170,6 +188,19 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+/// A number for one of a model's conditions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// The condition's name.
+    pub name: String,
+    /// What the denoiser's graph calls it.
+    pub tensor: String,
+    /// The number.
+    pub value: f64,
+    /// What guidance leads away from: the number again where nothing stands for none.
+    pub unguided: f64,
+}
+
 /// Guidance beyond this is a mistake, not a wish.
 const MAX_GUIDANCE: f64 = 1000.0;
 
@@ -187,11 +218,12 @@ impl Plan {
         check_numbers(request, &guidance)?;
         check_size(width, height, model)?;
         check_limits(request, (width, height), target)?;
-        for stage in Stage::TEXT_TO_IMAGE {
+        for stage in model.stages_to_picture() {
             model.graph(stage, &target.stage(stage).precision)?;
         }
         let latent = (model.latent.channels, height / model.latent.downscale, width / model.latent.downscale);
         let on = guidance.values().iter().any(|&scale| rule.is_on(scale));
+        check_words(request, model, on)?;
         let guided = on.then_some((rule, &guidance));
         let route = Route::new(&request.sampling, model, (latent.1, latent.2), guided)?;
         let steps = route.trajectory.steps;
@@ -208,6 +240,7 @@ impl Plan {
         };
         within("batch", batch as u64, target.limits.max_batch as u64)?;
         Ok(Self {
+            conditions: conditions(request, model)?,
             generator: request.generator.as_deref().map_or(Ok(&TORCH_CPU), find_generator)?,
             batch,
             every_batch: request.count.is_multiple_of(batch).then_some(batch),
@@ -290,6 +323,48 @@ fn check_walk(request: &Request) -> Result<()> {
         return Err(Error::usage("a walk needs noise of its own for each picture; leave out the shared noise"));
     }
     Ok(())
+}
+
+/// Refuses words for a model that reads none, and guidance away from nothing.
+fn check_words(request: &Request, model: &Model, on: bool) -> Result<()> {
+    let has_unguided = model.conditions.values().any(|condition| condition.unguided.is_some());
+    if on && !model.reads_prompts() && !has_unguided {
+        return Err(Error::usage(format!(
+            "guidance has nothing to lead away from: model \"{}\" reads no prompt and has no condition with a number for \
+             none; leave guidance out",
+            model.name
+        )));
+    }
+    if model.reads_prompts() || request.prompt.is_empty() && request.negative.is_none() {
+        return Ok(());
+    }
+    let names: Vec<_> = model.conditions.keys().map(String::as_str).collect();
+    let instead = if names.is_empty() { String::new() } else { format!("; it has conditions: {}", names.join(", ")) };
+    Err(Error::usage(format!("model \"{}\" reads no prompt; leave it out{instead}", model.name)))
+}
+
+/// The numbers for a model's conditions.
+fn conditions(request: &Request, model: &Model) -> Result<Vec<Chosen>> {
+    if let Some(name) = request.conditions.keys().find(|name| !model.conditions.contains_key(*name)) {
+        if model.conditions.is_empty() {
+            return Err(Error::usage(format!("model \"{}\" has no conditions, you gave \"{name}\"", model.name)));
+        }
+        return Err(Error::usage(unknown("condition", name, model.conditions.keys().map(String::as_str))));
+    }
+    let chosen = model.conditions.iter().map(|(name, condition)| {
+        let Some(value) = request.conditions.get(name).copied().or(condition.default) else {
+            let (low, high) = condition.range;
+            return Err(Error::usage(format!(
+                "condition \"{name}\" ({}) is not given, and the model has no default; give it a number from {low} to \
+                 {high}",
+                condition.about
+            )));
+        };
+        condition.accepts(value).map_err(|what| Error::usage(format!("condition \"{name}\" is {what}")))?;
+        let unguided = condition.unguided.unwrap_or(value);
+        Ok(Chosen { name: name.clone(), tensor: condition.tensor.clone(), value, unguided })
+    });
+    chosen.collect()
 }
 
 fn check_size(width: usize, height: usize, model: &Model) -> Result<()> {
