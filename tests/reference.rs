@@ -10,6 +10,7 @@ use ndarray::{Array4, Array5, ArrayView3, Axis, s};
 use ndarray_npy::NpzReader;
 use safelight::model::list_models;
 use safelight::options::Options;
+use safelight::prompt::{LongPrompts, Syntax};
 use safelight::schedule::{Grid, Schedule, find_schedule};
 use safelight::training::{Betas, DiffusionSpec, Prediction, Training, TrainingSpec};
 use safelight::{Curve, Model, NoiseLayout, Pipeline, Precision, Request, Sampling, Target};
@@ -42,6 +43,10 @@ struct Case {
     sampler: String,
     schedule: String,
     steps: usize,
+    #[serde(default)]
+    syntax: Syntax,
+    #[serde(default)]
+    long_prompts: LongPrompts,
 }
 
 struct Golden {
@@ -82,6 +87,8 @@ impl Case {
         let request = |seed, count, prompt: &String| Request {
             prompt: prompt.clone(),
             negative: Some(self.negative.clone()),
+            syntax: self.syntax,
+            long_prompts: self.long_prompts,
             sampling: Sampling {
                 sampler: Some(self.sampler.clone()),
                 schedule: Some(self.schedule.clone()),

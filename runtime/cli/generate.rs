@@ -11,6 +11,7 @@ use safelight::cache::{Outcome, Watch};
 use safelight::forecast::rooms;
 use safelight::guidance::GUIDANCES;
 use safelight::noise::GENERATORS;
+use safelight::prompt::{LongPrompts, Syntax};
 use safelight::sampler::Latent;
 use safelight::{
     Curve, Error, ErrorKind, Event, Forecast, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline, Plan,
@@ -49,6 +50,11 @@ pub(crate) struct Arguments {
     /// What the picture must not show; needs guidance
     #[arg(long, value_name = "PROMPT")]
     negative: Option<String>,
+    /// Read weights in prompts: (words:1.3), (words) for 1.1, [words] for 1/1.1; a backslash before a plain bracket
+    #[arg(long)]
+    weighted: bool,
+    #[arg(long, value_name = "HOW", value_parser = long_prompts, help = long_prompts_help())]
+    long_prompts: Option<LongPrompts>,
     /// Seed of the first picture; the next has the next seed [default: a new one each time]
     #[arg(short, long, value_name = "SEED", allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -108,6 +114,7 @@ Examples:
   safelight generate \"a red apple\"
   safelight generate \"a blue house\" --seed 7 --count 4 --out houses/
   safelight generate \"a red apple\" --seed 7 --walk 9 --count 24 --out frames/
+  safelight generate \"a (red:1.4) apple on [a table]\" --weighted
   safelight generate --prompts words.txt --seed 7 --out pictures/
   safelight generate --prompts kiosk.txt --prompt-cache cache/
   safelight generate \"a red apple\" --target raspberry-pi-5 --dry-run
@@ -262,6 +269,8 @@ fn requests(arguments: &Arguments) -> safelight::Result<Vec<Request>> {
 fn request(arguments: &Arguments) -> Request {
     Request {
         negative: arguments.negative.clone(),
+        syntax: if arguments.weighted { Syntax::Weighted } else { Syntax::Plain },
+        long_prompts: arguments.long_prompts.unwrap_or_default(),
         conditions: arguments.conditions.iter().cloned().collect(),
         sampling: arguments.sampling.sampling(),
         guidance: arguments.guidance.clone(),
@@ -427,6 +436,16 @@ pub(crate) fn guidance_help() -> String {
 fn generator_help() -> String {
     let generators = GENERATORS.iter().map(|generator| format!("{} ({})", generator.name, generator.about));
     format!("Where noise comes from [default: torch_cpu]: {}", generators.collect::<Vec<_>>().join("; "))
+}
+
+fn long_prompts(name: &str) -> Result<LongPrompts, String> {
+    let found = LongPrompts::ALL.into_iter().find(|way| way.name() == name);
+    found.ok_or_else(|| format!("expected {}", LongPrompts::ALL.map(LongPrompts::name).join(" or ")))
+}
+
+fn long_prompts_help() -> String {
+    let ways = LongPrompts::ALL.map(|way| format!("{} ({})", way.name(), way.about()));
+    format!("What becomes of prompts that are longer than the model reads at once [default: cut]: {}", ways.join("; "))
 }
 
 fn format(name: &str) -> Result<Format, String> {

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::curve::Curve;
 use crate::graph::Opened;
 use crate::noise::Leg;
+use crate::prompt::{LongPrompts, Syntax};
 use crate::request::{NoiseLayout, SamplerNoise};
 use crate::sampler::Tally;
 use crate::stage::Stage;
@@ -40,6 +41,12 @@ pub struct Provenance {
     /// What was asked to be absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negative: Option<String>,
+    /// How both were read.
+    #[serde(skip_serializing_if = "is_default")]
+    pub syntax: Syntax,
+    /// What became of them where they were long.
+    #[serde(skip_serializing_if = "is_default")]
+    pub long_prompts: LongPrompts,
     /// Numbers that steered the denoiser besides.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub conditions: BTreeMap<String, f64>,
@@ -98,6 +105,10 @@ pub struct Provenance {
     pub target: String,
     /// Version of ONNX Runtime.
     pub onnxruntime: String,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A file format, with the name that users type.

@@ -24,7 +24,7 @@ use crate::residency::{AnySlot, Residency, Slot};
 use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::target::Target;
-use crate::text::{Hidden, Reading, TextEncoder, TextStage};
+use crate::text::{Hidden, Reading, Run, TextEncoder, TextStage};
 use crate::training::{Level, Training};
 use crate::trajectory::Walk;
 use crate::{Error, ErrorKind, Result};
@@ -121,9 +121,9 @@ pub struct Timings {
     pub reopen_ms: f64,
     /// Prompts to hidden states.
     pub text_encoder_ms: f64,
-    /// Prompts whose hidden states came from the prompt cache on disk, a count.
+    /// Prompts, or chunks of them, whose hidden states came from the prompt cache on disk, a count.
     pub text_hits: usize,
-    /// Prompts that the text encoder read, a count; those that the pipeline remembers are neither.
+    /// Prompts, or chunks of them, that a text encoder read, a count; those that the pipeline remembers are neither.
     pub text_misses: usize,
     /// All steps of all pictures.
     pub denoiser_ms: f64,
@@ -389,16 +389,20 @@ impl Pipeline {
         let request = job.request;
         let classifier_free = job.plan.is_guided() && !self.traits.embeds_guidance;
         let zeros = request.negative.is_none() && self.model.empty_prompt == EmptyPrompt::Zeros;
-        let mut texts = vec![request.prompt.as_str()];
-        texts.extend((classifier_free && !zeros).then(|| request.negative.as_deref().unwrap_or_default()));
+        let mut texts = vec![&job.plan.prompt];
+        texts.extend((classifier_free && !zeros).then_some(&job.plan.negative));
         let mut prompts = if self.model.reads_prompts() {
-            self.text.encode(&texts, &self.model, job.plan, &request.cancel)?.into_iter()
+            let run = Run { model: &self.model, plan: job.plan, cancel: &request.cancel };
+            self.text.encode(&texts, run)?.into_iter()
         } else {
             Vec::new().into_iter()
         };
         let (positive, negative) = (prompts.next(), prompts.next());
         let negative =
             negative.or_else(|| Some(positive.as_ref()?.zeros_like().into()).filter(|_| zeros && classifier_free));
+        if let Some(hidden) = &positive {
+            self.traits.check_tokens(hidden, job.plan)?;
+        }
         let Reading { hits, misses, warnings } = self.text.take_reading();
         (job.report.timings.text_hits, job.report.timings.text_misses) = (hits, misses);
         warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
@@ -411,7 +415,11 @@ impl Pipeline {
         }
         for (what, hidden) in [("prompt", positive.as_ref()), ("negative prompt", negative.as_ref())] {
             if let Some(cut) = hidden.and_then(|hidden| hidden.cut.as_ref()) {
-                let warning = format!("the {what} is longer than the model reads; cut off: \"{cut}\"");
+                let instead = match self.traits.fixed_tokens {
+                    Some(_) => "",
+                    None => "; --long-prompts chunks reads all of it",
+                };
+                let warning = format!("the {what} is longer than the model reads; cut off: \"{cut}\"{instead}");
                 job.warn(&mut self.observer, &warning);
             }
         }
@@ -490,6 +498,8 @@ impl Pipeline {
             safelight: env!("CARGO_PKG_VERSION"),
             prompt: request.prompt.clone(),
             negative: request.negative.clone(),
+            syntax: request.syntax,
+            long_prompts: request.long_prompts,
             conditions: plan.conditions.iter().map(|chosen| (chosen.name.clone(), chosen.value)).collect(),
             seed: request.seed_of(index),
             walk: Some(request.leg(index)).filter(|leg| leg.share > 0.0),

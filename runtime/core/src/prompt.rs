@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 mod chunks;
 
-pub(crate) use chunks::{Chunk, chunks};
+pub(crate) use chunks::chunks;
 
 /// What `(words)` multiplies by, and `[words]` divides by.
 const EMPHASIS: f64 = 1.1;
@@ -55,13 +55,23 @@ impl LongPrompts {
             Self::Chunks => "chunks",
         }
     }
+
+    /// One line for help texts.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Cut => "their end is cut off, with a warning",
+            Self::Chunks => "they are read in several, one after the other",
+        }
+    }
 }
 
 /// A prompt that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prompt {
-    /// What is between one `BREAK` and the next; at least one.
+    /// What is between one `BREAK` and the next; at least one, which may be empty.
     pub sections: Vec<Vec<Piece>>,
+    /// What becomes of it where it is long.
+    pub long: LongPrompts,
 }
 
 /// Words of one weight.
@@ -78,28 +88,32 @@ impl Prompt {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for a weighted one with a bracket that lacks its other, with a
-    /// weight outside 0 to 10, or with what the web UI understands and safelight does not;
-    /// [`ErrorKind::Limit`](crate::ErrorKind::Limit) for more than 100 brackets in each other.
-    pub fn new(text: &str, syntax: Syntax) -> Result<Self> {
-        match syntax {
-            Syntax::Plain => Ok(Self { sections: vec![vec![Piece { text: text.to_owned(), weight: 1.0 }]] }),
-            Syntax::Weighted => Reader::new(text).read(),
-        }
-    }
-
-    /// Refuses sections where there is to be one chunk.
-    pub(crate) fn check(&self, long: LongPrompts) -> Result<()> {
-        if long == LongPrompts::Cut && self.sections.len() > 1 {
+    /// weight outside 0 to 10, with what the web UI understands and safelight does not, or with several sections where
+    /// it is to be cut to one window; [`ErrorKind::Limit`](crate::ErrorKind::Limit) for more than 100 brackets in each
+    /// other.
+    pub fn new(text: &str, syntax: Syntax, long: LongPrompts) -> Result<Self> {
+        let sections = match syntax {
+            Syntax::Plain if text.is_empty() => vec![Vec::new()],
+            Syntax::Plain => vec![vec![Piece { text: text.to_owned(), weight: 1.0 }]],
+            Syntax::Weighted => Reader::new(text).read()?,
+        };
+        if long == LongPrompts::Cut && sections.len() > 1 {
             return Err(Error::usage(
-                "weighted prompt: BREAK starts another chunk, which needs chunks for long prompts (--long-prompts chunks)",
+                "weighted prompt: BREAK starts another chunk, which a prompt that is cut to one has not; take \
+                 --long-prompts chunks",
             ));
         }
-        Ok(())
+        Ok(Self { sections, long })
     }
 
-    /// Whether a word counts more or less than another.
-    pub fn is_weighted(&self) -> bool {
-        self.sections.iter().flatten().any(|piece| piece.weight != 1.0)
+    /// One without words, to be read like this one.
+    pub(crate) fn without_words(&self) -> Self {
+        Self { sections: vec![Vec::new()], long: self.long }
+    }
+
+    /// Its words.
+    pub(crate) fn text(&self) -> String {
+        self.sections.iter().flatten().map(|piece| piece.text.as_str()).collect()
     }
 }
 
@@ -171,7 +185,7 @@ impl<'a> Reader<'a> {
         Self { text, at: 0, groups: vec![all], group: 0, depth: 0, sections: vec![Vec::new()] }
     }
 
-    fn read(mut self) -> Result<Prompt> {
+    fn read(mut self) -> Result<Vec<Vec<Piece>>> {
         while let Some(character) = self.text[self.at..].chars().next() {
             match character {
                 '\\' => self.escape()?,
@@ -288,7 +302,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Multiplies nested weights, and joins neighbours of one weight: text in brackets of weight 1 is read as without.
-    fn finish(mut self) -> Result<Prompt> {
+    fn finish(mut self) -> Result<Vec<Vec<Piece>>> {
         for index in 1..self.groups.len() {
             let weight = self.groups[index].weight * self.groups[self.groups[index].parent].weight;
             if weight > MAX_WEIGHT {
@@ -308,7 +322,7 @@ impl<'a> Reader<'a> {
             }
             pieces
         });
-        Ok(Prompt { sections: sections.collect() })
+        Ok(sections.collect())
     }
 
     /// The number of the character at a byte, from 1.
@@ -328,7 +342,7 @@ mod tests {
     use crate::ErrorKind;
 
     fn read(text: &str) -> Result<Prompt> {
-        Prompt::new(text, Syntax::Weighted)
+        Prompt::new(text, Syntax::Weighted, LongPrompts::Chunks)
     }
 
     /// The sections of a prompt, pieces as `text*weight`.
@@ -366,7 +380,6 @@ mod tests {
             assert!(found.contains(expected), "{text:?}: {found}");
         }
         assert_eq!(told("(a:1)b(c:1.0) d"), ["abc d*1.000"]);
-        assert!(!read("(a:1)b [(c)]").unwrap().is_weighted() && read("(b)").unwrap().is_weighted());
     }
 
     #[test]
@@ -399,13 +412,17 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Usage, "{text:?}");
             assert!(error.to_string().contains(telling), "{text:?}: {error}");
         }
+        let error = Prompt::new("a BREAK b", Syntax::Weighted, LongPrompts::Cut).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(error.to_string().contains("BREAK starts another chunk"), "{error}");
         assert_eq!(read(&"[".repeat(101)).unwrap_err().kind(), ErrorKind::Limit);
     }
 
     #[test]
     fn plain_prompts_are_text_and_their_weights_are_found() {
         let text = "a (red:1.3) [b] \\( BREAK";
-        assert_eq!(Prompt::new(text, Syntax::Plain).unwrap().sections, [[Piece { text: text.into(), weight: 1.0 }]]);
+        let plain = Prompt::new(text, Syntax::Plain, LongPrompts::Cut).unwrap();
+        assert_eq!(plain.sections, [[Piece { text: text.into(), weight: 1.0 }]]);
         assert_eq!(find_weight(text), Some("(red:1.3)"));
         for text in ["a (red)", "16:9)", "(a) b:1.3)", "(a:b)", "(a:1,3)", "[a:1.3]", ""] {
             assert_eq!(find_weight(text), None, "{text:?}");

@@ -11,6 +11,7 @@ use crate::guidance::{Rule, find_guidance};
 use crate::model::{Condition, Model};
 use crate::noise::{Generator, Leg, TORCH_CPU, find_generator, leg};
 use crate::options::Options;
+use crate::prompt::{LongPrompts, Prompt, Syntax, find_weight};
 use crate::route::{Route, Sampling};
 use crate::target::Target;
 use crate::training::Training;
@@ -24,6 +25,10 @@ pub struct Request {
     pub prompt: String,
     /// What it must not show; needs guidance.
     pub negative: Option<String>,
+    /// How both are read.
+    pub syntax: Syntax,
+    /// What becomes of them where they are longer than the text encoder's window.
+    pub long_prompts: LongPrompts,
     /// Numbers for the model's [`conditions`](Model::conditions), by name.
     pub conditions: BTreeMap<String, f64>,
     /// How the noise becomes a latent.
@@ -96,6 +101,8 @@ impl Default for Request {
         Self {
             prompt: String::new(),
             negative: None,
+            syntax: Syntax::default(),
+            long_prompts: LongPrompts::default(),
             conditions: BTreeMap::new(),
             sampling: Sampling::default(),
             guidance: None,
@@ -154,6 +161,10 @@ const USUAL_PROMPT: &str = "a red apple";
 
 /// A request with every default filled in and every bound checked.
 pub struct Plan {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// What guidance leads away from, where it is on and words steer the model.
+    pub negative: Prompt,
     /// The samplers.
     pub relay: Relay,
     /// The schedule's name; `timesteps` or `sigmas` where the request gives those, `adaptive` where a tolerance decides.
@@ -239,7 +250,10 @@ impl Plan {
             NoiseLayout::Shared => request.count,
         };
         within("batch", batch as u64, target.limits.max_batch as u64)?;
+        let [prompt, negative] = read_prompts(request)?;
         Ok(Self {
+            prompt,
+            negative,
             conditions: conditions(request, model)?,
             generator: request.generator.as_deref().map_or(Ok(&TORCH_CPU), find_generator)?,
             batch,
@@ -250,6 +264,7 @@ impl Plan {
             warnings: [
                 warnings(request, model, &guidance, (steps, on)),
                 route.warnings(),
+                weight_warnings(request),
                 noise_warnings(request, &route),
             ]
             .concat(),
@@ -323,6 +338,13 @@ fn check_walk(request: &Request) -> Result<()> {
         return Err(Error::usage("a walk needs noise of its own for each picture; leave out the shared noise"));
     }
     Ok(())
+}
+
+/// The prompt and the negative prompt.
+fn read_prompts(request: &Request) -> Result<[Prompt; 2]> {
+    let read = |text: &str| Prompt::new(text, request.syntax, request.long_prompts);
+    let negative = read(request.negative.as_deref().unwrap_or_default());
+    Ok([read(&request.prompt)?, negative.map_err(|e| e.context("negative"))?])
 }
 
 /// Refuses words for a model that reads none, and guidance away from nothing.
@@ -429,6 +451,16 @@ fn warnings(request: &Request, model: &Model, guidance: &Curve, (steps, on): (Op
         warnings.push(format!("the negative prompt has no effect: guidance {guidance} is off; try --guidance 2"));
     }
     warnings
+}
+
+/// What is said of weights in prompts that are read as plain text.
+fn weight_warnings(request: &Request) -> Vec<String> {
+    let prompts = [("prompt", Some(&request.prompt)), ("negative prompt", request.negative.as_ref())];
+    let found = prompts.into_iter().filter_map(|(what, text)| Some((what, find_weight(text?)?)));
+    let found = found.filter(|_| request.syntax == Syntax::Plain);
+    found
+        .map(|(what, weight)| format!("\"{weight}\" in the {what} is read as text; --weighted reads weights"))
+        .collect()
 }
 
 /// What is said of a sampler's own noise where there is none.

@@ -38,17 +38,11 @@ impl Chunk {
 /// Pieces of different weight are tokenised each on its own.
 ///
 /// # Errors
-/// [`ErrorKind::Limit`](crate::ErrorKind::Limit) for more than 32 chunks,
-/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for several sections where the prompt is to be cut.
-pub(crate) fn chunks(
-    prompt: &Prompt,
-    tokenizer: &Tokenizer,
-    long: LongPrompts,
-) -> Result<(Vec<Chunk>, Option<String>)> {
-    prompt.check(long)?;
+/// [`ErrorKind::Limit`](crate::ErrorKind::Limit) for more than 32 chunks.
+pub(crate) fn chunks(prompt: &Prompt, tokenizer: &Tokenizer) -> Result<(Vec<Chunk>, Option<String>)> {
     let room = tokenizer.room();
     // A window without room is never filled.
-    if long == LongPrompts::Cut || room == 0 {
+    if prompt.long == LongPrompts::Cut || room == 0 {
         let (tokens, cut) = tokens(&prompt.sections[0], tokenizer, room);
         return Ok((vec![Chunk::new(&tokens, tokenizer)], tidy(cut)));
     }
@@ -119,7 +113,7 @@ mod tests {
     }
 
     fn read(text: &str, long: LongPrompts) -> Result<(Vec<Chunk>, Option<String>)> {
-        chunks(&Prompt::new(text, Syntax::Weighted)?, &tokenizer(16), long)
+        chunks(&Prompt::new(text, Syntax::Weighted, long)?, &tokenizer(16))
     }
 
     #[test]
@@ -130,7 +124,8 @@ mod tests {
         {
             let expected = tokenizer.encode(text);
             for syntax in [Syntax::Plain, Syntax::Weighted] {
-                let (chunks, cut) = chunks(&Prompt::new(text, syntax).unwrap(), &tokenizer, LongPrompts::Cut).unwrap();
+                let prompt = Prompt::new(text, syntax, LongPrompts::Cut).unwrap();
+                let (chunks, cut) = chunks(&prompt, &tokenizer).unwrap();
                 assert_eq!((chunks.len(), &chunks[0].ids, &cut), (1, &expected.ids, &expected.cut), "{text:?}");
                 assert!(!chunks[0].is_weighted());
             }
@@ -168,10 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_chunked_is_refused() {
-        let error = read("a BREAK b", LongPrompts::Cut).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Usage);
-        assert!(error.to_string().contains("BREAK"), "{error}");
+    fn chunks_have_a_limit() {
         let error = read(&"red ".repeat(14 * 32 + 1), LongPrompts::Chunks).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Limit);
         assert_eq!(error.to_string(), "the prompt fills 33 chunks of 14 tokens, expected at most 32; shorten it");
@@ -180,8 +172,8 @@ mod tests {
     #[test]
     fn the_smallest_windows_end() {
         for (length, expected) in [(2, 1), (3, 5), (4, 3), (5, 2)] {
-            let prompt = Prompt::new("red, red, red", Syntax::Plain).unwrap();
-            let (chunks, _) = chunks(&prompt, &tokenizer(length), LongPrompts::Chunks).unwrap();
+            let prompt = Prompt::new("red, red, red", Syntax::Plain, LongPrompts::Chunks).unwrap();
+            let (chunks, _) = chunks(&prompt, &tokenizer(length)).unwrap();
             assert_eq!(chunks.len(), expected, "{length}: {chunks:?}");
             assert!(chunks.iter().all(|chunk| chunk.ids.len() == length));
         }
