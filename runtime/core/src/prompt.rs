@@ -113,7 +113,8 @@ impl Prompt {
 
     /// Its words.
     pub(crate) fn text(&self) -> String {
-        self.sections.iter().flatten().map(|piece| piece.text.as_str()).collect()
+        let words: String = self.sections.iter().flatten().map(|piece| piece.text.as_str()).collect();
+        words.trim().to_owned()
     }
 }
 

@@ -7,7 +7,7 @@ use crate::cancel::Cancel;
 use crate::graph::{Contract, Geometry, Graph, Source};
 use crate::library::Library;
 use crate::model::{Model, TokenizerFiles, Vocabulary};
-use crate::prompt::{Prompt, chunks};
+use crate::prompt::{LongPrompts, Prompt, chunks};
 use crate::prompt_cache::Entries;
 use crate::request::Plan;
 use crate::residency::{AnySlot as _, RunsGraph, Slot};
@@ -333,9 +333,53 @@ fn shorten(text: String) -> String {
     }
 }
 
+/// How many windows the longer of a request's prompts fills; nothing is opened where it is cut to one.
+pub(crate) fn count_windows(model: &Model, plan: &Plan) -> Result<usize> {
+    let Some(files) = model.tokenizers.values().next() else { return Ok(0) };
+    if plan.prompt.long == LongPrompts::Cut {
+        return Ok(1);
+    }
+    let tokenizer = open_tokenizer(files)?;
+    let count = |prompt| Ok::<_, Error>(chunks(prompt, &tokenizer)?.0.len());
+    Ok(count(&plan.prompt)?.max(count(&plan.negative)?))
+}
+
 fn open_tokenizer(files: &TokenizerFiles) -> Result<Tokenizer> {
     match &files.vocabulary {
         Vocabulary::TokenizerJson(path) => Tokenizer::from_tokenizer_json(path, files.window),
         Vocabulary::VocabAndMerges(vocab, merges) => Tokenizer::from_vocab_and_merges(vocab, merges, files.window),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hidden(values: &[f32], pooled: f32) -> Hidden {
+        Hidden { values: values.to_vec(), tokens: values.len() / 2, width: 2, pooled: vec![pooled], cut: None }
+    }
+
+    #[test]
+    fn weights_lead_away_from_the_empty_window_and_towards_it() {
+        let empty = hidden(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 0.0);
+        let mut words = hidden(&[2.0, 1.0, 5.0, 0.0, 0.3, 0.1, 9.0, 8.0], 0.5);
+        words.weigh(&[1.5, 0.0, 1.0, 0.5], &empty).unwrap();
+        // The third is bit for bit as it was, which 0.3 = 5 + (0.3 − 5) is not.
+        assert_eq!(words.values, [2.5, 0.5, 3.0, 4.0, 0.3, 0.1, 8.0, 8.0]);
+        assert_eq!(words.pooled, [0.5]);
+        let error = words.weigh(&[2.0; 3], &empty).unwrap_err();
+        assert!(error.to_string().contains("gives 4 hidden states for 3 token ids"), "{error}");
+    }
+
+    #[test]
+    fn chunks_follow_one_another_and_the_first_is_pooled() {
+        let (first, empty) = (hidden(&[1.0, 2.0, 3.0, 4.0], 0.5), hidden(&[7.0, 8.0, 9.0, 9.5], 0.25));
+        let mut whole = Hidden::default();
+        whole.append(first);
+        whole.append(hidden(&[5.0, 6.0, 0.0, 0.0], 0.75));
+        whole.lengthen(6, &empty).unwrap();
+        assert_eq!(whole.values, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 0.0, 0.0, 7.0, 8.0, 9.0, 9.5]);
+        assert_eq!((whole.tokens, whole.pooled.as_slice()), (6, &[0.5_f32] as &[f32]));
+        assert!(whole.lengthen(7, &empty).is_err());
     }
 }
