@@ -74,7 +74,7 @@ fn long_prompts_are_cut_with_a_warning_or_read_in_chunks() {
 #[test]
 fn chunks_have_a_limit() {
     let place = Place::new();
-    let told = Outcome::of(generate(&place, "tiny-sd", &"gold ".repeat(75 * 32 + 1), &["--long-prompts", "chunks"]));
+    let told = Outcome::of(generate(&place, "tiny-sd", &"a ".repeat(75 * 32 + 1), &["--long-prompts", "chunks"]));
     told.expect("2,401 words", 5, "the prompt fills 33 chunks of 75 tokens, expected at most 32; shorten it");
 }
 
@@ -110,13 +110,13 @@ fn faults_in_a_prompt_are_told_before_anything_is_opened() {
 fn the_prompt_cache_keeps_chunks() {
     let place = Place::new();
     let model = place.copy_of("tiny-sd");
-    let prompt = format!("{}BREAK (gold:1.4)", LINE.repeat(6));
+    let prompt = format!("{}BREAK (gold:1.4)", "a ".repeat(76));
     let made = |prompt: &str| {
         let more = ["--weighted", "--long-prompts", "chunks", "--prompt-cache", "cache"];
         generate(&place, model.to_str().unwrap(), prompt, &more)
     };
     let counts = |report: &Value| ["text_hits", "text_misses"].map(|count| report["timings"][count].as_u64().unwrap());
-    // Two chunks of the line, one of gold, and one without words for its weight.
+    // Two chunks before the break, one of gold, and one without words for its weight.
     assert_eq!(counts(&report(made(&prompt))), [0, 4]);
     let first = image::open(place.work().join("out.png")).unwrap().into_rgb8();
     std::fs::remove_dir_all(model.join("text_encoder")).unwrap();
