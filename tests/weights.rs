@@ -112,7 +112,7 @@ fn the_prompt_cache_keeps_chunks() {
     let model = place.copy_of("tiny-sd");
     let prompt = format!("{}BREAK (gold:1.4)", "a ".repeat(76));
     let made = |prompt: &str| {
-        let more = ["--weighted", "--long-prompts", "chunks", "--prompt-cache", "cache"];
+        let more = ["--guidance", "1", "--weighted", "--long-prompts", "chunks", "--prompt-cache", "cache"];
         generate(&place, model.to_str().unwrap(), prompt, &more)
     };
     let counts = |report: &Value| ["text_hits", "text_misses"].map(|count| report["timings"][count].as_u64().unwrap());
