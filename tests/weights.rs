@@ -83,7 +83,10 @@ fn a_graph_for_one_window_takes_no_chunks() {
     let place = Place::new();
     let chunks = |prompt: &str| Outcome::of(generate(&place, "tiny-static", prompt, &["--long-prompts", "chunks"]));
     chunks("gold").expect("short", 0, "");
-    chunks(&LINE.repeat(6)).expect("long", 2, "but the denoiser's graph was exported for 77; take --long-prompts cut");
+    let telling = "but the denoiser's graph was exported for 77; take --long-prompts cut";
+    chunks(&LINE.repeat(6)).expect("long", 2, telling);
+    let dry = generate(&place, "tiny-static", &LINE.repeat(6), &["--long-prompts", "chunks", "--dry-run"]);
+    Outcome::of(dry).expect("a plan of it", 2, telling);
     let told = Outcome::of(generate(&place, "tiny-static", &LINE.repeat(6), &[]));
     told.expect("cut", 0, "cut off");
     assert!(!told.stderr.contains("--long-prompts"), "{}", told.stderr);

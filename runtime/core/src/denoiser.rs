@@ -85,15 +85,12 @@ impl Traits {
     }
 
     /// Refuses the chunks of a long prompt where there is room for one.
-    pub(crate) fn check_tokens(&self, hidden: &Hidden, plan: &Plan) -> Result<()> {
+    pub(crate) fn check_tokens(&self, tokens: usize, plan: &Plan) -> Result<()> {
         match self.fixed_tokens {
-            Some(fixed) if hidden.tokens > fixed && plan.prompt.long == LongPrompts::Chunks => {
-                Err(Error::usage(format!(
-                    "a prompt fills {} tokens in chunks, but the denoiser's graph was exported for {fixed}; take \
-                     --long-prompts cut, or export it with a free axis of tokens",
-                    hidden.tokens
-                )))
-            }
+            Some(fixed) if tokens > fixed && plan.prompt.long == LongPrompts::Chunks => Err(Error::usage(format!(
+                "a prompt fills {tokens} tokens in chunks, but the denoiser's graph was exported for {fixed}; take \
+                     --long-prompts cut, or export it with a free axis of tokens"
+            ))),
             _ => Ok(()),
         }
     }

@@ -280,7 +280,8 @@ struct Shapes {
 
 impl Shapes {
     fn new(denoiser: &Outline, plan: &Plan, model: &Model) -> Result<Self> {
-        let Traits { embeds_guidance, fixed_batch, .. } = Traits::of(denoiser, model);
+        let traits = Traits::of(denoiser, model);
+        let Traits { embeds_guidance, fixed_batch, .. } = traits;
         let together = fixed_batch.map_or(runs_together(plan), |fixed| fixed == 2 * plan.batch);
         let negative = plan.is_guided() && !embeds_guidance;
         let doubled = negative && together;
@@ -288,12 +289,13 @@ impl Shapes {
         let hidden = model.tensor(Stage::Denoiser, "encoder_hidden_states");
         let hidden = denoiser.inputs.iter().find(|input| input.name == hidden).and_then(|input| input.sizes.last());
         let hidden_width = if let Some(Size::Fixed(width)) = hidden { *width } else { 0 };
-        let windows = count_windows(model, plan)? as u64;
+        let tokens = count_windows(model, plan)? as u64 * window(model);
+        traits.check_tokens(tokens as usize, plan)?;
         Ok(Self {
             rows: if doubled { 2 * plan.batch } else { plan.batch } as u64,
             latent: [channels, height, width].map(|size| size as u64),
-            hidden: [windows * tokens(model), hidden_width],
-            reads_more: negative || windows > 1,
+            hidden: [tokens, hidden_width],
+            reads_more: negative || tokens > window(model),
         })
     }
 
@@ -310,7 +312,7 @@ impl Shapes {
     fn inputs(&self, part: &Part, model: &Model) -> Vec<(String, Vec<u64>)> {
         let ([channels, height, width], [tokens, hidden_width]) = (self.latent, self.hidden);
         let usual = |name: &str| match part.stage {
-            Stage::TextEncoder | Stage::TextEncoder2 => vec![1, self::tokens(model)],
+            Stage::TextEncoder | Stage::TextEncoder2 => vec![1, window(model)],
             Stage::Denoiser if name == model.tensor(Stage::Denoiser, "encoder_hidden_states") => {
                 vec![self.rows, tokens, hidden_width]
             }
@@ -344,7 +346,7 @@ impl Shapes {
 }
 
 /// Token ids of a window; none where no words steer the model.
-fn tokens(model: &Model) -> u64 {
+fn window(model: &Model) -> u64 {
     model.tokenizers.values().next().map_or(0, |tokenizer| tokenizer.window.length as u64)
 }
 

@@ -23,7 +23,8 @@ pub use brownian::Brownian;
 pub use numpy::Numpy;
 pub use torch_cpu::TorchCpu;
 pub use torch_cuda::TorchCuda;
-pub use walk::{Leg, leg, slerp};
+pub use walk::Leg;
+pub(crate) use walk::leg;
 
 /// A generator of standard normal numbers with the name that users type.
 #[derive(Debug, Clone, Copy)]

@@ -401,7 +401,7 @@ impl Pipeline {
         let negative =
             negative.or_else(|| Some(positive.as_ref()?.zeros_like().into()).filter(|_| zeros && classifier_free));
         if let Some(hidden) = &positive {
-            self.traits.check_tokens(hidden, job.plan)?;
+            self.traits.check_tokens(hidden.tokens, job.plan)?;
         }
         let Reading { hits, misses, warnings } = self.text.take_reading();
         (job.report.timings.text_hits, job.report.timings.text_misses) = (hits, misses);

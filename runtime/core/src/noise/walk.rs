@@ -18,12 +18,10 @@ pub struct Leg {
 /// Where frame `frame` of `frames` is on the way along `seeds`, which are equally far from each other.
 ///
 /// A frame that falls on a seed has that seed at both ends of its leg. The first frame is at the first seed and the
-/// last at the last; those between fall on frames where `frames − 1` is a multiple of `seeds.len() − 1`.
-///
-/// # Panics
-/// Where there is no seed, or no frame of that number.
-pub fn leg(seeds: &[u64], frame: usize, frames: usize) -> Leg {
-    assert!(frame < frames, "frame {frame} of {frames}");
+/// last at the last; those between fall on frames where `frames − 1` is a multiple of `seeds.len() − 1`. There must be a
+/// seed, and a frame of that number.
+pub(crate) fn leg(seeds: &[u64], frame: usize, frames: usize) -> Leg {
+    debug_assert!(frame < frames, "frame {frame} of {frames}");
     // In whole numbers, so that no rounding keeps a frame off its seed.
     let (way, parts) = (frame as u128 * (seeds.len() - 1) as u128, (frames - 1).max(1) as u128);
     let (index, rest) = ((way / parts) as usize, way % parts);
@@ -38,7 +36,7 @@ pub fn leg(seeds: &[u64], frame: usize, frames: usize) -> Leg {
 /// Noise in between is so as long as noise; a straight line between two seeds would pass at 0.7 of the length, which
 /// denoisers have never seen. Share 0 changes nothing, share 1 gives `to` itself. Two vectors of (nearly) one
 /// direction, or of opposite ones, of which no arc is the shortest, are joined by a straight line.
-pub fn slerp(values: &mut [f32], to: &[f32], share: f64) {
+fn slerp(values: &mut [f32], to: &[f32], share: f64) {
     if share == 0.0 {
         return;
     }
