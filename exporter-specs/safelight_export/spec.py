@@ -76,7 +76,8 @@ def read(path, children=()):
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or "extends" not in content:
         return content
-    parent = path.with_name(f"{content.pop('extends')}.yaml")
+    name = f"{content.pop('extends')}.yaml"
+    parent = path.with_name(name) if path.with_name(name).is_file() else SPECS / name
     if parent in (path, *children):
         raise Fault(f"extends {parent.name}, which extends this one")
     if not parent.is_file():

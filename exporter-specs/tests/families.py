@@ -24,6 +24,7 @@ DEFAULTS = {
     "mask": None,
     "strength": None,
     "conditions": {},
+    "options": {},
 }
 GUIDED = {"guidance": 7.5, "negative": "low quality, blurry"}
 IMAGE = {"task": "image-to-image", "image": PICTURE}
@@ -45,6 +46,7 @@ def row(name, sampler, schedule, steps, **fields):
     return {"name": name, "sampler": sampler, "schedule": schedule, "steps": steps, **fields}
 
 
+PIXELS = {"prompts": [], "height": 16, "width": 16, "options": {"clip": 1.0}}
 NO_ENCODER = ("vae_encoder",)
 NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 SD_DDIM = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, **tiny.BETAS}
@@ -258,14 +260,14 @@ FAMILIES = [
         row("ldm-batch", "ddim", "leading", 4, prompts=[], height=32, width=32, batch=2),
     ]),
     Family("ddpm", "ddpm", ddpm, [
-        row("ddpm-ten", "ddpm", "leading", 10, prompts=[], height=16, width=16),
-        row("ddpm-ddim", "ddim", "leading", 5, prompts=[], height=16, width=16),
-        row("ddpm-batch", "ddpm", "leading", 5, prompts=[], height=16, width=16, batch=2),
+        row("ddpm-ten", "ddpm", "leading", 10, **PIXELS),
+        row("ddpm-ddim", "ddim", "leading", 5, **PIXELS),
+        row("ddpm-batch", "ddpm", "leading", 5, **PIXELS, batch=2),
     ]),
     Family("consistency", "consistency", consistency, [
-        row("cm-one", "consistency", "consistency", 1, prompts=[], height=16, width=16, conditions={"class": 7}),
-        row("cm-two", "consistency", "consistency", 2, prompts=[], height=16, width=16, conditions={"class": 7}),
-        row("cm-default", "consistency", "consistency", 4, prompts=[], height=16, width=16, batch=2),
+        row("cm-one", "consistency", "consistency", 1, **PIXELS, conditions={"class": 7}),
+        row("cm-two", "consistency", "consistency", 2, **PIXELS, conditions={"class": 7}),
+        row("cm-default", "consistency", "consistency", 4, **PIXELS, batch=2),
     ]),
     Family("sd15-lcm", "sd15-lcm", sd15_lcm, [
         row("lcm-four", "lcm", "lcm", 4, guidance=8.5),

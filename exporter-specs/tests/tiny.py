@@ -118,6 +118,7 @@ def autoencoder(seed, scaling_factor, **changes):
     return model
 
 
+@torch.no_grad()
 def tiny_autoencoder(seed):
     torch.manual_seed(seed)
     model = AutoencoderTiny(
@@ -128,8 +129,11 @@ def tiny_autoencoder(seed):
         scaling_factor=1.0,
     ).eval()
     generator = torch.Generator().manual_seed(0)
-    latent = torch.randn(1, 4, SIDE, SIDE, generator=generator)
-    set_gain(model, model.decoder.layers[-1], 0.5, lambda: model.decode(latent).sample)
+    # An untrained model's first estimate is as large as this.
+    latent = 15.0 * torch.randn(1, 4, SIDE, SIDE, generator=generator)
+    set_gain(model, model.decoder.layers[-1], 0.4, lambda: model.decode(latent).sample)
+    # Pictures are twice the last layer less one.
+    model.decoder.layers[-1].bias -= (model.decode(latent).sample.mean(dim=(0, 2, 3)) / 2 * 100).round() / 100
     picture = torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1
     return set_gain(model, model.encoder.layers[-1], 1.0, lambda: model.encode(picture).latents)
 
