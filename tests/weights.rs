@@ -87,6 +87,10 @@ fn a_graph_for_one_window_takes_no_chunks() {
     chunks(&LINE.repeat(6)).expect("long", 2, telling);
     let dry = generate(&place, "tiny-static", &LINE.repeat(6), &["--long-prompts", "chunks", "--dry-run"]);
     Outcome::of(dry).expect("a plan of it", 2, telling);
+    let unguided = ["--guidance", "1", "--long-prompts", "chunks", "--negative", &LINE.repeat(6)];
+    Outcome::of(generate(&place, "tiny-static", "gold", &unguided)).expect("a negative prompt that is not read", 0, "");
+    let dry = generate(&place, "tiny-static", "gold", &[&unguided as &[&str], &["--dry-run"]].concat());
+    Outcome::of(dry).expect("a plan of it", 0, "");
     let told = Outcome::of(generate(&place, "tiny-static", &LINE.repeat(6), &[]));
     told.expect("cut", 0, "cut off");
     assert!(!told.stderr.contains("--long-prompts"), "{}", told.stderr);

@@ -89,7 +89,7 @@ impl Traits {
         match self.fixed_tokens {
             Some(fixed) if tokens > fixed && plan.prompt.long == LongPrompts::Chunks => Err(Error::usage(format!(
                 "a prompt fills {tokens} tokens in chunks, but the denoiser's graph was exported for {fixed}; take \
-                     --long-prompts cut, or export it with a free axis of tokens"
+                 --long-prompts cut, or export it with a free axis of tokens"
             ))),
             _ => Ok(()),
         }
@@ -354,7 +354,11 @@ impl Denoise for Conditioned<'_> {
     }
 
     fn noise_estimate(&self) -> Option<&Latent> {
-        Some(&self.buffers.noise_estimate).filter(|_| self.is_plus_plus() || is_limited(self.with.plan))
+        Some(&self.buffers.noise_estimate).filter(|_| self.is_plus_plus())
+    }
+
+    fn unlimited_estimate(&self) -> Option<&Latent> {
+        Some(&self.buffers.noise_estimate).filter(|_| is_limited(self.with.plan))
     }
 }
 

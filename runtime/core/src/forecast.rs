@@ -289,7 +289,8 @@ impl Shapes {
         let hidden = model.tensor(Stage::Denoiser, "encoder_hidden_states");
         let hidden = denoiser.inputs.iter().find(|input| input.name == hidden).and_then(|input| input.sizes.last());
         let hidden_width = if let Some(Size::Fixed(width)) = hidden { *width } else { 0 };
-        let tokens = count_windows(model, plan)? as u64 * window(model);
+        let prompts = [&plan.prompt, if negative { &plan.negative } else { &plan.prompt }];
+        let tokens = count_windows(&prompts, model)? as u64 * window(model);
         traits.check_tokens(tokens as usize, plan)?;
         Ok(Self {
             rows: if doubled { 2 * plan.batch } else { plan.batch } as u64,

@@ -333,15 +333,15 @@ fn shorten(text: String) -> String {
     }
 }
 
-/// How many windows the longer of a request's prompts fills; nothing is opened where it is cut to one.
-pub(crate) fn count_windows(model: &Model, plan: &Plan) -> Result<usize> {
+/// How many windows the longest of a plan's prompts fills; nothing is opened where each is cut to one.
+pub(crate) fn count_windows(prompts: &[&Prompt], model: &Model) -> Result<usize> {
     let Some(files) = model.tokenizers.values().next() else { return Ok(0) };
-    if plan.prompt.long == LongPrompts::Cut {
+    if prompts.iter().all(|prompt| prompt.long == LongPrompts::Cut) {
         return Ok(1);
     }
     let tokenizer = open_tokenizer(files)?;
-    let count = |prompt| Ok::<_, Error>(chunks(prompt, &tokenizer)?.0.len());
-    Ok(count(&plan.prompt)?.max(count(&plan.negative)?))
+    let counts = prompts.iter().map(|prompt| Ok(chunks(prompt, &tokenizer)?.0.len()));
+    counts.reduce(|most, count| Ok(most?.max(count?))).unwrap_or(Ok(1))
 }
 
 fn open_tokenizer(files: &TokenizerFiles) -> Result<Tokenizer> {
