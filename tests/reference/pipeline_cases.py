@@ -35,7 +35,10 @@ WEIGHTED = {
     "prompts": ["a (red:1.5) apple on [the (moon:0.4)], \\(ripe\\) ((sharp))"],
     "negative": "(blurry:1.3)",
     "sections": [
-        [("a ", 1), ("red", 1.5), (" apple on ", 1), ("the ", 1 / 1.1), ("moon", 0.4 / 1.1), (", (ripe) ", 1), ("sharp", 1.21)]
+        [
+            *[("a ", 1), ("red", 1.5), (" apple on ", 1), ("the ", 1 / 1.1), ("moon", 0.4 / 1.1)],
+            *[(", (ripe) ", 1), ("sharp", 1.21)],
+        ]
     ],
     "negative_sections": [[("blurry", 1.3)]],
 }
