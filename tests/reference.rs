@@ -13,6 +13,7 @@ use ndarray::{Array4, Array5, ArrayView3, Axis, s};
 use ndarray_npy::NpzReader;
 use safelight::model::list_models;
 use safelight::options::Options;
+use safelight::prompt::{LongPrompts, Syntax};
 use safelight::schedule::{Grid, Schedule, find_schedule};
 use safelight::training::{Betas, DiffusionSpec, Prediction, Training, TrainingSpec};
 use safelight::{Curve, Model, NoiseLayout, Pipeline, Precision, Request, Sampling, Target};
@@ -45,6 +46,10 @@ struct Case {
     sampler: String,
     schedule: String,
     steps: usize,
+    #[serde(default)]
+    syntax: Syntax,
+    #[serde(default)]
+    long_prompts: LongPrompts,
     #[serde(default)]
     layout: Layout,
     #[serde(default)]
@@ -105,6 +110,8 @@ impl Case {
     fn requests(&self) -> Vec<Request> {
         let request = |seed, count, prompt: &String| Request {
             prompt: prompt.clone(),
+            syntax: self.syntax,
+            long_prompts: self.long_prompts,
             negative: Some(self.negative.clone()).filter(|negative| !negative.is_empty()),
             conditions: self.conditions.clone(),
             sampling: Sampling {

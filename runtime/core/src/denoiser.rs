@@ -10,6 +10,7 @@ use crate::library::Library;
 use crate::model::Model;
 use crate::onnx::{Outline, Size};
 use crate::options::Opt;
+use crate::prompt::LongPrompts;
 use crate::request::{Chosen, GuidanceRuns, Plan};
 use crate::residency::RunsGraph;
 use crate::sampler::{Denoise, Latent};
@@ -62,6 +63,8 @@ pub(crate) struct Traits {
     pub(crate) embeds_guidance: bool,
     /// How many latents it takes at once, where it was exported for a fixed number.
     pub(crate) fixed_batch: Option<usize>,
+    /// How many hidden states it takes, where it was exported for a fixed number.
+    pub(crate) fixed_tokens: Option<usize>,
 }
 
 impl Traits {
@@ -70,11 +73,26 @@ impl Traits {
             let name = model.tensor(Stage::Denoiser, name);
             outline.inputs.iter().find(|input| input.name == name)
         };
-        let fixed_batch = match find("sample").and_then(|sample| sample.sizes.first()) {
-            Some(Size::Fixed(rows)) => usize::try_from(*rows).ok(),
+        let fixed = |name, axis| match find(name).and_then(|input| input.sizes.get(axis)) {
+            Some(Size::Fixed(size)) => usize::try_from(*size).ok(),
             _ => None,
         };
-        Self { embeds_guidance: find("timestep_cond").is_some(), fixed_batch }
+        Self {
+            embeds_guidance: find("timestep_cond").is_some(),
+            fixed_batch: fixed("sample", 0),
+            fixed_tokens: fixed("encoder_hidden_states", 1),
+        }
+    }
+
+    /// Refuses the chunks of a long prompt where there is room for one.
+    pub(crate) fn check_tokens(&self, tokens: usize, plan: &Plan) -> Result<()> {
+        match self.fixed_tokens {
+            Some(fixed) if tokens > fixed && plan.prompt.long == LongPrompts::Chunks => Err(Error::usage(format!(
+                "a prompt fills {tokens} tokens in chunks, but the denoiser's graph was exported for {fixed}; take \
+                 --long-prompts cut, or export it with a free axis of tokens"
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 
