@@ -236,6 +236,10 @@ fn what_has_passed_is_asked_once() {
         "{left:?}"
     );
 
+    for record in fs::read_dir(place.probed()).unwrap() {
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(record.unwrap().path()).unwrap()).unwrap();
+        assert!(record["refused"].is_null() && record["peak_bytes"].as_u64() > Some(1 << 20), "{record}");
+    }
     // Each process loads the library once.
     let (library, log) = (wrapper(&place), place.inputs().join("loaded"));
     let processes = |probe: &str, more: &[&str]| {

@@ -148,7 +148,7 @@ impl Prober {
         if told.verdict == Verdict::Provider {
             return Ok(Some(format!("it was opened without a probe, in which it could not be: {}", told.message)));
         }
-        Ok(self.remember(folder, &key, told.peak_bytes, since.elapsed()))
+        Ok(self.remember(folder, &key, &told, since.elapsed()))
     }
 
     /// What a process told that has survived the graph, or why it has not.
@@ -184,10 +184,10 @@ impl Prober {
         Ok(key)
     }
 
-    fn remember(&self, folder: Option<&Path>, key: &Key, peak_bytes: Option<u64>, took: Duration) -> Option<String> {
+    fn remember(&self, folder: Option<&Path>, key: &Key, told: &Told, took: Duration) -> Option<String> {
         match folder {
             _ if self.probing.when == When::Always => None,
-            Some(folder) => record::keep(folder, key, peak_bytes, took).err().map(|e| {
+            Some(folder) => record::keep(folder, key, told, took).err().map(|e| {
                 let folder = record::folder(folder);
                 format!("{}: cannot be written: {e}; graphs are probed again each time", folder.display())
             }),

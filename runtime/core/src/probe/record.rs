@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::child::Told;
 use crate::cache::key::{Key, LIBRARY};
 use crate::{bounded, picture};
 
@@ -28,6 +29,9 @@ pub(crate) struct Record {
     peak_bytes: Option<u64>,
     /// What the probe took, in milliseconds.
     ms: f64,
+    /// Why it was not opened or run, where the library refused that in good order.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    refused: String,
 }
 
 /// Where the files are.
@@ -41,11 +45,11 @@ pub(crate) fn is_kept(cache: &Path, key: &Key) -> bool {
 }
 
 /// Remembers that a graph has passed: whole, or not at all.
-pub(super) fn keep(cache: &Path, key: &Key, peak_bytes: Option<u64>, took: Duration) -> io::Result<()> {
+pub(super) fn keep(cache: &Path, key: &Key, told: &Told, took: Duration) -> io::Result<()> {
     fs::create_dir_all(folder(cache))?;
-    let (schema, key_name, ms) = (FORMAT.to_owned(), path(cache, key), took.as_secs_f64() * 1000.0);
-    let text = serde_json::to_vec(&Record { schema, key: key.clone(), peak_bytes, ms })?;
-    picture::save(&key_name, &text).map_err(|e| io::Error::other(e.to_string()))?;
+    let (schema, ms, refused) = (FORMAT.to_owned(), took.as_secs_f64() * 1000.0, told.message.clone());
+    let text = serde_json::to_vec(&Record { schema, key: key.clone(), peak_bytes: told.peak_bytes, ms, refused })?;
+    picture::save(&path(cache, key), &text).map_err(|e| io::Error::other(e.to_string()))?;
     make_room(cache);
     Ok(())
 }
@@ -88,21 +92,29 @@ pub(crate) fn told(cache: &Path, sha256: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{MAX_RECORDS, Told, files, folder, is_kept, keep, make_room, path};
+    use std::fs;
+    use std::time::{Duration, SystemTime};
+
     use crate::cache::key::tests::key;
+    use crate::probe::child::Verdict;
+
+    fn told() -> Told {
+        Told { verdict: Verdict::Passed, message: String::new(), peak_bytes: Some(7) }
+    }
 
     #[test]
     fn what_has_passed_is_known_and_nothing_else() {
         let cache = tempfile::tempdir().unwrap();
         assert!(!is_kept(cache.path(), &key("")));
-        keep(cache.path(), &key(""), Some(7), Duration::from_millis(3)).unwrap();
+        keep(cache.path(), &key(""), &told(), Duration::from_millis(3)).unwrap();
         assert!(is_kept(cache.path(), &key("")));
         for change in ["graph", "weights", "optimization", "keys", "library", "build", "options", "providers", "driver"]
         {
             assert!(!is_kept(cache.path(), &key(change)), "{change}");
         }
-        assert_eq!(told(cache.path(), "aa").unwrap(), "passed with ONNX Runtime 1.31.1");
-        assert_eq!(told(cache.path(), "bb"), None);
+        assert_eq!(super::told(cache.path(), "aa").unwrap(), "passed with ONNX Runtime 1.31.1");
+        assert_eq!(super::told(cache.path(), "bb"), None);
         fs::write(path(cache.path(), &key("")), "{").unwrap();
         assert!(!is_kept(cache.path(), &key("")));
     }
@@ -110,7 +122,7 @@ mod tests {
     #[test]
     fn the_oldest_make_room() {
         let cache = tempfile::tempdir().unwrap();
-        keep(cache.path(), &key(""), None, Duration::ZERO).unwrap();
+        keep(cache.path(), &key(""), &told(), Duration::ZERO).unwrap();
         let old = fs::File::options().write(true).open(path(cache.path(), &key(""))).unwrap();
         old.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         for index in 0..MAX_RECORDS {
