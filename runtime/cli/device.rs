@@ -94,6 +94,7 @@ impl DeviceArguments {
 /// Tells what a pipeline is busy with while it opens a graph, where that may take long.
 pub(crate) fn tell_opening(opening: &Opening) {
     match opening {
+        Opening::Probing { stage } => tell(&format!("{stage}: trying it in a process of its own first")),
         Opening::Waiting { stage } => {
             tell(&format!("{stage}: waiting for another process that builds it for the cache"))
         }

@@ -208,8 +208,8 @@ impl Pipeline {
         let plan = Plan::new(usual, model, target)?;
         check_graph_sizes(target, model)?;
         let Extras { profiles, prompts, watch } = extras;
+        let prober = Prober::of(target, &usual.cancel, watch.clone());
         let store = Store::of(target, model, watch);
-        let prober = Prober::of(target, &usual.cancel);
         let find = |stage: Stage| {
             let dispensable = Stage::TEXT_ENCODERS.contains(&stage) && prompts.is_some();
             let find = if dispensable { Source::find_or_promised } else { Source::find };

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::key::{Key, Surroundings};
+use crate::cache::{Opening, Watch};
 use crate::cancel::Cancel;
 use crate::forecast::rooms;
 use crate::library::Library;
@@ -105,18 +106,19 @@ pub(crate) struct Prober {
     limits: Limits,
     around: Surroundings,
     cancel: Cancel,
+    watch: Option<Watch>,
 }
 
 impl Prober {
     /// Nothing where the target's graphs are not tried, or nobody named a program that could.
-    pub(crate) fn of(target: &Target, cancel: &Cancel) -> Option<Arc<Self>> {
+    pub(crate) fn of(target: &Target, cancel: &Cancel, watch: Option<Watch>) -> Option<Arc<Self>> {
         let probing = target.probe.clone();
         let program = probing.program.clone().filter(|_| probing.when != When::Never)?;
         let root = Path::new("/");
         let least = rooms(target, root).into_iter().map(|room| room.bytes).chain(probing.max_bytes).min();
         let limits = Limits { max_seconds: probing.max_seconds, max_bytes: least };
         let (around, cancel) = (Surroundings::read(root), cancel.clone());
-        Some(Arc::new(Self { probing, program, limits, around, cancel }))
+        Some(Arc::new(Self { probing, program, limits, around, cancel, watch }))
     }
 
     /// Tries a graph unless it has passed before; returns what is worth a warning.
@@ -144,7 +146,13 @@ impl Prober {
             fixed: subject.fixed.to_vec(),
             inputs: subject.inputs.clone(),
         };
-        let told = self.survived(process::run(&self.program, &errand, self.limits, &self.cancel)?, library)?;
+        let waiting = || {
+            if let Some(watch) = &self.watch {
+                watch(&Opening::Probing { stage: subject.stage });
+            }
+        };
+        let end = process::run(&self.program, &errand, (self.limits, &self.cancel), &waiting)?;
+        let told = self.survived(end, library)?;
         if told.verdict == Verdict::Provider {
             return Ok(Some(format!("it was opened without a probe, in which it could not be: {}", told.message)));
         }

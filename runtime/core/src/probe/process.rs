@@ -24,16 +24,26 @@ pub(super) enum End {
 /// How often it is looked whether the caller has cancelled.
 const PATIENCE: Duration = Duration::from_millis(25);
 
-/// Tries an errand in a process of its own.
+/// After how long it is told that a process is waited for.
+const LONG: Duration = Duration::from_secs(2);
+
+/// Tries an errand in a process of its own; calls `waiting` once where that takes long.
 ///
 /// # Errors
 /// [`ErrorKind::Io`] where it cannot be started, [`ErrorKind::Cancelled`].
-pub(super) fn run(program: &Path, errand: &Errand, limits: Limits, cancel: &Cancel) -> Result<End> {
+pub(super) fn run(
+    program: &Path,
+    errand: &Errand,
+    (limits, cancel): (Limits, &Cancel),
+    waiting: &dyn Fn(),
+) -> Result<End> {
     let mut text = serde_json::to_string(errand)
         .map_err(|e| Error::new(ErrorKind::Internal, format!("what a probe process is to try: {e}")))?;
     text.push('\n');
     let mut running = Running::start(program, limits)?;
-    let deadline = Instant::now() + Duration::from_secs(limits.max_seconds);
+    let start = Instant::now();
+    let deadline = start + Duration::from_secs(limits.max_seconds);
+    let mut is_told = false;
     // A process that has died already is told below. The pipe stays open: its end would end the process.
     let stdin = running.0.stdin.as_mut();
     let _ = stdin.map_or(Ok(()), |pipe| pipe.write_all(text.as_bytes()).and_then(|()| pipe.flush()));
@@ -46,6 +56,10 @@ pub(super) fn run(program: &Path, errand: &Errand, limits: Limits, cancel: &Canc
             Ok(Line::Begins(next)) => step = next,
             Ok(Line::Ends(told)) => return Ok(End::Told(told)),
             Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => return Ok(End::TooLong(step)),
+            Err(RecvTimeoutError::Timeout) if !is_told && start.elapsed() >= LONG => {
+                is_told = true;
+                waiting();
+            }
             Err(RecvTimeoutError::Timeout) => (),
             Err(RecvTimeoutError::Disconnected) => break,
         }
