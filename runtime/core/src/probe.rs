@@ -3,7 +3,7 @@
 //!
 //! The probe asks one question: does the process survive opening the graph and running it once on zeros? A graph that
 //! the library refuses in good order survives, and is refused where it is opened in earnest. What survived is remembered
-//! by everything that this depends on ([`record`]), so that it is asked once.
+//! by everything that this depends on, so that it is asked once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
