@@ -64,8 +64,10 @@ fn as_text(found: &Inspection) -> String {
     let cache = default_folder(&|name| std::env::var_os(name));
     for graph in &found.graphs {
         of_graph(graph, &mut text);
-        let told = cache.as_deref().and_then(|cache| remembered(cache, &graph.file));
-        line(&mut text, "probe", told.as_deref().unwrap_or("not passed yet"));
+        if graph.nodes > 0 {
+            let told = cache.as_deref().and_then(|cache| remembered(cache, &graph.file));
+            line(&mut text, "probe", told.as_deref().unwrap_or("not passed yet"));
+        }
     }
     refusals(found, &mut text);
     text
