@@ -133,7 +133,7 @@ class Export:
                 fixed = self.spec.tokenizers.get(name, {})
                 entry = words.copy_tokenizer(main.tokenizer(name), self.out / name, fixed)
                 tokenizers[name] = {"file": f"{name}/tokenizer.json"} | entry
-        content = Manifest(self.spec, configs, scheduler, tokenizers, index).content(self.out, steps.hash, goldens)
+        content = Manifest(self.spec, configs, scheduler, tokenizers, index, self.static).content(self.out, steps.hash, goldens)
         manifest.write(self.out / "model.yaml", content, self.provenance())
         steps.tell("manifest", "made", 0.0)
         return content

@@ -16,9 +16,9 @@ ORDER = ["text_encoder", "text_encoder_2", "denoiser", "decoder", "encoder"]
 class Manifest:
     """What is known of an export before its files are listed."""
 
-    def __init__(self, spec, configs, scheduler, tokenizers, index):
+    def __init__(self, spec, configs, scheduler, tokenizers, index, static=None):
         self.spec, self.configs, self.scheduler = spec, configs, scheduler
-        self.tokenizers, self.index = tokenizers, index
+        self.tokenizers, self.index, self.static = tokenizers, index, static
 
     def content(self, out: Path, digest, goldens=()):
         """The manifest as a dict; `digest(path)` gives a file's sha256."""
@@ -29,7 +29,7 @@ class Manifest:
             "name": out.name,
             "title": spec.title,
             "licence": spec.licence,
-            "picture": fixed.get("picture") or self.picture(latent),
+            "picture": self.picture(latent),
             "latent": latent,
             **self.process(),
             **self.tokenizers,
@@ -65,6 +65,10 @@ class Manifest:
         return latent | ({"shift": vae["shift_factor"]} if vae.get("shift_factor") else {})
 
     def picture(self, latent):
+        if self.static:
+            return {"width": self.static[1], "height": self.static[0]}
+        if "picture" in self.spec.manifest:
+            return self.spec.manifest["picture"]
         side = self.denoiser()["sample_size"]
         height, width = side if isinstance(side, (list, tuple)) else (side, side)
         factor = latent["downscale"]

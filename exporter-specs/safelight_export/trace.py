@@ -292,9 +292,21 @@ def export(trace: Trace, path: Path, sets, static):
             dynamo=False,
         )
     # Of a large graph, the exporter leaves a file a weight.
-    Graph.load(raw / path.name).save(path)
+    graph = Graph.load(raw / path.name)
+    declare(graph, trace, sets[0] if static else {})
+    graph.save(path)
     shutil.rmtree(raw)
     return parity(trace, path, sets)
+
+
+def declare(graph, trace, fixed):
+    """Outputs' axes under our names, or in numbers: the tracer loses some on the way."""
+    for entry in graph.model.graph.output:
+        axes = entry.type.tensor_type.shape.dim
+        del axes[:]
+        for axis in trace.outputs[entry.name]:
+            size = fixed.get(axis, axis)
+            axes.add(**{"dim_param" if isinstance(size, str) else "dim_value": size})
 
 
 def named_axes(trace):
