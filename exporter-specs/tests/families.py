@@ -41,7 +41,6 @@ class Family(NamedTuple):
     build: Callable
     cases: list
     without: tuple = ()
-    decoder: Callable | None = None
 
 
 def row(name, sampler, schedule, steps, **fields):

@@ -95,6 +95,14 @@ def test_the_decoder_of_another_family_takes_the_place_of_its_own(weights, tmp_p
     assert outputs == ["latent_sample"]
 
 
+def test_components_can_be_left_out(weights, tmp_path):
+    run(weights, tmp_path / "model", "--without", "vae_encoder", "--licence", "MIT")
+    manifest = (tmp_path / "model/model.yaml").read_text()
+    assert "decoder:" in manifest and "  encoder:" not in manifest and "licence: MIT" in manifest
+    with pytest.raises(Fault, match='unknown component "encoder", expected one of: text_encoder, unet'):
+        run(weights, tmp_path / "model", "--without", "encoder")
+
+
 def test_a_decoder_that_is_none_is_refused(weights, tmp_path):
     with pytest.raises(Fault, match="expected SPEC=PATH"):
         run(weights, tmp_path / "model", "--decoder", "taesd")
