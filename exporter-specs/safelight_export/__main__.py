@@ -11,7 +11,7 @@ from .spec import PRECISIONS, SPECS, STAGES, open_spec
 
 EXAMPLES = """examples:
   python -m safelight_export sd15-lcm --weights ~/checkpoints/lcm --out models/lcm --precisions int8,fp16
-  python -m safelight_export sd15-lcm --weights model.safetensors --tokenizer ~/clip --out models/lcm
+  python -m safelight_export sd15 --weights model.safetensors --tokenizer ~/clip --out models/photo
   python -m safelight_export sd-turbo --weights ~/turbo --decoder taesd=~/taesd --out models/turbo
   python -m safelight_export sdxl-turbo --weights ~/xl --out models/xl --static 512x512 --only int8:unet --again
 

@@ -7,38 +7,58 @@ import pytest
 import torch
 from authors_file import write_file
 from families import FAMILIES
-from safelight_export.checkpoint import open_checkpoint
+from safelight_export.checkpoint import library_of, open_checkpoint
 from safelight_export.fault import Fault
 from safelight_export.spec import open_spec
 from safetensors.torch import save_file
 
-TEXT = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
+TEXT = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
+        "projection_dim")
 
 
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    family = next(family for family in FAMILIES if family.name == "sd15")
-    folder = tmp_path_factory.mktemp("sd15")
+# What is published of each component: a configuration that is off by a block has another number.
+PARAMETERS = {
+    ("sd15", "text_encoder"): 123_060_480,
+    ("sd15", "unet"): 859_520_964,
+    ("sd15", "vae"): 83_653_863,
+    ("sd2", "text_encoder"): 340_387_840,
+    ("sd2", "unet"): 865_910_724,
+    ("sdxl", "text_encoder_2"): 694_659_840,
+    ("sdxl", "unet"): 2_567_463_684,
+}
+
+
+def saved(name, folder):
+    """(folder, pipeline) with `checkpoint` and the same weights as `model.safetensors`."""
+    family = next(family for family in FAMILIES if family.name == name)
     pipeline = family.build(folder / "words")
     pipeline.save_pretrained(folder / "checkpoint")
     write_file(pipeline, folder / "model.safetensors")
     return folder, pipeline
 
 
-def single_spec(pipeline):
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return saved("sd15", tmp_path_factory.mktemp("sd15"))
+
+
+def single_spec(pipeline, name="sd15"):
     configs = {
-        "pipeline": "StableDiffusionPipeline",
-        "text_encoder": {name: getattr(pipeline.text_encoder.config, name) for name in TEXT},
+        "pipeline": type(pipeline).__name__,
         "unet": dict(pipeline.unet.config),
         "vae": dict(pipeline.vae.config),
         "scheduler": dict(pipeline.scheduler.config),
     }
-    return replace(open_spec("sd15"), single_file=configs)
+    for part in ("text_encoder", "text_encoder_2"):
+        if hasattr(pipeline, part):
+            configs[part] = {key: getattr(getattr(pipeline, part).config, key) for key in TEXT}
+    return replace(open_spec(name), single_file=configs)
 
 
-def test_a_folder_and_a_single_file_give_the_same_weights(pipeline):
-    folder, made = pipeline
-    spec = single_spec(made)
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_a_folder_and_a_single_file_give_the_same_weights(name, tmp_path):
+    folder, made = saved(name, tmp_path)
+    spec = single_spec(made, name)
     sources = [
         open_checkpoint(folder / "checkpoint", spec),
         open_checkpoint(folder / "model.safetensors", spec, folder / "words"),
@@ -48,6 +68,17 @@ def test_a_folder_and_a_single_file_give_the_same_weights(pipeline):
         assert whole.keys() == single.keys()
         for name, tensor in whole.items():
             assert torch.equal(tensor, single[name]), name
+
+
+@pytest.mark.parametrize(("name", "source"), PARAMETERS)
+def test_configurations_of_single_files_are_those_that_were_published(name, source):
+    spec = open_spec(name)
+    class_name = next(part.class_name for part in spec.components.values() if part.source == source)
+    model_class, config = getattr(library_of(class_name), class_name), spec.single_file[source]
+    with torch.device("meta"):
+        text = hasattr(model_class, "config_class")
+        model = model_class(model_class.config_class(**config)) if text else model_class.from_config(config)
+    assert sum(tensor.numel() for tensor in model.parameters()) == PARAMETERS[name, source]
 
 
 def test_a_file_of_another_family_is_refused(pipeline):

@@ -42,7 +42,7 @@ def test_the_example_of_a_spec_is_one(tmp_path):
     path = tmp_path / "my-lcm.yaml"
     path.write_text(example)
     made = spec.open_spec(str(path))
-    assert made.name == "my-lcm" and "unet" in made.components and not made.single_file
+    assert made.name == "my-lcm" and "unet" in made.components and made.single_file
 
 
 def test_every_key_of_a_spec_is_told():
