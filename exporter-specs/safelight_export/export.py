@@ -134,17 +134,24 @@ class Export:
                 entry = words.copy_tokenizer(main.tokenizer(name), self.out / name, fixed)
                 tokenizers[name] = {"file": f"{name}/tokenizer.json"} | entry
         content = Manifest(self.spec, configs, scheduler, tokenizers, index, self.static).content(self.out, steps.hash, goldens)
-        manifest.write(self.out / "model.yaml", content, self.provenance())
+        manifest.write(self.out / "model.yaml", content, self.provenance(steps))
         steps.tell("manifest", "made", 0.0)
         return content
 
-    def provenance(self):
+    def provenance(self, steps):
+        """Lines for people: by what this was made, and from which weights."""
         versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
         return [
             f"Written by python -m safelight_export {self.spec.path.name}.",
             f"With {versions}.",
             f"Sources of the spec: {'; '.join(self.spec.sources)}",
+            *dict.fromkeys(line for folder in self.spec.components for line in self.weights(steps, folder)),
         ]
+
+    def weights(self, steps, folder):
+        source = self.spec.components[folder].source
+        files = (path for path in self.sources[folder].inputs(source) if path.suffix not in (".json", ".txt"))
+        return [f"{source} from {path.name}, sha256 {steps.hash(path)}" for path in files]
 
     def config(self, folder):
         component = self.spec.components[folder]
