@@ -88,8 +88,14 @@ class Folder:
 
     def load(self, component):
         folder = self.folder(component.source)
-        library = library_of(component.class_name)
-        return ready(getattr(library, component.class_name).from_pretrained(folder, **options_of(component)))
+        model_class = getattr(library_of(component.class_name), component.class_name)
+        try:
+            model, found = model_class.from_pretrained(folder, output_loading_info=True, **options_of(component))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise Fault(f"weights {folder}: cannot be loaded as {component.class_name}: {error}") from error
+        # The libraries would draw at random what a file lacks, and say so in a warning.
+        complete(folder, found["missing_keys"], found["unexpected_keys"], found.get("mismatched_keys", ()))
+        return ready(model)
 
 
 class SingleFile:
@@ -130,11 +136,11 @@ class SingleFile:
         else:
             model = model_class.from_config(config)
         converted = fitting(convert(component.source, self.weights(component.source), config, model), model)
-        missing, left = model.load_state_dict(converted, strict=False)
-        if missing or left:
-            told = [f"lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
-            told += [f"has {left[0]} and {len(left) - 1} more that no layer takes"] if left else []
-            raise Fault(f"{self.path}: {component.source} {'; '.join(told)}: is this the family of the spec?")
+        try:
+            missing, left = model.load_state_dict(converted, strict=False)
+        except RuntimeError as error:
+            raise Fault(f"weights {self.path}: {component.source}: {error}: is this the family of the spec?") from error
+        complete(f"{self.path}: {component.source}", missing, left)
         return ready(model)
 
     def weights(self, source):
@@ -167,6 +173,16 @@ def fitting(weights, model):
         forms = (name, name.removeprefix("text_model."), f"text_model.{name}")
         fitted[next((form for form in forms if form in own), name)] = tensor
     return {name: tensor for name, tensor in fitted.items() if not name.endswith("position_ids")}
+
+
+def complete(where, missing, left, mismatched=()):
+    """Raises Fault where a model and its weights do not have the same tensors, of the same shapes."""
+    told = []
+    for what, names in (("lacks", missing), ("has, for no layer,", left), ("has, of another shape,", mismatched)):
+        names = sorted(str(name) for name in names if "position_ids" not in str(name))
+        told += [f"{what} {names[0]} and {len(names) - 1} more"] if names else []
+    if told:
+        raise Fault(f"weights {where} {'; '.join(told)}: is this the family of the spec?")
 
 
 def library_of(class_name):

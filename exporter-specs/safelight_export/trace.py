@@ -277,26 +277,32 @@ def export(trace: Trace, path: Path, sets, static):
     inputs = example(trace, sets[0], seed=0)
     raw = path.with_name("raw")
     raw.mkdir()
-    dynamic = {} if static else named_axes(trace)
-    with torch.no_grad(), warnings.catch_warnings():
-        # The tracer warns of every shape that a module compares; sizes are proven below.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            trace.module.eval(),
-            tuple(inputs.values()),
-            str(raw / path.name),
-            input_names=list(inputs),
-            output_names=list(trace.outputs),
-            dynamic_axes=dynamic,
-            opset_version=OPSET,
-            dynamo=False,
-        )
+    try:
+        write_graph(trace, inputs, raw / path.name, static)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise Fault(f"{type(trace.module.model).__name__} cannot be traced: {error or type(error).__name__}") from error
     # Of a large graph, the exporter leaves a file a weight.
     graph = Graph.load(raw / path.name)
     declare(graph, trace, sets[0] if static else {})
     graph.save(path)
     shutil.rmtree(raw)
     return parity(trace, path, sets)
+
+
+def write_graph(trace, inputs, path, static):
+    with torch.no_grad(), warnings.catch_warnings():
+        # The tracer warns of every shape that a module compares; sizes are proven afterwards.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            trace.module.eval(),
+            tuple(inputs.values()),
+            str(path),
+            input_names=list(inputs),
+            output_names=list(trace.outputs),
+            dynamic_axes={} if static else named_axes(trace),
+            opset_version=OPSET,
+            dynamo=False,
+        )
 
 
 def declare(graph, trace, fixed):

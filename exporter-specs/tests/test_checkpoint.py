@@ -1,6 +1,7 @@
 """Weights come from a folder or from one file, and give the same model; nothing is fetched."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from families import FAMILIES
 from safelight_export.checkpoint import library_of, open_checkpoint
 from safelight_export.fault import Fault
 from safelight_export.spec import open_spec
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 TEXT = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
         "projection_dim")
@@ -88,6 +89,35 @@ def test_a_file_of_another_family_is_refused(pipeline):
     source = open_checkpoint(folder / "model.safetensors", replace(spec, single_file=wider), folder / "words")
     with pytest.raises(Fault, match="is this the family of the spec"):
         source.load(spec.components["unet"])
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(pipeline, tmp_path):
+    folder, _ = pipeline
+    shutil.copytree(folder / "checkpoint/unet", tmp_path / "unet")
+    path = tmp_path / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    del tensors["conv_out.weight"]
+    save_file(tensors | {"conv_out.wait": torch.zeros(1)}, path)
+    (tmp_path / "model_index.json").write_text("{}")
+    spec = open_spec("sd15")
+    with pytest.raises(Fault, match="unet lacks conv_out.weight and 0 more; has, for no layer, conv_out.wait and 0 more"):
+        open_checkpoint(tmp_path, spec).load(spec.components["unet"])
+    path.unlink()
+    with pytest.raises(Fault, match="unet: cannot be loaded as UNet2DConditionModel: .*no file named"):
+        open_checkpoint(tmp_path, spec).load(spec.components["unet"])
+
+
+def test_text_encoders_that_lack_weights_are_refused(pipeline, tmp_path):
+    folder, _ = pipeline
+    shutil.copytree(folder / "checkpoint/text_encoder", tmp_path / "text_encoder")
+    path = tmp_path / "text_encoder/model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("fc2.weight"))
+    save_file({key: tensor for key, tensor in tensors.items() if key != name}, path, {"format": "pt"})
+    (tmp_path / "model_index.json").write_text("{}")
+    spec = open_spec("sd15")
+    with pytest.raises(Fault, match="text_encoder lacks .*fc2.weight and 0 more: is this the family"):
+        open_checkpoint(tmp_path, spec).load(spec.components["text_encoder"])
 
 
 def test_a_file_without_a_component_is_refused(pipeline, tmp_path):
