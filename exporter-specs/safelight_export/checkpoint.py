@@ -7,7 +7,12 @@ import json
 import os
 from pathlib import Path
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "1",
+}
 
 import diffusers  # noqa: E402
 import torch  # noqa: E402
@@ -22,13 +27,19 @@ diffusers.utils.logging.set_verbosity_error()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-UNKNOWN_WEIGHTS = "expected a diffusers folder (with model_index.json or a config.json), a .safetensors file or a folder of ONNX graphs"
+UNKNOWN_WEIGHTS = (
+    "expected a diffusers folder (with model_index.json or a config.json), a .safetensors file or a folder of ONNX graphs"
+)
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json")
 # Where the authors' single files keep a component, by what its keys begin with.
 PREFIXES = {
     "unet": ("model.diffusion_model.",),
     "vae": ("first_stage_model.",),
-    "text_encoder": ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.", "cond_stage_model.model."),
+    "text_encoder": (
+        "cond_stage_model.transformer.",
+        "conditioner.embedders.0.transformer.",
+        "cond_stage_model.model.",
+    ),
     "text_encoder_2": ("conditioner.embedders.1.model.",),
 }
 
@@ -166,7 +177,7 @@ def convert(source, weights, config, model):
 
 
 def fitting(weights, model):
-    """Versions of transformers differ in whether a text model's names begin with `text_model.`; positions are counted."""
+    """Versions of transformers differ in whether names of a text model begin with `text_model.`; positions are counted."""
     own = model.state_dict()
     fitted = {}
     for name, tensor in weights.items():

@@ -47,7 +47,10 @@ class Manifest:
             return {"edm": self.spec.manifest["edm"]}
         if "beta_start" in self.spec.manifest.get("training", {}):
             return {"training": self.spec.manifest["training"]}
-        return {"training": training(self.scheduler, self.index.get("_class_name", "")) | self.spec.manifest.get("training", {})}
+        return {
+            "training": training(self.scheduler, self.index.get("_class_name", ""))
+            | self.spec.manifest.get("training", {})
+        }
 
     def latent(self):
         """From the decoder's own config; a model in pixel space has none."""

@@ -5,9 +5,9 @@ Names and axes are those that Optimum writes, so that whatever reads its exports
 
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 import onnxruntime
 import torch
@@ -236,7 +236,9 @@ def plain_encoder(model):
 
 def graph(_):
     """No network: the family is there as graphs only."""
-    raise Fault("this family is exported from its ONNX graphs: give --weights a folder with unet.fp32.onnx or unet.fp16.onnx")
+    raise Fault(
+        "this family is exported from its ONNX graphs: give --weights a folder with unet.fp32.onnx or unet.fp16.onnx"
+    )
 
 
 TRACES = {

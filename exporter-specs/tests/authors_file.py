@@ -1,4 +1,4 @@
-"""A diffusers pipeline → the single file that Stable Diffusion's authors publish: their names for the same tensors."""
+"""A diffusers pipeline → the single file that its authors publish: their names for the same tensors."""
 
 import re
 
@@ -43,7 +43,9 @@ def write_file(pipeline, path):
     for name, tensor in pipeline.vae.state_dict().items():
         # Attention is a convolution there.
         flat = "attentions" in name and tensor.dim() == 2
-        tensors[f"first_stage_model.{vae_name(name, pipeline.vae.config)}"] = tensor[:, :, None, None] if flat else tensor
+        tensors[f"first_stage_model.{vae_name(name, pipeline.vae.config)}"] = (
+            tensor[:, :, None, None] if flat else tensor
+        )
     second = getattr(pipeline, "text_encoder_2", None)
     clip = "conditioner.embedders.0.transformer" if second else "cond_stage_model.transformer"
     for name, tensor in pipeline.text_encoder.state_dict().items():
@@ -67,7 +69,9 @@ def unet_name(name, config):
         return f"{'input' if side == 'down' else 'output'}_blocks.{number}.{int(kind == 'attentions')}.{rest}"
     if match := re.match(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", name):
         kind, layer, rest = match[1], int(match[2]), match[3]
-        return f"middle_block.{1 if kind == 'attentions' else 2 * layer}.{resnet_name(rest) if kind == 'resnets' else rest}"
+        if kind == "attentions":
+            return f"middle_block.1.{rest}"
+        return f"middle_block.{2 * layer}.{resnet_name(rest)}"
     return renamed(name, UNET)
 
 

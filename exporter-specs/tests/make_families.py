@@ -1,6 +1,6 @@
 """Writes tests/models/families and tests/golden/families: tiny checkpoints, exported by the package, run by diffusers.
 
-    python exporter-specs/tests/make_families.py [FAMILY ...]
+python exporter-specs/tests/make_families.py [FAMILY ...]
 """
 
 import shutil
@@ -48,7 +48,9 @@ def main():
 
 
 def cases(family):
-    return [{"name": row["name"], "model": f"tests/models/families/{family.name}"} | DEFAULTS | row for row in family.cases]
+    return [
+        {"name": row["name"], "model": f"tests/models/families/{family.name}"} | DEFAULTS | row for row in family.cases
+    ]
 
 
 def make(family, folder):

@@ -8,13 +8,21 @@ import pytest
 import torch
 from authors_file import write_file
 from families import FAMILIES
+from safetensors.torch import load_file, save_file
+
 from safelight_export.checkpoint import library_of, open_checkpoint
 from safelight_export.fault import Fault
 from safelight_export.spec import open_spec
-from safetensors.torch import load_file, save_file
 
-TEXT = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
-        "projection_dim")
+TEXT = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "projection_dim",
+)
 
 
 # What is published of each component: a configuration that is off by a block has another number.
@@ -100,7 +108,9 @@ def test_weights_that_are_missing_are_not_drawn_at_random(pipeline, tmp_path):
     save_file(tensors | {"conv_out.wait": torch.zeros(1)}, path)
     (tmp_path / "model_index.json").write_text("{}")
     spec = open_spec("sd15")
-    with pytest.raises(Fault, match="unet lacks conv_out.weight and 0 more; has, for no layer, conv_out.wait and 0 more"):
+    with pytest.raises(
+        Fault, match="unet lacks conv_out.weight and 0 more; has, for no layer, conv_out.wait and 0 more"
+    ):
         open_checkpoint(tmp_path, spec).load(spec.components["unet"])
     path.unlink()
     with pytest.raises(Fault, match="unet: cannot be loaded as UNet2DConditionModel: .*no file named"):

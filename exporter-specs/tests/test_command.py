@@ -9,6 +9,7 @@ import onnx
 import pytest
 import tiny
 from families import FAMILIES
+
 from safelight_export.__main__ import export, parser
 from safelight_export.fault import Fault
 
@@ -34,7 +35,9 @@ def results(found):
 
 
 def test_help_has_examples():
-    shown = subprocess.run([sys.executable, "-m", "safelight_export", "--help"], cwd=ROOT, capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "safelight_export", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
     assert shown.returncode == 0 and "--decoder taesd=" in shown.stdout and "sdxl-turbo" in shown.stdout
 
 
