@@ -31,7 +31,7 @@ class Export:
         self.precisions, self.static, self.plain, self.calibration = precisions, static, plain, calibration
         self.work = out.with_name(f"{out.name}.work")
         self.results = {}
-        self.samples_in = None
+        self.samples_in = {}
 
     def run(self, again=False, only=()):
         """Makes what is not there yet; returns what the report holds."""
@@ -100,7 +100,7 @@ class Export:
             target, name = self.out / folder, GRAPHS[precision]
             recipe = self.recipe(folder).get(precision, {})
             make = lambda temporary: self.lower(precision, path, temporary / name, recipe, folder)
-            inputs = [*with_data(path), *modules(*MODULES[precision]), *self.samples_of(folder)]
+            inputs = [*with_data(path), *modules(*MODULES[precision]), *self.samples_of(precision, folder)]
             found = steps.run(f"{precision}:{folder}", inputs, target, make, recipe=recipe)
             self.results[folder][precision] = found
 
@@ -113,10 +113,11 @@ class Export:
         return function(path, out, recipe, self.samples(folder))
 
     def samples(self, folder):
-        return lower.samples(self.samples_in, STAGES[folder])
+        return lower.samples(self.samples_in[STAGES[folder]], STAGES[folder])
 
-    def samples_of(self, folder):
-        return sorted(self.samples_in.glob(f"{STAGES[folder]}-*.npz")) if self.samples_in else []
+    def samples_of(self, precision, folder):
+        stage = STAGES[folder]
+        return sorted(self.samples_in[stage].glob(f"{stage}-*.npz")) if precision != "fp32" else []
 
     def described(self, steps, goldens=()):
         """Configs, tokenizers and scheduler as diffusers has them, and the manifest."""
