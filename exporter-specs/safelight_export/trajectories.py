@@ -215,9 +215,11 @@ def predictor(model, session, request, text, record):
         # The method does not use its pipeline.
         fixed["timestep_cond"] = diffusers.LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, scale, width)
 
+    beside = painted(known["sample"][1], request, model)
+
     def run(sample, timestep, words, changes):
         time = np.full([1] * len(known.get("timestep", [])), timestep.item())
-        feeds = {"sample": sample.numpy(), "timestep": time, **fixed, **changes, **(words or {})}
+        feeds = {"sample": np.concatenate([sample.numpy(), *beside(sample)], 1), "timestep": time, **fixed, **changes, **(words or {})}
         feeds = {name: np.asarray(feeds[name]).astype(kind) for name, kind in session.types.items()}
         record("denoiser", feeds)
         return torch.from_numpy(next(iter(session.run(feeds).values())).astype(np.float32))
@@ -233,6 +235,22 @@ def predictor(model, session, request, text, record):
         return plain + request.guidance * (wanted - plain)
 
     return predict
+
+
+def painted(channels, request, model):
+    """What an inpainting denoiser takes behind the latent: a mask, and the latent of what is outside of it."""
+    extra = channels - model.manifest["latent"]["channels"]
+    if extra == 0:
+        return lambda sample: ()
+    generator = torch.Generator().manual_seed(request.seed + 1000)
+
+    def beside(sample):
+        mask = torch.zeros(1, 1, *sample.shape[2:])
+        mask[..., sample.shape[3] // 3 :] = 1
+        kept = torch.randn(1, extra - 1, *sample.shape[2:], generator=generator) * (1 - mask)
+        return mask.numpy(), kept.numpy()
+
+    return beside
 
 
 def conditions(model, session, request):
