@@ -52,7 +52,9 @@ def open_checkpoint(weights, spec, tokenizer=None):
     from .take import Graphs, is_graphs
 
     path = Path(weights)
-    if path.is_dir() and is_graphs(path):
+    # Some published folders hold both; weights are nearer to the source.
+    weighted = any(path.glob("*.safetensors")) or any(path.glob("*/*.safetensors")) or any(path.glob("*/*.bin"))
+    if path.is_dir() and is_graphs(path) and not weighted:
         return Graphs(path)
     if path.is_dir():
         return Folder(path)
@@ -73,7 +75,7 @@ class Folder:
     def inputs(self, source):
         """The files that decide what a component is."""
         folder = self.folder(source)
-        return sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".bin", ".txt"))
+        return sorted(folder.glob("*.json")) + weight_files(folder)[1]
 
     def folder(self, source):
         folder = self.path / source
@@ -93,20 +95,41 @@ class Folder:
         return read_json(self.path / "model_index.json") if (self.path / "model_index.json").is_file() else {}
 
     def tokenizer(self, name):
-        """The folder of a tokenizer, or None."""
         folder = self.path / name
-        return folder if folder.is_dir() else None
+        if not folder.is_dir():
+            raise Fault(f"weights {self.path}: has no folder {name}, the vocabulary of what steers it")
+        return folder
 
     def load(self, component):
         folder = self.folder(component.source)
         model_class = getattr(library_of(component.class_name), component.class_name)
+        options = options_of(component) | {"variant": weight_files(folder)[0], "output_loading_info": True}
         try:
-            model, found = model_class.from_pretrained(folder, output_loading_info=True, **options_of(component))
+            model, found = model_class.from_pretrained(folder, **options)
         except (OSError, ValueError, RuntimeError) as error:
             raise Fault(f"weights {folder}: cannot be loaded as {component.class_name}: {error}") from error
         # The libraries would draw at random what a file lacks, and say so in a warning.
         complete(folder, found["missing_keys"], found["unexpected_keys"], found.get("mismatched_keys", ()))
         return ready(model)
+
+
+def weight_files(folder):
+    """(variant, files): the weights in full, or where there are none, a variant such as fp16."""
+    for suffix in (".safetensors", ".bin"):
+        files = sorted(folder.glob(f"*{suffix}"))
+        plain = [file for file in files if variant_of(file) is None]
+        if plain:
+            return None, plain
+        if files:
+            variant = variant_of(files[0])
+            return variant, [file for file in files if variant_of(file) == variant]
+    return None, []
+
+
+def variant_of(file):
+    """`fp16` of `diffusion_pytorch_model.fp16.safetensors` or `model.fp16-00001-of-00002.safetensors`."""
+    parts = file.stem.split(".")
+    return parts[1].split("-")[0] if len(parts) > 1 else None
 
 
 class SingleFile:

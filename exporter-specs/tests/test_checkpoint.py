@@ -117,6 +117,27 @@ def test_weights_that_are_missing_are_not_drawn_at_random(pipeline, tmp_path):
         open_checkpoint(tmp_path, spec).load(spec.components["unet"])
 
 
+def test_half_precision_is_taken_where_there_is_nothing_better(pipeline, tmp_path):
+    folder, made = pipeline
+    made.save_pretrained(tmp_path / "half", variant="fp16")
+    shutil.copytree(folder / "checkpoint", tmp_path / "both")
+    shutil.copytree(tmp_path / "half", tmp_path / "both", dirs_exist_ok=True)
+    spec = open_spec("sd15")
+    for name, component in spec.components.items():
+        for place, suffix in (("half", ".fp16.safetensors"), ("both", "l.safetensors")):
+            source = open_checkpoint(tmp_path / place, spec)
+            source.load(component)
+            files = [file.name for file in source.inputs(component.source) if file.suffix == ".safetensors"]
+            assert len(files) == 1 and files[0].endswith(suffix), name
+
+
+def test_weights_are_taken_where_a_folder_also_has_graphs(pipeline, tmp_path):
+    folder, _ = pipeline
+    shutil.copytree(folder / "checkpoint", tmp_path / "both")
+    (tmp_path / "both/unet/model.onnx").touch()
+    assert type(open_checkpoint(tmp_path / "both", open_spec("sd15"))).__name__ == "Folder"
+
+
 def test_text_encoders_that_lack_weights_are_refused(pipeline, tmp_path):
     folder, _ = pipeline
     shutil.copytree(folder / "checkpoint/text_encoder", tmp_path / "text_encoder")
