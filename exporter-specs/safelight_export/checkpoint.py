@@ -107,7 +107,10 @@ class Folder:
         try:
             model, found = model_class.from_pretrained(folder, **options)
         except (OSError, ValueError, RuntimeError) as error:
-            raise Fault(f"weights {folder}: cannot be loaded as {component.class_name}: {error}") from error
+            told = f"weights {folder}: cannot be loaded as {component.class_name}: {error}"
+            config = self.config(component.source)
+            known = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
+            raise Fault(told if known in (None, component.class_name) else f"{told}; it is a {known}") from error
         # The libraries would draw at random what a file lacks, and say so in a warning.
         complete(folder, found["missing_keys"], found["unexpected_keys"], found.get("mismatched_keys", ()))
         return ready(model)

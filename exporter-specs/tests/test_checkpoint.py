@@ -117,6 +117,13 @@ def test_weights_that_are_missing_are_not_drawn_at_random(pipeline, tmp_path):
         open_checkpoint(tmp_path, spec).load(spec.components["unet"])
 
 
+def test_a_component_of_another_class_is_told(pipeline):
+    folder, _ = pipeline
+    source = open_checkpoint(folder / "checkpoint", open_spec("ddpm"))
+    with pytest.raises(Fault, match="unet: cannot be loaded as UNet2DModel: .*; it is a UNet2DConditionModel"):
+        source.load(open_spec("ddpm").components["unet"])
+
+
 def test_half_precision_is_taken_where_there_is_nothing_better(pipeline, tmp_path):
     folder, made = pipeline
     made.save_pretrained(tmp_path / "half", variant="fp16")
