@@ -226,6 +226,8 @@ FAMILIES = [
         row("sdxl-batch", "ddim", "leading", 3, guidance=5.0, batch=2),
         row("sdxl-image-half", "euler", "leading", 6, **GUIDED, **IMAGE, strength=0.5),
         row("sdxl-image-full", "ddim", "leading", 4, **GUIDED, **IMAGE, strength=1.0),
+        row("sdxl-inpaint", "ddim", "leading", 4, **GUIDED, **INPAINT, strength=1.0),
+        row("sdxl-inpaint-part", "euler", "leading", 6, guidance=4.0, **INPAINT, strength=0.6),
     ]),
     Family("sdxl-turbo", "sdxl-turbo", sdxl_turbo, [
         row("sdxl-turbo-one", "euler_ancestral", "trailing", 1),
