@@ -76,6 +76,24 @@ def test_a_second_run_skips_every_step_and_only_runs_what_it_names(weights, tmp_
         run(weights, tmp_path / "model", "--only", "decoder")
 
 
+def test_a_killed_export_leaves_no_half_file_and_goes_on(weights, tmp_path):
+    words = ["sd15", "--weights", weights / "checkpoint", "--out", tmp_path / "model", "--precisions", "fp32", "--plain"]
+    command = [sys.executable, "-m", "safelight_export", *map(str, words)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # Somewhere inside of the second step.
+    while not process.stderr.readline().startswith("trace:unet"):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    work = tmp_path / "model.work"
+    assert [path.relative_to(work).as_posix() for path in work.glob("fp32/*/*")] == ["fp32/text_encoder/model.onnx"]
+    onnx.checker.check_model(work / "fp32/text_encoder/model.onnx")
+    assert not (tmp_path / "model").exists()
+    found = results(run(weights, tmp_path / "model"))
+    assert found["trace:text_encoder"] == "skipped: unchanged" and found["trace:unet"] == "made"
+    assert not list(work.glob("partial-*"))
+
+
 def test_static_graphs_have_no_free_axes(weights, tmp_path):
     run(weights, tmp_path / "model", "--static", "64x32")
     shapes = {}
