@@ -20,8 +20,8 @@ class Manifest:
         self.spec, self.configs, self.scheduler = spec, configs, scheduler
         self.tokenizers, self.index, self.static = tokenizers, index, static
 
-    def content(self, out: Path, digest, goldens=()):
-        """The manifest as a dict; `digest(path)` gives a file's sha256."""
+    def content(self, out: Path, digest, precisions, goldens=()):
+        """The manifest as a dict, of the graphs that are there; `digest(path)` gives a file's sha256."""
         spec, fixed = self.spec, self.spec.manifest
         latent = fixed.get("latent") or self.latent()
         content = {
@@ -37,7 +37,7 @@ class Manifest:
         if self.index.get("force_zeros_for_empty_prompt"):
             content["empty_prompt"] = "zeros"
         content |= {key: fixed[key] for key in ("conditions", "defaults", "range") if key in fixed}
-        content["stages"] = self.stages(out, digest)
+        content["stages"] = self.stages(out, digest, precisions)
         if goldens:
             content["goldens"] = list(goldens)
         return content
@@ -83,10 +83,10 @@ class Manifest:
     def denoiser(self):
         return self.configs.get("unet") or self.configs["transformer"]
 
-    def stages(self, out, digest):
+    def stages(self, out, digest, precisions):
         stages = {}
         for folder in sorted(self.configs, key=lambda folder: ORDER.index(STAGES[folder])):
-            names = {precision: out / folder / GRAPHS[precision] for precision in PRECISIONS}
+            names = {name: out / folder / GRAPHS[name] for name in PRECISIONS if name in precisions}
             graphs = {precision: graph(out, path, digest) for precision, path in names.items() if path.is_file()}
             stages[STAGES[folder]] = {"graphs": graphs} | self.renamed(folder)
         return stages

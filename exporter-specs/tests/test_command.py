@@ -124,6 +124,14 @@ def test_components_can_be_left_out(weights, tmp_path):
         run(weights, tmp_path / "model", "--without", "encoder")
 
 
+def test_graphs_of_an_earlier_export_are_told_and_not_listed(weights, tmp_path, capsys):
+    run(weights, tmp_path / "model")
+    (tmp_path / "model/unet/model_int8.onnx").write_text("of other weights")
+    run(weights, tmp_path / "model")
+    assert "unet/model_int8.onnx is from an earlier export and not listed" in capsys.readouterr().err
+    assert "int8" not in (tmp_path / "model/model.yaml").read_text()
+
+
 def test_a_decoder_that_is_none_is_refused(weights, tmp_path):
     with pytest.raises(Fault, match="expected SPEC=PATH"):
         run(weights, tmp_path / "model", "--decoder", "taesd")
