@@ -10,21 +10,21 @@ use ndarray::Axis;
 use serde::Serialize;
 
 use crate::cache::{Cached, Store, Watch};
-use crate::decoder::Decoder;
-use crate::denoiser::{Conditions, Denoiser, Guidance, Traits};
+use crate::decoder::{self, Decoder};
+use crate::denoiser::{Conditions, Denoiser, Guidance, Steering, Traits};
 use crate::graph::{Opened, Source};
 use crate::library::Library;
 use crate::memory::{Memory, OpeningMemory, Reading as MemoryReading};
-use crate::model::Model;
+use crate::model::{EmptyPrompt, Model};
 use crate::noise::{Brownian, Noise, Seeds};
 use crate::picture::{Picture, Provenance};
 use crate::prompt_cache::PromptCache;
 use crate::request::{NoiseLayout, Plan, Request, SamplerNoise};
-use crate::residency::{Residency, Slot};
+use crate::residency::{AnySlot, Residency, Slot};
 use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::target::Target;
-use crate::text::{Hidden, Reading, TextEncoder, TextStage};
+use crate::text::{Hidden, Reading, Run, TextEncoder, TextStage};
 use crate::training::{Level, Training};
 use crate::trajectory::Walk;
 use crate::{Error, ErrorKind, Result};
@@ -39,7 +39,8 @@ pub struct Pipeline {
     text: TextStage,
     traits: Traits,
     denoiser: Slot<Denoiser>,
-    decoder: Slot<Decoder>,
+    /// None where the model makes pixels.
+    decoder: Option<Slot<Decoder>>,
     observer: Observer,
     open_time: Duration,
     open_memory: Option<OpeningMemory>,
@@ -120,9 +121,9 @@ pub struct Timings {
     pub reopen_ms: f64,
     /// Prompts to hidden states.
     pub text_encoder_ms: f64,
-    /// Prompts whose hidden states came from the prompt cache on disk, a count.
+    /// Prompts, or chunks of them, whose hidden states came from the prompt cache on disk, a count.
     pub text_hits: usize,
-    /// Prompts that the text encoder read, a count; those that the pipeline remembers are neither.
+    /// Prompts, or chunks of them, that a text encoder read, a count; those that the pipeline remembers are neither.
     pub text_misses: usize,
     /// All steps of all pictures.
     pub denoiser_ms: f64,
@@ -157,7 +158,7 @@ impl Pipeline {
     /// [`ErrorKind::Model`] for a graph that is damaged or not what its stage needs,
     /// [`ErrorKind::Limit`] for one that is larger than the target allows.
     pub fn open(target: &Target, model: &Model) -> Result<Self> {
-        Self::open_for(target, model, &Request::default())
+        Self::open_for(target, model, &Request::usual(model))
     }
 
     /// The same for requests like `usual`: its size, batch and guidance. Every other request works, too, but opens
@@ -204,28 +205,32 @@ impl Pipeline {
         check_graph_sizes(target, model)?;
         let Extras { profiles, prompts, watch } = extras;
         let store = Store::of(target, model, watch);
-        let find = |stage| {
-            let dispensable = stage == Stage::TextEncoder && prompts.is_some();
+        let find = |stage: Stage| {
+            let dispensable = Stage::TEXT_ENCODERS.contains(&stage) && prompts.is_some();
             let find = if dispensable { Source::find_or_promised } else { Source::find };
             Ok(find(stage, model, target)?.profiled(profiles).kept_in(store.clone()))
         };
         // Loading the library and hashing the graphs take about as long, so they go side by side.
         let (library, sources) = std::thread::scope(|scope| {
             let library = scope.spawn(|| Library::open(None));
-            let sources = Stage::TEXT_TO_IMAGE.map(find);
-            (join(library), sources)
+            let text = model.tokenizers.keys().map(|&stage| find(stage)).collect::<Result<Vec<_>>>();
+            let decoder = model.stages.contains_key(&Stage::Decoder).then(|| find(Stage::Decoder)).transpose();
+            (join(library), (text, find(Stage::Denoiser), decoder))
         });
-        let [text, denoiser, decoder] = sources;
-        let (text, denoiser, decoder, library) = (text?, denoiser?, decoder?, library?);
+        let (text, denoiser, decoder, library) = (sources.0?, sources.1?, sources.2?, library?);
         let entries = prompts.map(|prompts| prompts.of(&text, &denoiser, model)).transpose()?;
+        let entries = entries.into_iter().flatten().map(Some).chain(std::iter::repeat_with(|| None));
         let traits = Traits::of(&denoiser.outline, model);
         let residency = target.residency;
-        let text = Slot::new(library, text, TextEncoder::open, residency);
+        let reader = |(text, entries): (Source, _)| {
+            (text.stage(), Slot::new(library, text, TextEncoder::open, residency), entries)
+        };
+        let text: Vec<_> = text.into_iter().zip(entries).map(reader).collect();
         let mut denoiser = Slot::new(library, denoiser, Denoiser::open, residency);
-        let mut decoder = Slot::new(library, decoder, Decoder::open, residency);
+        let mut decoder = decoder.map(|decoder| Slot::new(library, decoder, Decoder::open, residency));
         let settled = std::thread::scope(|scope| {
-            let text = scope.spawn(|| TextStage::settled(text, entries, model, &plan));
-            let decoder = scope.spawn(|| decoder.settle(model, &plan));
+            let text = scope.spawn(|| TextStage::settled(text, model, &plan));
+            let decoder = scope.spawn(|| decoder.as_mut().map_or(Ok(()), |decoder| decoder.settle(model, &plan)));
             let denoiser = denoiser.settle(model, &plan);
             (join(text), denoiser, join(decoder))
         });
@@ -252,12 +257,21 @@ impl Pipeline {
 
     /// What each stage runs.
     pub fn graphs(&self) -> BTreeMap<Stage, Opened> {
-        let stages = [
-            (Stage::TextEncoder, self.text.encoder.opened()),
-            (Stage::Denoiser, self.denoiser.opened()),
-            (Stage::Decoder, self.decoder.opened()),
-        ];
-        stages.map(|(stage, opened)| (stage, opened.clone())).into()
+        self.opened().map(|(stage, opened)| (stage, opened.clone())).collect()
+    }
+
+    fn opened(&self) -> impl Iterator<Item = (Stage, &Opened)> {
+        let text = self.text.encoders().map(|(stage, encoder)| (stage, encoder.opened()));
+        let decoder = self.decoder.iter().map(|decoder| (Stage::Decoder, decoder.opened()));
+        text.chain([(Stage::Denoiser, self.denoiser.opened())]).chain(decoder)
+    }
+
+    /// Every stage, whatever it is.
+    fn slots(&mut self) -> impl Iterator<Item = (Stage, &mut dyn AnySlot)> {
+        let text = self.text.encoders_mut().map(|(stage, encoder)| (stage, encoder as &mut dyn AnySlot));
+        let denoiser = (Stage::Denoiser, &mut self.denoiser as &mut dyn AnySlot);
+        let decoder = self.decoder.iter_mut().map(|decoder| (Stage::Decoder, decoder as &mut dyn AnySlot));
+        text.chain([denoiser]).chain(decoder)
     }
 
     /// Puts another observer in the place of the one that was set, and returns that.
@@ -267,21 +281,14 @@ impl Pipeline {
 
     /// The profile of each stage that is open, ended.
     pub(crate) fn end_profiles(&mut self) -> Result<Vec<(Stage, PathBuf)>> {
-        let graphs = [
-            (Stage::TextEncoder, self.text.encoder.graph()),
-            (Stage::Denoiser, self.denoiser.graph()),
-            (Stage::Decoder, self.decoder.graph()),
-        ];
-        let open = graphs.into_iter().filter_map(|(stage, graph)| Some((stage, graph?)));
+        let open = self.slots().filter_map(|(stage, slot)| Some((stage, slot.graph()?)));
         open.map(|(stage, graph)| Ok((stage, graph.end_profile()?))).collect()
     }
 
     /// Has every generation from now on tell where its memory went. Reading it takes tens of microseconds a stage, and
     /// the process's peak is reset at each: other tools that read it see only what came after.
     pub fn measure_memory(&mut self) {
-        self.text.encoder.measure_memory();
-        self.denoiser.measure_memory();
-        self.decoder.measure_memory();
+        self.slots().for_each(|(_, slot)| slot.measure_memory());
     }
 
     /// Sets who is told about progress; it is called on the thread that generates.
@@ -317,9 +324,7 @@ impl Pipeline {
         plan.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
         let made = self.make(&mut job, &mut take);
         // Whatever ended it: no staged graph outlives its request.
-        self.text.encoder.end();
-        self.denoiser.end();
-        self.decoder.end();
+        self.slots().for_each(|(_, slot)| slot.end());
         let opening = [self.take_opening_times(), self.open_time].map(milliseconds);
         let memory = self.take_memory();
         made?;
@@ -337,7 +342,6 @@ impl Pipeline {
     fn make(&mut self, job: &mut Job, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
         self.warn_of_graphs(job);
         let prompts = self.encode_prompts(job)?;
-        self.text.encoder.end();
         let batches = (0..job.request.count).step_by(job.batch);
         match self.target.residency {
             Residency::Resident => {
@@ -345,7 +349,7 @@ impl Pipeline {
                     let batch = self.denoise(job, &prompts, first)?;
                     self.denoiser.end();
                     self.decode(job, batch, take)?;
-                    self.decoder.end();
+                    self.decoder.iter_mut().for_each(Slot::end);
                 }
                 Ok(())
             }
@@ -359,16 +363,12 @@ impl Pipeline {
 
     /// Time spent on opening graphs since this was last asked.
     fn take_opening_times(&mut self) -> Duration {
-        self.text.encoder.take_reopen_time() + self.denoiser.take_reopen_time() + self.decoder.take_reopen_time()
+        self.slots().map(|(_, slot)| slot.take_reopen_time()).sum()
     }
 
     /// Where the memory went since this was last asked; nothing where no stage was watched.
     fn take_memory(&mut self) -> Option<Memory> {
-        let stages = [
-            (Stage::TextEncoder, self.text.encoder.take_memory()),
-            (Stage::Denoiser, self.denoiser.take_memory()),
-            (Stage::Decoder, self.decoder.take_memory()),
-        ];
+        let stages: Vec<_> = self.slots().map(|(stage, slot)| (stage, slot.take_memory())).collect();
         let highest = stages.iter().map(|(_, (_, highest))| *highest).max().filter(|&highest| highest > 0)?;
         let (pipeline, now) = (self.open_memory?, MemoryReading::now()?);
         let process = MemoryReading { peak: now.peak.max(highest), ..now };
@@ -387,14 +387,22 @@ impl Pipeline {
     fn encode_prompts(&mut self, job: &mut Job) -> Result<Prompts> {
         let start = Instant::now();
         let request = job.request;
-        let mut encode = |prompt: &str| self.text.encode(prompt, &self.model, job.plan, &request.cancel);
-        let positive = encode(&request.prompt)?;
         let classifier_free = job.plan.is_guided() && !self.traits.embeds_guidance;
-        let negative = match &request.negative {
-            _ if !classifier_free => None,
-            Some(negative) => Some(encode(negative)?),
-            None => Some(encode("")?),
+        let zeros = request.negative.is_none() && self.model.empty_prompt == EmptyPrompt::Zeros;
+        let mut texts = vec![&job.plan.prompt];
+        texts.extend((classifier_free && !zeros).then_some(&job.plan.negative));
+        let mut prompts = if self.model.reads_prompts() {
+            let run = Run { model: &self.model, plan: job.plan, cancel: &request.cancel };
+            self.text.encode(&texts, run)?.into_iter()
+        } else {
+            Vec::new().into_iter()
         };
+        let (positive, negative) = (prompts.next(), prompts.next());
+        let negative =
+            negative.or_else(|| Some(positive.as_ref()?.zeros_like().into()).filter(|_| zeros && classifier_free));
+        if let Some(hidden) = &positive {
+            self.traits.check_tokens(hidden.tokens, job.plan)?;
+        }
         let Reading { hits, misses, warnings } = self.text.take_reading();
         (job.report.timings.text_hits, job.report.timings.text_misses) = (hits, misses);
         warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
@@ -405,15 +413,20 @@ impl Pipeline {
                 job.warn(&mut self.observer, &warning);
             }
         }
-        for (what, hidden) in [("prompt", Some(&positive)), ("negative prompt", negative.as_ref())] {
+        for (what, hidden) in [("prompt", positive.as_ref()), ("negative prompt", negative.as_ref())] {
             if let Some(cut) = hidden.and_then(|hidden| hidden.cut.as_ref()) {
-                let warning = format!("the {what} is longer than the model reads; cut off: \"{cut}\"");
+                let instead = match self.traits.fixed_tokens {
+                    Some(_) => "",
+                    None => "; --long-prompts chunks reads all of it",
+                };
+                let warning = format!("the {what} is longer than the model reads; cut off: \"{cut}\"{instead}");
                 job.warn(&mut self.observer, &warning);
             }
         }
-        job.report.timings.graphs_ms += milliseconds(self.text.encoder.take_run_time());
+        let run_times = self.text.encoders_mut().map(|(_, encoder)| encoder.take_run_time());
+        job.report.timings.graphs_ms += milliseconds(run_times.sum());
         job.report.timings.text_encoder_ms += milliseconds(start.elapsed());
-        Ok(Prompts { positive, negative })
+        Ok(Prompts { positive, negative, classifier_free })
     }
 
     /// Noise → the clean latents of the batch that starts with picture `first`.
@@ -422,22 +435,24 @@ impl Pipeline {
         self.denoiser.begin(&self.model, job.plan)?;
         self.warn_of_graphs(job);
         let (request, plan) = (job.request, job.plan);
-        let mut noise = job.noise(first, request.seed);
+        let mut noise = Noise::start(plan.generator, job.seeds(first));
         let (channels, height, width) = plan.latent;
         let mut latent = Latent::zeros((job.rows(first), channels, height, width));
         noise.fill(&mut latent)?;
         (self.observer)(&Event::Noise { first, latent: &latent });
         latent *= plan.trajectory.initial_scale as f32;
 
-        let guidance = match &prompts.negative {
-            Some(negative) => Guidance::Guided { negative },
-            None if self.traits.embeds_guidance => Guidance::Embedded,
-            None => Guidance::Off,
+        let wanted = Steering { hidden: prompts.positive.as_deref(), number: |chosen| chosen.value };
+        let unwanted = Steering { hidden: prompts.negative.as_deref(), number: |chosen| chosen.unguided };
+        let guidance = match prompts.classifier_free {
+            true => Guidance::Guided { negative: unwanted },
+            false if self.traits.embeds_guidance => Guidance::Embedded,
+            false => Guidance::Off,
         };
         let done = Cell::new(0);
         let with = Conditions { plan, done: &done, cancel: &request.cancel };
         let denoiser = self.denoiser.begin(&self.model, plan)?;
-        let mut denoiser = denoiser.condition(latent.dim(), &prompts.positive, guidance, with)?;
+        let mut denoiser = denoiser.condition(latent.dim(), wanted, guidance, with)?;
         let mut fresh = SamplerSource::new(job, first, noise)?;
         let observer = &mut self.observer;
         let mut watch =
@@ -459,12 +474,15 @@ impl Pipeline {
     fn decode(&mut self, job: &mut Job, batch: Batch, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
         for (offset, latent) in batch.latents.axis_iter(Axis(0)).enumerate() {
             let (start, index) = (Instant::now(), batch.first + offset);
-            let pixels = self.decoder.begin(&self.model, job.plan)?.decode(latent, &job.request.cancel)?;
+            let pixels = match &mut self.decoder {
+                Some(decoder) => decoder.begin(&self.model, job.plan)?.decode(latent, &job.request.cancel)?,
+                None => decoder::pixels(latent, self.model.latent)?,
+            };
             self.warn_of_graphs(job);
             let provenance = self.provenance(job, index, batch.work);
             let picture = Picture { pixels, latent: latent.to_owned(), provenance };
             let timings = &mut job.report.timings;
-            timings.graphs_ms += milliseconds(self.decoder.take_run_time());
+            timings.graphs_ms += milliseconds(self.decoder.as_mut().map_or(Duration::ZERO, Slot::take_run_time));
             timings.decoder_ms += milliseconds(start.elapsed());
             (self.observer)(&Event::Decoded { index, count: job.request.count });
             let handover = Instant::now();
@@ -480,9 +498,13 @@ impl Pipeline {
             safelight: env!("CARGO_PKG_VERSION"),
             prompt: request.prompt.clone(),
             negative: request.negative.clone(),
-            seed: request.seed + index as u64,
+            syntax: request.syntax,
+            long_prompts: request.long_prompts,
+            conditions: plan.conditions.iter().map(|chosen| (chosen.name.clone(), chosen.value)).collect(),
+            seed: request.seed_of(index),
+            walk: Some(request.leg(index)).filter(|leg| leg.share > 0.0),
             noise: request.noise,
-            noise_seed: request.noise_seed.map(|seed| seed + index as u64),
+            noise_seed: request.noise_seed_of(index),
             generator: plan.generator.name,
             sampler_noise: request.sampler_noise,
             sampler: plan.relay.to_string(),
@@ -508,9 +530,8 @@ impl Pipeline {
 
     /// Tells what opening the graphs has found, as far as they have been opened.
     fn warn_of_graphs(&mut self, job: &mut Job) {
-        for opened in [self.text.encoder.opened(), self.denoiser.opened(), self.decoder.opened()] {
-            opened.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
-        }
+        let warnings: Vec<_> = self.opened().flat_map(|(_, opened)| opened.warnings.iter().cloned()).collect();
+        warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
     }
 }
 
@@ -552,9 +573,12 @@ struct Work {
 }
 
 struct Prompts {
-    positive: Arc<Hidden>,
-    /// Present where classifier-free guidance is on.
+    /// Present where words steer the model.
+    positive: Option<Arc<Hidden>>,
+    /// The same, where guidance leads away from it.
     negative: Option<Arc<Hidden>>,
+    /// Whether guidance takes two predictions.
+    classifier_free: bool,
 }
 
 impl<'a> Job<'a> {
@@ -567,20 +591,26 @@ impl<'a> Job<'a> {
         self.batch.min(self.request.count - first)
     }
 
-    fn noise(&self, first: usize, seed: u64) -> Noise {
-        let generator = self.plan.generator;
-        match self.seeds(first, seed) {
-            Seeds::PerImage(seeds) => Noise::per_image(generator, seeds),
-            Seeds::Shared(seed) => Noise::shared(generator, seed),
+    /// Seeds of the initial noise of the batch that starts with picture `first`.
+    fn seeds(&self, first: usize) -> Seeds {
+        let request = self.request;
+        let pictures = first..first + self.rows(first);
+        match request.noise {
+            NoiseLayout::PerImage if request.walk.is_empty() => {
+                Seeds::PerImage(pictures.map(|i| request.seed_of(i)).collect())
+            }
+            NoiseLayout::PerImage => Seeds::Walk(pictures.map(|i| request.leg(i)).collect()),
+            NoiseLayout::Shared => Seeds::Shared(request.seed),
         }
     }
 
-    fn seeds(&self, first: usize, seed: u64) -> Seeds {
-        match self.request.noise {
-            NoiseLayout::PerImage => {
-                Seeds::PerImage((first..first + self.rows(first)).map(|i| seed + i as u64).collect())
-            }
-            NoiseLayout::Shared => Seeds::Shared(seed),
+    /// Seeds of the sampler's own noise, where the request has one for it.
+    fn noise_seeds(&self, first: usize) -> Option<Seeds> {
+        let (request, pictures) = (self.request, first..first + self.rows(first));
+        let of_each = |i| request.noise_seed_of(i);
+        match request.noise {
+            NoiseLayout::PerImage => pictures.map(of_each).collect::<Option<_>>().map(Seeds::PerImage),
+            NoiseLayout::Shared => request.noise_seed.map(Seeds::Shared),
         }
     }
 
@@ -603,15 +633,17 @@ impl<'a> SamplerSource<'a> {
     /// `initial` goes on, unless the request has a seed for this noise alone.
     fn new(job: &Job<'a>, first: usize, initial: Noise) -> Result<Self> {
         let Job { request, plan, .. } = job;
-        let seed = request.noise_seed.unwrap_or(request.seed);
+        let own = job.noise_seeds(first);
         match request.sampler_noise {
-            SamplerNoise::Independent if request.noise_seed.is_none() => Ok(Self::Independent(initial)),
-            SamplerNoise::Independent => Ok(Self::Independent(job.noise(first, seed))),
+            SamplerNoise::Independent => {
+                Ok(Self::Independent(own.map_or(initial, |seeds| Noise::start(plan.generator, seeds))))
+            }
             SamplerNoise::Brownian => {
+                let seeds = own.unwrap_or_else(|| job.seeds(first));
                 let (least, most) = plan.training.sigma_range();
                 let times = plan.trajectory.levels().map(|level| brownian_time(&plan.training, level));
                 let least = times.filter(|&time| time > 0.0).fold(least, f64::min);
-                Ok(Self::Brownian(Box::new(Brownian::new(job.seeds(first, seed), least, most)?), &plan.training))
+                Ok(Self::Brownian(Box::new(Brownian::new(seeds, least, most)?), &plan.training))
             }
         }
     }
@@ -682,7 +714,7 @@ fn unused_by_embedding(request: &Request, plan: &Plan) -> Vec<String> {
 
 /// Refuses graphs that are larger than the target allows.
 pub(crate) fn check_graph_sizes(target: &Target, model: &Model) -> Result<()> {
-    for stage in Stage::TEXT_TO_IMAGE {
+    for stage in model.stages_to_picture() {
         let (_, file) = model.graph(stage, &target.stage(stage).precision)?;
         let (bytes, most) = (file.total_bytes(), target.limits.max_graph_bytes);
         if bytes > most {

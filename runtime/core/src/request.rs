@@ -1,15 +1,18 @@
 //! What a caller asks for, checked against model and target before anything is opened.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
 use crate::curve::Curve;
+use crate::error::unknown;
 use crate::guidance::{Rule, find_guidance};
-use crate::model::Model;
-use crate::noise::{Generator, TORCH_CPU, find_generator};
+use crate::model::{Condition, Model};
+use crate::noise::{Generator, Leg, TORCH_CPU, find_generator, leg};
 use crate::options::Options;
+use crate::prompt::{LongPrompts, Prompt, Syntax, find_weight};
 use crate::route::{Route, Sampling};
-use crate::stage::Stage;
 use crate::target::Target;
 use crate::training::Training;
 use crate::trajectory::{Relay, Trajectory};
@@ -18,10 +21,16 @@ use crate::{Error, Result};
 /// What to make. Fields that are `None` or empty take the model's default.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What the picture shows; may be empty.
+    /// What the picture shows; may be empty, and must be for a model that no words steer.
     pub prompt: String,
     /// What it must not show; needs guidance.
     pub negative: Option<String>,
+    /// How both are read.
+    pub syntax: Syntax,
+    /// What becomes of them where they are longer than the text encoder's window.
+    pub long_prompts: LongPrompts,
+    /// Numbers for the model's [`conditions`](Model::conditions), by name.
+    pub conditions: BTreeMap<String, f64>,
     /// How the noise becomes a latent.
     pub sampling: Sampling,
     /// Guidance scale, or several spread over the steps; 1 or less is off.
@@ -32,7 +41,10 @@ pub struct Request {
     pub guidance_runs: GuidanceRuns,
     /// Seed of the first picture; the next has the next seed.
     pub seed: u64,
-    /// Seed of the sampler's own noise, where that is not to continue the initial noise.
+    /// Seeds to walk to from `seed`, one after the other: the pictures are then the frames of that walk, the first
+    /// exactly the picture of the first seed and the last that of the last. All noise is walked, the sampler's too.
+    pub walk: Vec<u64>,
+    /// Seed of the sampler's own noise, where that is not to continue the initial noise; all frames of a walk share it.
     pub noise_seed: Option<u64>,
     /// A name from [`GENERATORS`](crate::noise::GENERATORS).
     pub generator: Option<String>,
@@ -89,11 +101,15 @@ impl Default for Request {
         Self {
             prompt: String::new(),
             negative: None,
+            syntax: Syntax::default(),
+            long_prompts: LongPrompts::default(),
+            conditions: BTreeMap::new(),
             sampling: Sampling::default(),
             guidance: None,
             guidance_method: None,
             guidance_runs: GuidanceRuns::default(),
             seed: 0,
+            walk: Vec::new(),
             noise_seed: None,
             generator: None,
             sampler_noise: SamplerNoise::default(),
@@ -106,8 +122,49 @@ impl Default for Request {
     }
 }
 
+impl Request {
+    /// A request that a model takes, whatever it is steered by: for opening and measuring, not for looking at.
+    pub fn usual(model: &Model) -> Self {
+        let prompt = if model.reads_prompts() { USUAL_PROMPT } else { "" };
+        let number = |condition: &Condition| condition.default.unwrap_or(condition.range.0);
+        let conditions = model.conditions.iter().map(|(name, condition)| (name.clone(), number(condition)));
+        Self { prompt: prompt.into(), conditions: conditions.collect(), ..Self::default() }
+    }
+
+    /// Where on the walk picture `index` is; without a walk, at its own seed.
+    pub(crate) fn leg(&self, index: usize) -> Leg {
+        if self.walk.is_empty() {
+            let seed = self.seed + index as u64;
+            return Leg { from: seed, to: seed, share: 0.0 };
+        }
+        leg(&self.walked_seeds(), index, self.count)
+    }
+
+    /// Seed of picture `index`; of one between two seeds, the first of them.
+    pub(crate) fn seed_of(&self, index: usize) -> u64 {
+        self.leg(index).from
+    }
+
+    /// Seed of the sampler's own noise of picture `index`.
+    pub(crate) fn noise_seed_of(&self, index: usize) -> Option<u64> {
+        let offset = if self.walk.is_empty() { index as u64 } else { 0 };
+        self.noise_seed.map(|seed| seed + offset)
+    }
+
+    fn walked_seeds(&self) -> Vec<u64> {
+        [&[self.seed], self.walk.as_slice()].concat()
+    }
+}
+
+/// What is asked for where any prompt will do.
+const USUAL_PROMPT: &str = "a red apple";
+
 /// A request with every default filled in and every bound checked.
 pub struct Plan {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// What guidance leads away from, where it is on and words steer the model.
+    pub negative: Prompt,
     /// The samplers.
     pub relay: Relay,
     /// The schedule's name; `timesteps` or `sigmas` where the request gives those, `adaptive` where a tolerance decides.
@@ -118,6 +175,8 @@ pub struct Plan {
     pub training: Training,
     /// What the samplers, the schedule and the guidance are tuned with.
     pub options: Options,
+    /// Numbers that steer the denoiser, in the order of the model's conditions.
+    pub conditions: Vec<Chosen>,
     /// Guidance scale; 1 or less is off.
     pub guidance: Curve,
     /// The way of guidance.
@@ -140,6 +199,19 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+/// A number for one of a model's conditions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// The condition's name.
+    pub name: String,
+    /// What the denoiser's graph calls it.
+    pub tensor: String,
+    /// The number.
+    pub value: f64,
+    /// What guidance leads away from: the number again where nothing stands for none.
+    pub unguided: f64,
+}
+
 /// Guidance beyond this is a mistake, not a wish.
 const MAX_GUIDANCE: f64 = 1000.0;
 
@@ -157,11 +229,12 @@ impl Plan {
         check_numbers(request, &guidance)?;
         check_size(width, height, model)?;
         check_limits(request, (width, height), target)?;
-        for stage in Stage::TEXT_TO_IMAGE {
+        for stage in model.stages_to_picture() {
             model.graph(stage, &target.stage(stage).precision)?;
         }
         let latent = (model.latent.channels, height / model.latent.downscale, width / model.latent.downscale);
         let on = guidance.values().iter().any(|&scale| rule.is_on(scale));
+        check_words(request, model, on)?;
         let guided = on.then_some((rule, &guidance));
         let route = Route::new(&request.sampling, model, (latent.1, latent.2), guided)?;
         let steps = route.trajectory.steps;
@@ -177,7 +250,11 @@ impl Plan {
             NoiseLayout::Shared => request.count,
         };
         within("batch", batch as u64, target.limits.max_batch as u64)?;
+        let [prompt, negative] = read_prompts(request)?;
         Ok(Self {
+            prompt,
+            negative,
+            conditions: conditions(request, model)?,
             generator: request.generator.as_deref().map_or(Ok(&TORCH_CPU), find_generator)?,
             batch,
             every_batch: request.count.is_multiple_of(batch).then_some(batch),
@@ -187,6 +264,7 @@ impl Plan {
             warnings: [
                 warnings(request, model, &guidance, (steps, on)),
                 route.warnings(),
+                weight_warnings(request),
                 noise_warnings(request, &route),
             ]
             .concat(),
@@ -221,10 +299,10 @@ fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {
             return Err(Error::usage(format!("{name} is 0, expected at least 1")));
         }
     }
-    if request.noise_seed == Some(request.seed) && request.sampler_noise == SamplerNoise::Independent {
+    let same = request.noise_seed.filter(|seed| request.walked_seeds().contains(seed));
+    if let Some(seed) = same.filter(|_| request.sampler_noise == SamplerNoise::Independent) {
         return Err(Error::usage(format!(
-            "noise seed {0} is the seed, too: the sampler would draw the initial noise again; give it another one",
-            request.seed
+            "noise seed {seed} is the seed, too: the sampler would draw the initial noise again; give it another one"
         )));
     }
     if request.sampler_noise == SamplerNoise::Brownian && !request.sampling.restarts.is_empty() {
@@ -232,12 +310,83 @@ fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {
             "restarts walk an interval again, and Brownian noise would be the same each time; leave one of them out",
         ));
     }
+    if !request.walk.is_empty() {
+        return check_walk(request);
+    }
     for seed in [Some(request.seed), request.noise_seed].into_iter().flatten() {
         if seed.checked_add(request.count as u64 - 1).is_none() {
             return Err(Error::usage(format!("seed {seed} leaves no room for {} pictures", request.count)));
         }
     }
     Ok(())
+}
+
+fn check_walk(request: &Request) -> Result<()> {
+    let seeds = request.walked_seeds();
+    if let Some(pair) = seeds.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Error::usage(format!("the walk goes from seed {} to itself; give another one", pair[0])));
+    }
+    if request.count < seeds.len() {
+        return Err(Error::usage(format!(
+            "count is {}, but a walk along {} seeds has at least as many frames; try --count {}",
+            request.count,
+            seeds.len(),
+            12 * (seeds.len() - 1) + 1
+        )));
+    }
+    if request.noise == NoiseLayout::Shared {
+        return Err(Error::usage("a walk needs noise of its own for each picture; leave out the shared noise"));
+    }
+    Ok(())
+}
+
+/// The prompt and the negative prompt.
+fn read_prompts(request: &Request) -> Result<[Prompt; 2]> {
+    let read = |text: &str| Prompt::new(text, request.syntax, request.long_prompts);
+    let negative = read(request.negative.as_deref().unwrap_or_default());
+    Ok([read(&request.prompt)?, negative.map_err(|e| e.context("negative"))?])
+}
+
+/// Refuses words for a model that reads none, and guidance away from nothing.
+fn check_words(request: &Request, model: &Model, on: bool) -> Result<()> {
+    let has_unguided = model.conditions.values().any(|condition| condition.unguided.is_some());
+    if on && !model.reads_prompts() && !has_unguided {
+        return Err(Error::usage(format!(
+            "guidance has nothing to lead away from: model \"{}\" reads no prompt and has no condition with a number for \
+             none; leave guidance out",
+            model.name
+        )));
+    }
+    if model.reads_prompts() || request.prompt.is_empty() && request.negative.is_none() {
+        return Ok(());
+    }
+    let names: Vec<_> = model.conditions.keys().map(String::as_str).collect();
+    let instead = if names.is_empty() { String::new() } else { format!("; it has conditions: {}", names.join(", ")) };
+    Err(Error::usage(format!("model \"{}\" reads no prompt; leave it out{instead}", model.name)))
+}
+
+/// The numbers for a model's conditions.
+fn conditions(request: &Request, model: &Model) -> Result<Vec<Chosen>> {
+    if let Some(name) = request.conditions.keys().find(|name| !model.conditions.contains_key(*name)) {
+        if model.conditions.is_empty() {
+            return Err(Error::usage(format!("model \"{}\" has no conditions, you gave \"{name}\"", model.name)));
+        }
+        return Err(Error::usage(unknown("condition", name, model.conditions.keys().map(String::as_str))));
+    }
+    let chosen = model.conditions.iter().map(|(name, condition)| {
+        let Some(value) = request.conditions.get(name).copied().or(condition.default) else {
+            let (low, high) = condition.range;
+            return Err(Error::usage(format!(
+                "condition \"{name}\" ({}) is not given, and the model has no default; give it a number from {low} to \
+                 {high}",
+                condition.about
+            )));
+        };
+        condition.accepts(value).map_err(|what| Error::usage(format!("condition \"{name}\" is {what}")))?;
+        let unguided = condition.unguided.unwrap_or(value);
+        Ok(Chosen { name: name.clone(), tensor: condition.tensor.clone(), value, unguided })
+    });
+    chosen.collect()
 }
 
 fn check_size(width: usize, height: usize, model: &Model) -> Result<()> {
@@ -302,6 +451,16 @@ fn warnings(request: &Request, model: &Model, guidance: &Curve, (steps, on): (Op
         warnings.push(format!("the negative prompt has no effect: guidance {guidance} is off; try --guidance 2"));
     }
     warnings
+}
+
+/// What is said of weights in prompts that are read as plain text.
+fn weight_warnings(request: &Request) -> Vec<String> {
+    let prompts = [("prompt", Some(&request.prompt)), ("negative prompt", request.negative.as_ref())];
+    let found = prompts.into_iter().filter_map(|(what, text)| Some((what, find_weight(text?)?)));
+    let found = found.filter(|_| request.syntax == Syntax::Plain);
+    found
+        .map(|(what, weight)| format!("\"{weight}\" in the {what} is read as text; --weighted reads weights"))
+        .collect()
 }
 
 /// What is said of a sampler's own noise where there is none.
