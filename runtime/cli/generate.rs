@@ -20,6 +20,7 @@ use serde_json::json;
 
 use crate::destination::{Destination, prepare_folder};
 use crate::device::{DeviceArguments, tell_opening};
+use crate::picture_arguments::PictureArguments;
 use crate::sampling::SamplingArguments;
 use crate::{folders, memory, print, prompts, tell};
 
@@ -36,6 +37,8 @@ pub(crate) struct Arguments {
     device: DeviceArguments,
     #[command(flatten)]
     sampling: SamplingArguments,
+    #[command(flatten)]
+    pictures: PictureArguments,
     /// Guidance scale, or several spread over the steps, such as 7.5,5,3; 1 or less is off [default: the model's]
     #[arg(short, long, value_name = "SCALE", allow_negative_numbers = true)]
     guidance: Option<Curve>,
@@ -103,6 +106,8 @@ Examples:
   safelight generate \"a blue house\" --seed 7 --count 4 --out houses/
   safelight generate --prompts words.txt --seed 7 --out pictures/
   safelight generate --prompts kiosk.txt --prompt-cache cache/
+  safelight generate \"a blue house\" --image red-house.png --strength 0.6
+  safelight generate \"a cat\" --image photo.jpg --mask sofa.png --keep-pixels
   safelight generate \"a red apple\" --target raspberry-pi-5 --dry-run
   safelight generate \"a cat\" --model ./my-sd-export --steps 20 --sampler euler --guidance 7.5 --negative blurry
   safelight generate \"a yellow star\" --quiet --out - | display";
@@ -117,7 +122,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None => Model::open(&folder)?,
     };
     let target = target(arguments)?;
-    let requests = requests(arguments)?;
+    let requests = requests(arguments, &target)?;
     let destination = destination(arguments)?;
     // Everything that can be wrong with a request is told before ONNX Runtime is even opened.
     let plans = requests.iter().map(|request| Plan::new(request, &model, &target));
@@ -238,12 +243,12 @@ fn destination(arguments: &Arguments) -> safelight::Result<Destination> {
 }
 
 /// One request a prompt, all with the same seeds and cancelled together.
-fn requests(arguments: &Arguments) -> safelight::Result<Vec<Request>> {
+fn requests(arguments: &Arguments, target: &Target) -> safelight::Result<Vec<Request>> {
     let prompts = match (&arguments.prompts, &arguments.prompt) {
         (Some(path), _) => prompts::read(path)?,
         (None, prompt) => vec![prompt.clone().unwrap_or_default()],
     };
-    let usual = request(arguments);
+    let usual = arguments.pictures.apply(request(arguments), target)?;
     Ok(prompts.into_iter().map(|prompt| Request { prompt, ..usual.clone() }).collect())
 }
 
@@ -362,7 +367,7 @@ fn summary(report: &Report, made: &[Made]) -> String {
     let time = &report.timings;
     format!(
         "{seeds}, {}, {} steps ({}), {} evaluations, {guidance}, {}×{}\n{} on {}: {} (ONNX Runtime {})\n\
-         opening {:.0} ms, text {:.1} ms, denoiser {:.1} ms ({:.1} ms a step), decoder {:.1} ms, \
+         opening {:.0} ms, text {:.1} ms, {}denoiser {:.1} ms ({:.1} ms a step), decoder {:.1} ms, \
          writing {:.1} ms, outside the graphs {:.2} ms",
         about.sampler,
         about.steps,
@@ -376,6 +381,7 @@ fn summary(report: &Report, made: &[Made]) -> String {
         about.onnxruntime,
         time.open_ms,
         time.text_encoder_ms,
+        if about.strength.is_some() { format!("encoder {:.1} ms, ", time.encoder_ms) } else { String::new() },
         time.denoiser_ms,
         time.denoiser_ms / time.steps_ms.len().max(1) as f64,
         time.decoder_ms,

@@ -10,6 +10,7 @@ use crate::library::Library;
 use crate::model::Model;
 use crate::onnx::{Outline, Size};
 use crate::options::Opt;
+use crate::original::Shown;
 use crate::request::{GuidanceRuns, Plan};
 use crate::residency::RunsGraph;
 use crate::sampler::{Denoise, Latent};
@@ -28,6 +29,7 @@ pub(crate) struct Denoiser {
     timestep: usize,
     hidden: usize,
     guidance_embedding: Option<usize>,
+    shown_channels: usize,
 }
 
 /// How strongly the prompt steers, and through what.
@@ -48,6 +50,8 @@ pub(crate) struct Traits {
     pub(crate) embeds_guidance: bool,
     /// How many latents it takes at once, where it was exported for a fixed number.
     pub(crate) fixed_batch: Option<usize>,
+    /// Channels that it takes with each latent, where those are a mask and the latent of what is around it.
+    pub(crate) shown_channels: usize,
 }
 
 impl Traits {
@@ -60,7 +64,12 @@ impl Traits {
             Some(Size::Fixed(rows)) => usize::try_from(*rows).ok(),
             _ => None,
         };
-        Self { embeds_guidance: find("timestep_cond").is_some(), fixed_batch }
+        let channels = model.latent.channels;
+        let takes = find("sample").and_then(|sample| sample.sizes.get(1));
+        let shown = channels + 1;
+        let sees_masks = matches!(takes, Some(Size::Fixed(takes)) if *takes == (channels + shown) as u64);
+        let shown_channels = if sees_masks { shown } else { 0 };
+        Self { embeds_guidance: find("timestep_cond").is_some(), fixed_batch, shown_channels }
     }
 }
 
@@ -73,12 +82,12 @@ impl RunsGraph for Denoiser {
 impl Denoiser {
     pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let name = |name| model.tensor(Stage::Denoiser, name);
-        let embeds = Traits::of(&source.outline, model).embeds_guidance;
-        let halves = if plan.is_guided() && !embeds && runs_together(plan) { 2 } else { 1 };
+        let Traits { embeds_guidance, shown_channels, .. } = Traits::of(&source.outline, model);
+        let halves = if plan.is_guided() && !embeds_guidance && runs_together(plan) { 2 } else { 1 };
         let rows = plan.every_batch.map(|batch| batch * halves);
         let (channels, height, width) = plan.latent;
         let contract = Contract::of(Stage::Denoiser, &name, Geometry::of(model))
-            .usually(name("sample"), &[rows, Some(channels), Some(height), Some(width)])
+            .usually(name("sample"), &[rows, Some(channels + shown_channels), Some(height), Some(width)])
             .usually(name("encoder_hidden_states"), &[rows, None, None]);
         let graph = Graph::open(library, source, &contract)?;
         let input = |role| graph.find_input(name(role)).expect("the contract has checked that it is there");
@@ -87,6 +96,7 @@ impl Denoiser {
             timestep: input("timestep"),
             hidden: input("encoder_hidden_states"),
             guidance_embedding: graph.find_input(name("timestep_cond")),
+            shown_channels,
             graph,
         })
     }
@@ -107,7 +117,7 @@ impl Denoiser {
         let (batch, channels, height, width) = shape;
         let together = matches!(guidance, Guidance::Guided { .. }) && self.takes_both(batch, with.plan);
         let rows = if together { 2 * batch } else { batch };
-        self.graph.reshape(self.sample, &[rows, channels, height, width])?;
+        self.graph.reshape(self.sample, &[rows, channels + self.shown_channels, height, width])?;
         self.graph.reshape(self.hidden, &[rows, hidden.tokens, hidden.width])?;
         let timesteps = self.timestep_shape(rows)?;
         self.graph.reshape(self.timestep, &timesteps)?;
@@ -132,6 +142,9 @@ impl Denoiser {
                 conditioned.write_hidden(batch, batch, hidden)?;
             }
             _ => conditioned.write_hidden(0, batch, hidden)?,
+        }
+        if let Some(shown) = with.shown {
+            conditioned.write_shown(shown)?;
         }
         Ok(conditioned)
     }
@@ -200,6 +213,8 @@ pub(crate) struct Conditions<'a> {
     /// Steps that are done, for settings that change over them.
     pub(crate) done: &'a Cell<usize>,
     pub(crate) cancel: &'a Cancel,
+    /// A mask and what is around it, for a denoiser that takes them.
+    pub(crate) shown: Option<&'a Shown>,
 }
 
 /// A denoiser bound to one prompt, guidance and shape: what samplers are given.
@@ -393,6 +408,22 @@ impl Conditioned<'_> {
         (first_row..first_row + rows).try_for_each(|row| graph.write(*input, row * hidden.values.len(), &hidden.values))
     }
 
+    /// Writes the mask and the masked picture beside every latent, where they stay.
+    fn write_shown(&mut self, shown: &Shown) -> Result<()> {
+        let Denoiser { graph, sample, .. } = &mut *self.denoiser;
+        let [rows, channels, height, width] = self.shape;
+        let (latent, cells) = (channels * height * width, height * width);
+        let masked = shown.masked.as_slice().expect("it was allocated in standard layout");
+        let masked: Vec<_> = masked.chunks_exact(latent).collect();
+        for row in 0..rows {
+            let place = row * (2 * latent + cells) + latent;
+            graph.write(*sample, place, &shown.mask)?;
+            // Both halves of guidance are shown the same.
+            graph.write(*sample, place + cells, masked[row % masked.len()])?;
+        }
+        Ok(())
+    }
+
     fn write_embedding(&mut self, scale: f64) -> Result<()> {
         let Some(input) = self.denoiser.guidance_embedding else { return Ok(()) };
         embed_guidance(scale - 1.0, &mut self.embedding);
@@ -431,9 +462,13 @@ impl Conditioned<'_> {
 
     /// Runs the graph once.
     fn evaluate(&mut self) -> Result<()> {
-        let Denoiser { graph, sample, .. } = &mut *self.denoiser;
-        for copy in 0..if self.together { 2 } else { 1 } {
-            graph.write(*sample, copy * self.buffers.scaled.len(), &self.buffers.scaled)?;
+        let Denoiser { graph, sample, shown_channels, .. } = &mut *self.denoiser;
+        let [_, channels, height, width] = self.shape;
+        let (latent, stride) = (channels * height * width, (channels + *shown_channels) * height * width);
+        let latents = self.buffers.scaled.chunks_exact(latent);
+        let copies = if self.together { 2 } else { 1 };
+        for (row, latent) in std::iter::repeat_n(latents, copies).flatten().enumerate() {
+            graph.write(*sample, row * stride, latent)?;
         }
         self.evaluations += 1;
         let (output, shape) = graph.run(self.with.cancel)?;

@@ -275,7 +275,7 @@ struct Shapes {
 
 impl Shapes {
     fn new(denoiser: &Outline, plan: &Plan, model: &Model) -> Self {
-        let Traits { embeds_guidance, fixed_batch } = Traits::of(denoiser, model);
+        let Traits { embeds_guidance, fixed_batch, .. } = Traits::of(denoiser, model);
         let together = fixed_batch.map_or(runs_together(plan), |fixed| fixed == 2 * plan.batch);
         let negative = plan.is_guided() && !embeds_guidance;
         let doubled = negative && together;

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::curve::Curve;
 use crate::graph::Opened;
-use crate::request::{NoiseLayout, SamplerNoise};
+use crate::request::{KeptPixels, NoiseLayout, SamplerNoise};
 use crate::sampler::Tally;
 use crate::stage::Stage;
 use crate::trajectory::Restart;
@@ -83,6 +83,21 @@ pub struct Provenance {
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
+    /// SHA-256 of the picture that it began with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_sha256: Option<String>,
+    /// SHA-256 of the mask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_sha256: Option<String>,
+    /// How much of the picture that it began with noise took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    /// What became of the part that the mask keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptPixels>,
+    /// Width and height in pixels of the tiles that a stage worked in.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tiles: BTreeMap<Stage, [usize; 2]>,
     /// Name of the model.
     pub model: String,
     /// What each stage ran.

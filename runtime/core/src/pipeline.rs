@@ -12,19 +12,22 @@ use serde::Serialize;
 use crate::cache::{Cached, Store, Watch};
 use crate::decoder::Decoder;
 use crate::denoiser::{Conditions, Denoiser, Guidance, Traits};
+use crate::encoder::Encoder;
 use crate::graph::{Opened, Source};
 use crate::library::Library;
 use crate::memory::{Memory, OpeningMemory, Reading as MemoryReading};
 use crate::model::Model;
 use crate::noise::{Brownian, Noise, Seeds};
+use crate::original::{self, Beginning, Mask, Original, Task};
 use crate::picture::{Picture, Provenance};
 use crate::prompt_cache::PromptCache;
-use crate::request::{NoiseLayout, Plan, Request, SamplerNoise};
+use crate::request::{KeptPixels, NoiseLayout, Plan, Request, SamplerNoise};
 use crate::residency::{Residency, Slot};
 use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::target::Target;
 use crate::text::{Hidden, Reading, TextEncoder, TextStage};
+use crate::tiling::Plane;
 use crate::training::{Level, Training};
 use crate::trajectory::Walk;
 use crate::{Error, ErrorKind, Result};
@@ -40,6 +43,10 @@ pub struct Pipeline {
     traits: Traits,
     denoiser: Slot<Denoiser>,
     decoder: Slot<Decoder>,
+    /// Once a request has begun with a picture.
+    encoder: Option<Slot<Encoder>>,
+    store: Option<Arc<Store>>,
+    measures_memory: bool,
     observer: Observer,
     open_time: Duration,
     open_memory: Option<OpeningMemory>,
@@ -124,6 +131,8 @@ pub struct Timings {
     pub text_hits: usize,
     /// Prompts that the text encoder read, a count; those that the pipeline remembers are neither.
     pub text_misses: usize,
+    /// The picture to begin with, and its mask, to latents.
+    pub encoder_ms: f64,
     /// All steps of all pictures.
     pub denoiser_ms: f64,
     /// Each step of each batch.
@@ -231,7 +240,15 @@ impl Pipeline {
         });
         let text = settled.0?;
         settled.1.and(settled.2)?;
+        let encoder = usual.image.as_ref().map(|_| {
+            let source = find_encoder(model, target, store.clone())?.profiled(profiles);
+            let mut encoder = Slot::new(library, source, Encoder::open, residency);
+            encoder.settle(model, &plan).map(|()| encoder)
+        });
         Ok(Self {
+            encoder: encoder.transpose()?,
+            store,
+            measures_memory: false,
             model: model.clone(),
             target: target.clone(),
             library,
@@ -257,7 +274,8 @@ impl Pipeline {
             (Stage::Denoiser, self.denoiser.opened()),
             (Stage::Decoder, self.decoder.opened()),
         ];
-        stages.map(|(stage, opened)| (stage, opened.clone())).into()
+        let encoder = self.encoder.iter().map(|encoder| (Stage::Encoder, encoder.opened()));
+        stages.into_iter().chain(encoder).map(|(stage, opened)| (stage, opened.clone())).collect()
     }
 
     /// Puts another observer in the place of the one that was set, and returns that.
@@ -271,6 +289,7 @@ impl Pipeline {
             (Stage::TextEncoder, self.text.encoder.graph()),
             (Stage::Denoiser, self.denoiser.graph()),
             (Stage::Decoder, self.decoder.graph()),
+            (Stage::Encoder, self.encoder.as_mut().and_then(Slot::graph)),
         ];
         let open = graphs.into_iter().filter_map(|(stage, graph)| Some((stage, graph?)));
         open.map(|(stage, graph)| Ok((stage, graph.end_profile()?))).collect()
@@ -282,6 +301,8 @@ impl Pipeline {
         self.text.encoder.measure_memory();
         self.denoiser.measure_memory();
         self.decoder.measure_memory();
+        self.encoder.iter_mut().for_each(Slot::measure_memory);
+        self.measures_memory = true;
     }
 
     /// Sets who is told about progress; it is called on the thread that generates.
@@ -313,13 +334,15 @@ impl Pipeline {
     pub fn generate_each(&mut self, request: &Request, mut take: impl FnMut(Picture) -> Result<()>) -> Result<Report> {
         let start = Instant::now();
         let plan = Plan::new(request, &self.model, &self.target)?;
+        let task = Task::of(request, self.traits.shown_channels > 0)?;
         let mut job = Job::new(request, &plan, self.batch(request, &plan));
         plan.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
-        let made = self.make(&mut job, &mut take);
+        let made = self.make(&mut job, task, &mut take);
         // Whatever ended it: no staged graph outlives its request.
         self.text.encoder.end();
         self.denoiser.end();
         self.decoder.end();
+        self.encoder.iter_mut().for_each(Slot::end);
         let opening = [self.take_opening_times(), self.open_time].map(milliseconds);
         let memory = self.take_memory();
         made?;
@@ -332,34 +355,39 @@ impl Pipeline {
         Ok(job.report)
     }
 
-    /// Prompts → latents → pictures. Staged graphs are opened once each: all latents are there before the first is
-    /// decoded.
-    fn make(&mut self, job: &mut Job, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
+    /// Prompts, and a picture where there is one → latents → pictures. Staged graphs are opened once each: all latents are
+    /// there before the first is decoded.
+    fn make(&mut self, job: &mut Job, task: Task, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
         self.warn_of_graphs(job);
         let prompts = self.encode_prompts(job)?;
         self.text.encoder.end();
+        let original = self.encode_picture(job, task)?;
+        self.encoder.iter_mut().for_each(Slot::end);
+        let given = Given { prompts, original };
         let batches = (0..job.request.count).step_by(job.batch);
         match self.target.residency {
             Residency::Resident => {
                 for first in batches {
-                    let batch = self.denoise(job, &prompts, first)?;
+                    let batch = self.denoise(job, &given, first)?;
                     self.denoiser.end();
-                    self.decode(job, batch, take)?;
+                    self.decode(job, &given.original, batch, take)?;
                     self.decoder.end();
                 }
                 Ok(())
             }
             Residency::Staged => {
-                let latents = batches.map(|first| self.denoise(job, &prompts, first)).collect::<Result<Vec<_>>>()?;
+                let latents = batches.map(|first| self.denoise(job, &given, first)).collect::<Result<Vec<_>>>()?;
                 self.denoiser.end();
-                latents.into_iter().try_for_each(|batch| self.decode(job, batch, take))
+                latents.into_iter().try_for_each(|batch| self.decode(job, &given.original, batch, take))
             }
         }
     }
 
     /// Time spent on opening graphs since this was last asked.
     fn take_opening_times(&mut self) -> Duration {
-        self.text.encoder.take_reopen_time() + self.denoiser.take_reopen_time() + self.decoder.take_reopen_time()
+        let encoder = self.encoder.as_mut().map_or(Duration::ZERO, Slot::take_reopen_time);
+        let others = [self.denoiser.take_reopen_time(), self.decoder.take_reopen_time(), encoder];
+        self.text.encoder.take_reopen_time() + others.iter().sum::<Duration>()
     }
 
     /// Where the memory went since this was last asked; nothing where no stage was watched.
@@ -368,6 +396,7 @@ impl Pipeline {
             (Stage::TextEncoder, self.text.encoder.take_memory()),
             (Stage::Denoiser, self.denoiser.take_memory()),
             (Stage::Decoder, self.decoder.take_memory()),
+            (Stage::Encoder, self.encoder.as_mut().map_or((None, 0), Slot::take_memory)),
         ];
         let highest = stages.iter().map(|(_, (_, highest))| *highest).max().filter(|&highest| highest > 0)?;
         let (pipeline, now) = (self.open_memory?, MemoryReading::now()?);
@@ -416,32 +445,80 @@ impl Pipeline {
         Ok(Prompts { positive, negative })
     }
 
+    /// The picture that the request begins with, if there is one → its latents, and what of it is to be kept.
+    fn encode_picture(&mut self, job: &mut Job, task: Task) -> Result<Original> {
+        let (start, request, plan) = (Instant::now(), job.request, job.plan);
+        let Some(image) = &request.image else { return Ok(Original::none()) };
+        let mut planes = image.planes(plan.width, plan.height);
+        let painted = request.mask.as_ref().map(|mask| mask.painted(plan.width, plan.height)).unwrap_or_default();
+        let slot = match self.encoder.take() {
+            Some(slot) => slot,
+            None => self.new_encoder()?,
+        };
+        let slot = self.encoder.insert(slot);
+        let encoder = slot.begin(&self.model, plan)?;
+        let plane = encoder.plane(plan);
+        let mut encode = |planes: &[f32]| encoder.encode(planes, &plane, &request.cancel);
+        let begins_with_noise = task != Task::WholePicture && plan.strength == Some(1.0);
+        let picture = if task == Task::Shown && begins_with_noise { None } else { Some(encode(&planes)?) };
+        let masked = match task {
+            Task::Shown => {
+                original::grey_out(&mut planes, &painted);
+                Some(encode(&planes)?)
+            }
+            Task::FromNoise | Task::WholePicture | Task::PutBack => None,
+        };
+        let timings = &mut job.report.timings;
+        timings.graphs_ms += milliseconds(slot.take_run_time());
+        timings.encoder_ms += milliseconds(start.elapsed());
+        self.tell_tiles(job, Stage::Encoder, &plane);
+        self.warn_of_graphs(job);
+        let kept = (request.kept == KeptPixels::Pasted).then(|| image.resized(plan.width, plan.height));
+        Ok(Original { task, picture, masked, begins_with_noise, mask: Mask::new(painted, plan), kept })
+    }
+
+    /// The encoder, which is looked for when the first request begins with a picture.
+    fn new_encoder(&self) -> Result<Slot<Encoder>> {
+        let source = find_encoder(&self.model, &self.target, self.store.clone())?;
+        let mut slot = Slot::new(self.library, source, Encoder::open, self.target.residency);
+        if self.measures_memory {
+            slot.measure_memory();
+        }
+        Ok(slot)
+    }
+
     /// Noise → the clean latents of the batch that starts with picture `first`.
-    fn denoise(&mut self, job: &mut Job, prompts: &Prompts, first: usize) -> Result<Batch> {
+    fn denoise(&mut self, job: &mut Job, given: &Given, first: usize) -> Result<Batch> {
         let start = Instant::now();
         self.denoiser.begin(&self.model, job.plan)?;
         self.warn_of_graphs(job);
         let (request, plan) = (job.request, job.plan);
         let mut noise = job.noise(first, request.seed);
-        let (channels, height, width) = plan.latent;
-        let mut latent = Latent::zeros((job.rows(first), channels, height, width));
-        noise.fill(&mut latent)?;
-        (self.observer)(&Event::Noise { first, latent: &latent });
-        latent *= plan.trajectory.initial_scale as f32;
+        let beginning = given.original.begin(&mut noise, (request.noise, job.rows(first)), plan)?;
+        (self.observer)(&Event::Noise { first, latent: beginning.noise() });
+        let latent = beginning.latent(plan);
 
+        let prompts = &given.prompts;
         let guidance = match &prompts.negative {
             Some(negative) => Guidance::Guided { negative },
             None if self.traits.embeds_guidance => Guidance::Embedded,
             None => Guidance::Off,
         };
         let done = Cell::new(0);
-        let with = Conditions { plan, done: &done, cancel: &request.cancel };
+        let with = Conditions { plan, done: &done, cancel: &request.cancel, shown: beginning.shown() };
         let denoiser = self.denoiser.begin(&self.model, plan)?;
         let mut denoiser = denoiser.condition(latent.dim(), &prompts.positive, guidance, with)?;
         let mut fresh = SamplerSource::new(job, first, noise)?;
         let observer = &mut self.observer;
-        let mut watch =
-            StepWatch { plan, first, start: Instant::now(), done: &done, observer, timings: &mut job.report.timings };
+        let mut watch = StepWatch {
+            plan,
+            first,
+            start: Instant::now(),
+            done: &done,
+            observer,
+            timings: &mut job.report.timings,
+            beginning: &beginning,
+        };
         let mut walk = Walk {
             training: &plan.training,
             options: &plan.options,
@@ -456,10 +533,20 @@ impl Pipeline {
         Ok(Batch { first, latents, work })
     }
 
-    fn decode(&mut self, job: &mut Job, batch: Batch, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
+    fn decode(
+        &mut self,
+        job: &mut Job,
+        original: &Original,
+        batch: Batch,
+        take: &mut dyn FnMut(Picture) -> Result<()>,
+    ) -> Result<()> {
         for (offset, latent) in batch.latents.axis_iter(Axis(0)).enumerate() {
             let (start, index) = (Instant::now(), batch.first + offset);
-            let pixels = self.decoder.begin(&self.model, job.plan)?.decode(latent, &job.request.cancel)?;
+            let decoder = self.decoder.begin(&self.model, job.plan)?;
+            let plane = decoder.plane(job.plan);
+            let mut pixels = decoder.decode(latent, &plane, &job.request.cancel)?;
+            original.paste(&mut pixels);
+            self.tell_tiles(job, Stage::Decoder, &plane);
             self.warn_of_graphs(job);
             let provenance = self.provenance(job, index, batch.work);
             let picture = Picture { pixels, latent: latent.to_owned(), provenance };
@@ -499,8 +586,13 @@ impl Pipeline {
             options: plan.options.named(),
             width: plan.width,
             height: plan.height,
+            image_sha256: request.image.as_ref().map(|image| image.sha256.clone()),
+            mask_sha256: request.mask.as_ref().map(|mask| mask.sha256.clone()),
+            strength: plan.strength,
+            kept: request.mask.as_ref().map(|_| request.kept),
+            tiles: job.tiles.clone(),
             model: self.model.name.clone(),
-            graphs: self.graphs(),
+            graphs: self.graphs().into_iter().filter(|(stage, _)| plan.uses(*stage)).collect(),
             target: self.target.name.clone(),
             onnxruntime: self.library.version().to_owned(),
         }
@@ -508,10 +600,37 @@ impl Pipeline {
 
     /// Tells what opening the graphs has found, as far as they have been opened.
     fn warn_of_graphs(&mut self, job: &mut Job) {
-        for opened in [self.text.encoder.opened(), self.denoiser.opened(), self.decoder.opened()] {
+        let encoder = self.encoder.as_ref().filter(|_| job.plan.uses(Stage::Encoder)).map(Slot::opened);
+        let opened = [self.text.encoder.opened(), self.denoiser.opened(), self.decoder.opened()];
+        for opened in opened.into_iter().chain(encoder) {
             opened.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
         }
     }
+}
+
+impl Pipeline {
+    /// Tells that a stage works in tiles, which changes the picture a little, and why it does.
+    fn tell_tiles(&mut self, job: &mut Job, stage: Stage, plane: &Plane) {
+        let (downscale, tiles) = (self.model.latent.downscale, plane.tiles());
+        if tiles == 1 || job.tiles.contains_key(&stage) {
+            return;
+        }
+        let (height, width) = (plane.cut.0.tile * downscale, plane.cut.1.tile * downscale);
+        job.tiles.insert(stage, [width, height]);
+        if plane.is_fixed() {
+            let warning = format!(
+                "the {stage} works in {tiles} tiles that overlap, because its graph was exported for {width}×{height} pixels; \
+                 colours may differ a little between them"
+            );
+            job.warn(&mut self.observer, &warning);
+        }
+    }
+}
+
+/// The encoder's graph, which only requests that begin with a picture need.
+fn find_encoder(model: &Model, target: &Target, store: Option<Arc<Store>>) -> Result<Source> {
+    check_graph_size(Stage::Encoder, target, model)?;
+    Ok(Source::find(Stage::Encoder, model, target)?.kept_in(store))
 }
 
 /// What a pipeline is opened with besides target, model and usual request.
@@ -531,6 +650,8 @@ struct Job<'a> {
     plan: &'a Plan,
     /// Pictures that go through the graphs together.
     batch: usize,
+    /// Width and height of the tiles, in pixels, that a stage works in.
+    tiles: BTreeMap<Stage, [usize; 2]>,
     report: Report,
 }
 
@@ -557,9 +678,15 @@ struct Prompts {
     negative: Option<Arc<Hidden>>,
 }
 
+/// What steers the denoising of every batch.
+struct Given {
+    prompts: Prompts,
+    original: Original,
+}
+
 impl<'a> Job<'a> {
     fn new(request: &'a Request, plan: &'a Plan, batch: usize) -> Self {
-        Self { request, plan, batch, report: Report::default() }
+        Self { request, plan, batch, tiles: BTreeMap::new(), report: Report::default() }
     }
 
     /// Pictures of the batch that starts with picture `first`; the last may be smaller.
@@ -640,15 +767,18 @@ struct StepWatch<'a> {
     done: &'a Cell<usize>,
     observer: &'a mut Observer,
     timings: &'a mut Timings,
+    beginning: &'a Beginning<'a>,
 }
 
 impl StepWatch<'_> {
-    fn step(&mut self, step: &Step) -> Result<()> {
-        let Step { index, from, latent, denoised, .. } = *step;
+    fn step(&mut self, step: &mut Step) -> Result<()> {
+        let steps = self.plan.steps();
+        self.beginning.put_back(step, Some(step.index + 1) == steps);
+        let Step { index, from, ref latent, denoised, .. } = *step;
         self.timings.steps_ms.push(milliseconds(self.start.elapsed()));
         self.start = Instant::now();
         self.done.set(index + 1);
-        let (first, steps, timestep) = (self.first, self.plan.steps(), from.timestep);
+        let (first, timestep) = (self.first, from.timestep);
         (self.observer)(&Event::Step { first, step: index, steps, timestep, latent, denoised });
         Ok(())
     }
@@ -682,15 +812,17 @@ fn unused_by_embedding(request: &Request, plan: &Plan) -> Vec<String> {
 
 /// Refuses graphs that are larger than the target allows.
 pub(crate) fn check_graph_sizes(target: &Target, model: &Model) -> Result<()> {
-    for stage in Stage::TEXT_TO_IMAGE {
-        let (_, file) = model.graph(stage, &target.stage(stage).precision)?;
-        let (bytes, most) = (file.total_bytes(), target.limits.max_graph_bytes);
-        if bytes > most {
-            return Err(Error::limit(format!(
-                "{}: is {bytes} bytes with its weights, but the target allows {most}",
-                file.path.display()
-            )));
-        }
+    Stage::TEXT_TO_IMAGE.into_iter().try_for_each(|stage| check_graph_size(stage, target, model))
+}
+
+fn check_graph_size(stage: Stage, target: &Target, model: &Model) -> Result<()> {
+    let (_, file) = model.graph(stage, &target.stage(stage).precision)?;
+    let (bytes, most) = (file.total_bytes(), target.limits.max_graph_bytes);
+    if bytes > most {
+        return Err(Error::limit(format!(
+            "{}: is {bytes} bytes with its weights, but the target allows {most}",
+            file.path.display()
+        )));
     }
     Ok(())
 }

@@ -1,16 +1,20 @@
 //! What a caller asks for, checked against model and target before anything is opened.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
 use crate::curve::Curve;
 use crate::guidance::{Rule, find_guidance};
+use crate::input_picture::{InputMask, InputPicture};
 use crate::model::Model;
 use crate::noise::{Generator, TORCH_CPU, find_generator};
 use crate::options::Options;
 use crate::route::{Route, Sampling};
 use crate::stage::Stage;
 use crate::target::Target;
+use crate::tiling::{self, Tiling};
 use crate::training::Training;
 use crate::trajectory::{Relay, Trajectory};
 use crate::{Error, Result};
@@ -46,6 +50,14 @@ pub struct Request {
     pub noise: NoiseLayout,
     /// Width and height in pixels.
     pub size: Option<(usize, usize)>,
+    /// A picture to begin with, resized to the size of this request. `sampling.strength` says how much of it noise takes.
+    pub image: Option<Arc<InputPicture>>,
+    /// Which part of it is painted anew, instead of all.
+    pub mask: Option<Arc<InputMask>>,
+    /// What becomes of the other part.
+    pub kept: KeptPixels,
+    /// Whether the autoencoder works in tiles, instead of what the target says.
+    pub tile: Option<Tiling>,
     /// Stops the generation from another thread.
     pub cancel: Cancel,
 }
@@ -71,6 +83,17 @@ pub enum SamplerNoise {
     Independent,
     /// All draws are increments of one Brownian motion, as k-diffusion has it: more steps refine the same picture.
     Brownian,
+}
+
+/// What becomes of the part of a picture that a mask keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptPixels {
+    /// It goes through the autoencoder with the rest, which changes it a little and leaves no edge, as in diffusers.
+    #[default]
+    Decoded,
+    /// Its pixels are put into the picture that was made, as they were.
+    Pasted,
 }
 
 /// How the two predictions of guidance are asked for.
@@ -101,6 +124,10 @@ impl Default for Request {
             batch: 1,
             noise: NoiseLayout::default(),
             size: None,
+            image: None,
+            mask: None,
+            kept: KeptPixels::default(),
+            tile: None,
             cancel: Cancel::new(),
         }
     }
@@ -136,9 +163,18 @@ pub struct Plan {
     pub height: usize,
     /// Shape of one latent: channels, height, width.
     pub latent: (usize, usize, usize),
+    /// How much of the picture to begin with noise takes; absent without one.
+    pub strength: Option<f64>,
+    /// Whether the autoencoder works in tiles.
+    pub tiling: Tiling,
+    /// Cells of a tile each way, where that is decided.
+    pub(crate) tile: Option<usize>,
     /// What the caller should know, such as steps that the model was not made for.
     pub warnings: Vec<String>,
 }
+
+/// How much of a picture noise takes where nothing is said: of the whole, and of a part that a mask tells (diffusers).
+const USUAL_STRENGTHS: (f64, f64) = (0.8, 1.0);
 
 /// Guidance beyond this is a mistake, not a wish.
 const MAX_GUIDANCE: f64 = 1000.0;
@@ -163,7 +199,10 @@ impl Plan {
         let latent = (model.latent.channels, height / model.latent.downscale, width / model.latent.downscale);
         let on = guidance.values().iter().any(|&scale| rule.is_on(scale));
         let guided = on.then_some((rule, &guidance));
-        let route = Route::new(&request.sampling, model, (latent.1, latent.2), guided)?;
+        let strength = strength(request)?;
+        check_original(request, model, target)?;
+        let sampling = Sampling { strength, ..request.sampling.clone() };
+        let route = Route::new(&sampling, model, (latent.1, latent.2), guided)?;
         let steps = route.trajectory.steps;
         within("steps", steps.unwrap_or(1) as u64, target.limits.max_steps as u64)?;
         if request.guidance_method.is_some() && !on {
@@ -177,7 +216,15 @@ impl Plan {
             NoiseLayout::Shared => request.count,
         };
         within("batch", batch as u64, target.limits.max_batch as u64)?;
+        let tiling = request.tile.unwrap_or(target.tile);
+        let tile = match tiling {
+            Tiling::Pixels(pixels) => Some(tiling::cells(pixels, model.latent.downscale)?),
+            Tiling::Auto | Tiling::Off => None,
+        };
         Ok(Self {
+            strength,
+            tiling,
+            tile,
             generator: request.generator.as_deref().map_or(Ok(&TORCH_CPU), find_generator)?,
             batch,
             every_batch: request.count.is_multiple_of(batch).then_some(batch),
@@ -188,6 +235,7 @@ impl Plan {
                 warnings(request, model, &guidance, (steps, on)),
                 route.warnings(),
                 noise_warnings(request, &route),
+                picture_warnings(request, (width, height)),
             ]
             .concat(),
             relay: route.relay,
@@ -204,6 +252,11 @@ impl Plan {
     /// Whether the negative prompt is asked about at all.
     pub fn is_guided(&self) -> bool {
         self.guidance.values().iter().any(|&scale| self.rule.is_on(scale))
+    }
+
+    /// Whether a request runs a stage: the encoder only where there is a picture to begin with.
+    pub(crate) fn uses(&self, stage: Stage) -> bool {
+        stage != Stage::Encoder || self.strength.is_some()
     }
 
     /// Steps, where no tolerance decides.
@@ -238,6 +291,69 @@ fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How much of the picture noise takes, where there is one.
+fn strength(request: &Request) -> Result<Option<f64>> {
+    let (whole, part) = USUAL_STRENGTHS;
+    match (&request.image, &request.mask, request.sampling.strength) {
+        (None, Some(_), _) => Err(Error::usage("there is a mask, but no picture that it belongs to (--image)")),
+        (None, None, Some(strength)) => {
+            let what = format!("strength {strength} would have no effect");
+            Err(Error::usage(format!("{what}: there is no picture to begin with (--image)")))
+        }
+        (None, None, None) => Ok(None),
+        (Some(_), mask, strength) => Ok(Some(strength.unwrap_or(if mask.is_some() { part } else { whole }))),
+    }
+}
+
+/// Checks a picture to begin with, and that the model can read one.
+fn check_original(request: &Request, model: &Model, target: &Target) -> Result<()> {
+    if request.kept == KeptPixels::Pasted && request.mask.is_none() {
+        return Err(Error::usage("pixels can be kept only where a mask tells which (--mask)"));
+    }
+    let Some(image) = &request.image else { return Ok(()) };
+    if request.mask.as_ref().is_some_and(|mask| mask.pixels.pixels().all(|grey| grey[0] < 128)) {
+        return Err(Error::usage("the mask is black everywhere, so that nothing would be painted; white is painted"));
+    }
+    model
+        .graph(Stage::Encoder, &target.stage(Stage::Encoder).precision)
+        .map_err(|e| e.context("a picture to begin with needs the encoder of the model's autoencoder (vae_encoder)"))?;
+    let (width, height) = image.pixels.dimensions();
+    let least = model.latent.downscale as u32;
+    if width < least || height < least {
+        return Err(Error::usage(format!(
+            "the picture is {width}×{height} pixels, less than one cell of the model's latents; expected at least \
+             {least}×{least}"
+        )));
+    }
+    if let Some(mask) = request.mask.as_ref().filter(|mask| mask.pixels.dimensions() != (width, height)) {
+        let (mask_width, mask_height) = mask.pixels.dimensions();
+        return Err(Error::usage(format!(
+            "the mask is {mask_width}×{mask_height} pixels, but its picture {width}×{height}; make them one size"
+        )));
+    }
+    Ok(())
+}
+
+/// What the caller should know of the picture to begin with.
+fn picture_warnings(request: &Request, (width, height): (usize, usize)) -> Vec<String> {
+    /// A change of shape that shows.
+    const STRETCHED: f64 = 1.02;
+    let mut warnings = Vec::new();
+    if let Some(image) = &request.image {
+        warnings.extend(image.warnings.iter().cloned());
+        let (own_width, own_height) = image.pixels.dimensions();
+        let ratio = f64::from(own_width) * height as f64 / (f64::from(own_height) * width as f64);
+        if ratio.max(1.0 / ratio) > STRETCHED {
+            warnings.push(format!(
+                "the picture is {own_width}×{own_height} pixels and is stretched to {width}×{height}; cut it to that shape, \
+                 or ask for another size"
+            ));
+        }
+    }
+    warnings.extend(request.mask.iter().flat_map(|mask| mask.warnings.iter().cloned()));
+    warnings
 }
 
 fn check_size(width: usize, height: usize, model: &Model) -> Result<()> {

@@ -42,7 +42,7 @@ impl Stage {
             Self::TextEncoder => &["input_ids", "last_hidden_state"],
             Self::Denoiser => &["sample", "timestep", "encoder_hidden_states", "timestep_cond", "out_sample"],
             Self::Decoder => &["latent_sample", "sample"],
-            Self::Encoder => &["sample", "latent_parameters"],
+            Self::Encoder => &["sample", "latent_parameters", "latent_sample"],
         }
     }
 }

@@ -79,7 +79,8 @@ impl<'a> Contract<'a> {
         let inputs = match stage {
             Stage::TextEncoder => vec![Rule::new(name("input_ids"), IDS, &[None, tokens])],
             Stage::Denoiser => vec![
-                Rule::new(name("sample"), REAL, &latent),
+                // A latent, or one with a mask and the latent of what is around it.
+                Rule::new(name("sample"), REAL, &latent).or_shape(&[None, channels.map(|c| 2 * c + 1), None, None]),
                 Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
                 Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]),
                 Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),

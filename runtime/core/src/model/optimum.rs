@@ -88,6 +88,7 @@ struct Scheduler {
 #[derive(Deserialize)]
 struct Unet {
     in_channels: usize,
+    out_channels: Option<usize>,
     sample_size: Option<usize>,
 }
 
@@ -95,6 +96,7 @@ struct Unet {
 struct Vae {
     scaling_factor: Option<f64>,
     shift_factor: Option<f64>,
+    latent_channels: Option<usize>,
     block_out_channels: Vec<usize>,
 }
 
@@ -157,7 +159,9 @@ fn latent_geometry(unet: &Unet, vae: &Vae) -> Result<LatentGeometry> {
         )
     })?;
     let downscale = 1_usize.checked_shl(vae.block_out_channels.len().saturating_sub(1) as u32).unwrap_or(0);
-    Ok(LatentGeometry { channels: unet.in_channels, downscale, scale, shift: vae.shift_factor.unwrap_or(0.0) })
+    // A denoiser that is shown masks takes more channels than a latent has.
+    let channels = vae.latent_channels.or(unet.out_channels).unwrap_or(unet.in_channels);
+    Ok(LatentGeometry { channels, downscale, scale, shift: vae.shift_factor.unwrap_or(0.0) })
 }
 
 fn training_spec(class: &str, scheduler: &Scheduler) -> Result<DiffusionSpec> {

@@ -1,0 +1,193 @@
+//! What a request's picture and mask are to the denoising: where it begins, and what it must keep.
+
+use image::RgbImage;
+
+use crate::encoder::Posterior;
+use crate::noise::Noise;
+use crate::request::{NoiseLayout, Plan, Request};
+use crate::sampler::{Latent, Step};
+use crate::training::Level;
+use crate::{Error, Result};
+
+/// What a request has the denoiser do with a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// There is no picture.
+    FromNoise,
+    /// All of it is denoised, from where the strength says.
+    WholePicture,
+    /// A part of it; the other part is put back after each step.
+    PutBack,
+    /// A part of it, by a denoiser that is shown the mask and what is around it.
+    Shown,
+}
+
+impl Task {
+    /// What a request asks of a denoiser, which is shown masks or is not.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where it is shown masks and there is none.
+    pub(crate) fn of(request: &Request, is_shown: bool) -> Result<Self> {
+        match (request.image.is_some(), request.mask.is_some()) {
+            (true, true) if is_shown => Ok(Self::Shown),
+            (true, true) => Ok(Self::PutBack),
+            _ if is_shown => Err(Error::usage(
+                "this model paints a part of a picture anew: its denoiser takes a mask and what is around it; give it a \
+                 picture and a mask (--image and --mask)",
+            )),
+            (true, false) => Ok(Self::WholePicture),
+            (false, _) => Ok(Self::FromNoise),
+        }
+    }
+}
+
+/// A request's picture, encoded; the same for all that is made of it.
+pub(crate) struct Original {
+    pub(crate) task: Task,
+    /// Its latents, where the denoising begins with them or puts them back.
+    pub(crate) picture: Option<Posterior>,
+    /// Those of the picture whose painted part is grey, where the denoiser is shown them.
+    pub(crate) masked: Option<Posterior>,
+    /// Whether the denoising begins with noise alone.
+    pub(crate) begins_with_noise: bool,
+    pub(crate) mask: Mask,
+    /// The picture itself, where what is kept of it is pasted in the end.
+    pub(crate) kept: Option<RgbImage>,
+}
+
+/// Which part of a picture is painted; nothing of it is said where all is.
+#[derive(Default)]
+pub(crate) struct Mask {
+    /// `[height, width]` in pixels.
+    pixels: Vec<bool>,
+    /// `[height, width]` in latent cells: a cell is painted where its first pixel is, as in diffusers.
+    cells: Vec<bool>,
+}
+
+impl Mask {
+    pub(crate) fn new(pixels: Vec<bool>, plan: &Plan) -> Self {
+        let (_, height, width) = plan.latent;
+        let (tall, wide) = (plan.height / height, plan.width / width);
+        let rows = pixels.chunks_exact(plan.width).step_by(tall);
+        Self { cells: rows.flat_map(|row| row.iter().step_by(wide).copied()).collect(), pixels }
+    }
+}
+
+/// Makes the painted part of a picture, `[3, height, width]`, grey.
+pub(crate) fn grey_out(picture: &mut [f32], painted: &[bool]) {
+    for (value, _) in picture.iter_mut().zip(painted.iter().cycle()).filter(|(_, painted)| **painted) {
+        *value = 0.0;
+    }
+}
+
+impl Original {
+    /// For requests without a picture.
+    pub(crate) fn none() -> Self {
+        let (picture, masked, kept) = (None, None, None);
+        Self { task: Task::FromNoise, picture, masked, begins_with_noise: true, mask: Mask::default(), kept }
+    }
+
+    /// Where a batch begins. Numbers are drawn in the order of diffusers' pipelines: for the picture's latents, the noise,
+    /// for the masked picture's latents.
+    pub(crate) fn begin<'a>(
+        &'a self,
+        noise: &mut Noise,
+        (layout, rows): (NoiseLayout, usize),
+        plan: &Plan,
+    ) -> Result<Beginning<'a>> {
+        let sample = |posterior: &Posterior, noise: &mut Noise| posterior.sample(noise, layout, rows);
+        let picture = self.picture.as_ref().map(|picture| sample(picture, noise)).transpose()?;
+        let (channels, height, width) = plan.latent;
+        let mut fresh = Latent::zeros((rows, channels, height, width));
+        noise.fill(&mut fresh)?;
+        let shown = match (&self.masked, &self.picture) {
+            (Some(masked), _) => {
+                let mask = self.mask.cells.iter().map(|&painted| f32::from(u8::from(painted))).collect();
+                Some(Shown { mask, masked: sample(masked, noise)? })
+            }
+            (None, Some(picture)) if self.task == Task::PutBack => {
+                // diffusers encodes the masked picture for every model, which moves the generator on.
+                picture.draw(noise, layout, rows)?;
+                None
+            }
+            _ => None,
+        };
+        Ok(Beginning { original: self, noise: fresh, picture, shown })
+    }
+
+    /// Puts what the mask keeps into a picture, as it was.
+    pub(crate) fn paste(&self, picture: &mut RgbImage) {
+        let Some(kept) = &self.kept else { return };
+        let pixels = picture.pixels_mut().zip(kept.pixels()).zip(&self.mask.pixels);
+        pixels.filter(|(_, painted)| !**painted).for_each(|((to, from), _)| *to = *from);
+    }
+}
+
+/// Where the denoising of a batch begins, and what it must keep.
+pub(crate) struct Beginning<'a> {
+    original: &'a Original,
+    /// Before any scaling.
+    noise: Latent,
+    picture: Option<Latent>,
+    shown: Option<Shown>,
+}
+
+/// A mask and what is around it, as a denoiser of 2·channels + 1 takes them.
+pub(crate) struct Shown {
+    /// `[height, width]`, 1 where it is painted.
+    pub(crate) mask: Vec<f32>,
+    /// Latents of the picture whose painted part is grey.
+    pub(crate) masked: Latent,
+}
+
+impl Beginning<'_> {
+    /// The batch's noise, before any scaling.
+    pub(crate) fn noise(&self) -> &Latent {
+        &self.noise
+    }
+
+    /// What a denoiser that takes masks is shown.
+    pub(crate) fn shown(&self) -> Option<&Shown> {
+        self.shown.as_ref()
+    }
+
+    /// The latent that the first step begins with: noise alone, or the picture under as much noise as its level has.
+    pub(crate) fn latent(&self, plan: &Plan) -> Latent {
+        match &self.picture {
+            Some(picture) if !self.original.begins_with_noise => {
+                let Level { alpha, sigma, .. } = plan.trajectory.start();
+                let mut latent = picture * alpha as f32;
+                latent.scaled_add(sigma as f32, &self.noise);
+                latent
+            }
+            _ => &self.noise * plan.trajectory.initial_scale as f32,
+        }
+    }
+
+    /// Puts back what is not painted: the picture under as much noise as the level has that a step has led to, and after
+    /// the last step the picture itself (`StableDiffusionInpaintPipeline` of diffusers).
+    pub(crate) fn put_back(&self, step: &mut Step, is_last: bool) {
+        let (Task::PutBack, Some(picture)) = (self.original.task, &self.picture) else { return };
+        let level = if is_last { Level::CLEAN } else { step.to };
+        let (alpha, sigma) = (level.alpha as f32, level.sigma as f32);
+        let painted = self.original.mask.cells.iter().cycle();
+        let originals = picture.iter().zip(&self.noise);
+        for ((x, (original, noise)), painted) in step.latent.iter_mut().zip(originals).zip(painted) {
+            if !painted {
+                *x = original * alpha + noise * sigma;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_painted_part_becomes_grey() {
+        let mut picture = vec![1.0; 6];
+        grey_out(&mut picture, &[true, false]);
+        assert_eq!(picture, [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
+    }
+}
