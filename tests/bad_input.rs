@@ -265,7 +265,7 @@ fn a_pipeline_that_cannot_be_is_refused_before_the_library_is_opened() {
         (|model| scheduler(model, "PNDM", "EDMEuler"), "describe the model by a model.yaml with edm"),
         (|model| scheduler(model, "{", "{{"), "scheduler_config.json: "),
         (|model| fs::remove_file(model.join("scheduler/scheduler_config.json")).unwrap(), "is missing"),
-        (|model| fs::remove_dir_all(model.join("unet")).unwrap(), "unet/config.json: is missing"),
+        (|model| fs::remove_dir_all(model.join("unet")).unwrap(), "unet: neither its config.json nor its graph tells how many channels a latent has"),
         (|model| fs::remove_file(model.join("unet/model.onnx")).unwrap(), "no denoiser graph"),
         (|model| edit(model.join("unet/config.json"), "\"sample_size\": 8", "\"sample_size\": 18446744073709551615"), "picture: "),
         (|model| fs::write(model.join("tokenizer/vocab.json"), "[").unwrap(), "vocab.json: "),

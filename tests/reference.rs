@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use common::{Place, copy_folder};
 use ndarray::{Array4, Array5, ArrayView3, Axis, s};
 use ndarray_npy::NpzReader;
 use safelight::model::list_models;
@@ -31,7 +34,7 @@ struct Case {
     model: String,
     precision: Precision,
     prompts: Vec<String>,
-    negative: String,
+    negative: Option<String>,
     guidance: f64,
     eta: f64,
     seed: u64,
@@ -42,12 +45,29 @@ struct Case {
     sampler: String,
     schedule: String,
     steps: usize,
+    #[serde(default)]
+    layout: Layout,
+    #[serde(default)]
+    conditions: BTreeMap<String, f64>,
+    image: Option<PathBuf>,
+}
+
+/// How a case's folder is read.
+#[derive(Deserialize, Default, PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
+#[serde(rename_all = "snake_case")]
+enum Layout {
+    /// As it is.
+    #[default]
+    Manifest,
+    /// Without its manifest.
+    Optimum,
 }
 
 struct Golden {
     latents: Array4<f32>,
     images: Array4<u8>,
-    steps: Array5<f32>,
+    /// Of pipelines that tell them.
+    steps: Option<Array5<f32>>,
     initial: Array4<f32>,
 }
 
@@ -60,15 +80,19 @@ fn golden(path: &Path) -> Golden {
     Golden {
         latents: file.by_name("latents").unwrap(),
         images: file.by_name("images").unwrap(),
-        steps: file.by_name("steps").unwrap(),
+        steps: file.by_name("steps").ok(),
         initial: file.by_name("initial").unwrap(),
     }
 }
 
-fn cases(model: &str) -> Vec<Case> {
-    let text = std::fs::read_to_string(root().join("tests/golden/pipelines.json")).unwrap();
+fn all_cases(file: &str) -> Vec<Case> {
+    let text = std::fs::read_to_string(root().join("tests/golden").join(file)).unwrap();
     let Cases { cases } = serde_json::from_str(&text).unwrap();
-    let chosen: Vec<_> = cases.into_iter().filter(|case| case.model.ends_with(model)).collect();
+    cases
+}
+
+fn cases(model: &str) -> Vec<Case> {
+    let chosen: Vec<_> = all_cases("pipelines.json").into_iter().filter(|case| case.model.ends_with(model)).collect();
     assert!(!chosen.is_empty(), "no golden case of {model}");
     chosen
 }
@@ -81,7 +105,8 @@ impl Case {
     fn requests(&self) -> Vec<Request> {
         let request = |seed, count, prompt: &String| Request {
             prompt: prompt.clone(),
-            negative: Some(self.negative.clone()),
+            negative: self.negative.clone(),
+            conditions: self.conditions.clone(),
             sampling: Sampling {
                 sampler: Some(self.sampler.clone()),
                 schedule: Some(self.schedule.clone()),
@@ -135,11 +160,14 @@ fn check(name: &str, pipeline: &mut Pipeline, requests: &[Request], golden: &Gol
         let output = pipeline.generate(request).unwrap();
         let rows = index..index + output.pictures.len();
         let seen = seen.lock().unwrap();
-        assert_eq!(seen.len(), golden.steps.len_of(Axis(0)) + 1, "{name}: steps");
         let initial = golden.initial.slice(s![rows.clone(), .., .., ..]);
         assert!(distance(initial.iter(), seen[0].iter()) < 1e-6, "{name}: initial noise");
+        if let Some(steps) = &golden.steps {
+            assert_eq!(seen.len(), steps.len_of(Axis(0)) + 1, "{name}: steps");
+        }
         for (step, denoised) in seen[1..].iter().enumerate() {
-            let expected = golden.steps.slice(s![step, rows.clone(), .., .., ..]);
+            let Some(steps) = &golden.steps else { break };
+            let expected = steps.slice(s![step, rows.clone(), .., .., ..]);
             let distance = distance(expected.iter(), denoised.iter());
             assert!(distance < LATENT_TOLERANCE, "{name}: step {step} is off by {distance:.2e}");
         }
@@ -191,6 +219,32 @@ fn half_precision_and_static_batch_equal_diffusers() {
 #[test]
 fn shipped_model_equals_diffusers() {
     check_model("emoji");
+}
+
+/// A tiny model of each family's architecture, exported by `exporter-specs`, against diffusers' own pipeline of it.
+#[test]
+fn every_family_equals_diffusers() {
+    let mut folders: BTreeMap<(String, Layout), Vec<Case>> = BTreeMap::new();
+    for case in all_cases("families.json").into_iter().filter(|case| case.image.is_none()) {
+        folders.entry((case.model.clone(), case.layout)).or_default().push(case);
+    }
+    for ((model, layout), cases) in folders {
+        let place = Place::new();
+        let folder = match layout {
+            Layout::Manifest => root().join(&model),
+            Layout::Optimum => {
+                let copy = place.inputs().join("model");
+                copy_folder(&root().join(&model), &copy);
+                std::fs::remove_file(copy.join("model.yaml")).unwrap();
+                copy
+            }
+        };
+        let mut pipeline = open(&folder, cases[0].precision);
+        for case in &cases {
+            let golden = golden(&root().join(format!("tests/golden/families/{}.npz", case.name)));
+            check(&case.name, &mut pipeline, &case.requests(), &golden);
+        }
+    }
 }
 
 /// The numbers that travel with the shipped models are this machine's, too.

@@ -6,7 +6,9 @@ use safelight::noise::TorchCpu;
 use safelight::options::Options;
 use safelight::sampler::{Latent, Method, SAMPLERS, Steps};
 use safelight::schedule::{Grid, SCHEDULES, Schedule, Timetable};
-use safelight::training::{Betas, DiffusionSpec, EdmSpec, FlowSpec, Level, Prediction, Training, TrainingSpec};
+use safelight::training::{
+    Betas, DiffusionSpec, EdmSpec, EdmTimestep, FlowSpec, Level, Prediction, Training, TrainingSpec,
+};
 use safelight::trajectory::{Relay, Restart, Trajectory, Walk};
 use safelight::{Curve, ErrorKind, Result};
 
@@ -32,7 +34,14 @@ fn flow(timesteps: usize, shift: f64) -> FlowSpec {
 }
 
 fn edm(sigma_min: f64, sigma_max: f64) -> EdmSpec {
-    EdmSpec { sigma_min, sigma_max, sigma_data: 0.5, timestep_scale: 1.0, prediction: Prediction::Edm }
+    EdmSpec {
+        sigma_min,
+        sigma_max,
+        sigma_data: 0.5,
+        timestep: EdmTimestep::LogSigma,
+        timestep_scale: 1.0,
+        prediction: Prediction::Edm,
+    }
 }
 
 /// Usual processes, and the shortest, widest and narrowest that are accepted.

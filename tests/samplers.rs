@@ -16,7 +16,8 @@ use safelight::sampler::{
 };
 use safelight::schedule::{Grid, SCHEDULES, Schedule, find_schedule};
 use safelight::training::{
-    Betas, DiffusionSpec, DynamicShift, EdmSpec, FlowSpec, Level, Preconditioning, Prediction, Training, TrainingSpec,
+    Betas, DiffusionSpec, DynamicShift, EdmSpec, EdmTimestep, FlowSpec, Level, Preconditioning, Prediction, Training,
+    TrainingSpec,
 };
 use safelight::trajectory::{Relay, Restart, Trajectory, Walk};
 use safelight::{Curve, ErrorKind, Result};
@@ -111,6 +112,7 @@ fn training(process: &str, prediction: Prediction) -> Training {
             sigma_max: 80.0,
             sigma_data: 0.5,
             // Consistency models are told a thousand times as much.
+            timestep: EdmTimestep::LogSigma,
             timestep_scale: if prediction == Prediction::Consistency { 1000.0 } else { 1.0 },
             prediction,
         }),

@@ -27,8 +27,7 @@ use crate::{folders, memory, print, prompts, tell};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// What the picture shows
-    #[arg(required_unless_present = "prompts")]
+    /// What the picture shows; left out for a model that no words steer
     prompt: Option<String>,
     /// File of prompts, one a line, or - for standard input: pictures of each, all with the same seeds
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "save_latents"])]
@@ -47,6 +46,9 @@ pub(crate) struct Arguments {
     /// Ask for the two predictions of guidance in turn, which needs less memory
     #[arg(long)]
     sequential_guidance: bool,
+    /// A number for one of the model's conditions, such as class=7 (safelight inspect tells them); may be repeated
+    #[arg(long = "condition", value_name = "NAME=NUMBER", value_parser = condition)]
+    conditions: Vec<(String, f64)>,
     /// What the picture must not show; needs guidance
     #[arg(long, value_name = "PROMPT")]
     negative: Option<String>,
@@ -122,6 +124,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None => Model::open(&folder)?,
     };
     let target = target(arguments)?;
+    if model.reads_prompts() && arguments.prompt.is_none() && arguments.prompts.is_none() {
+        let told = "what should the picture show? safelight generate \"a red apple\", or --prompts FILE";
+        return Err(Error::new(ErrorKind::Usage, told).into());
+    }
     let requests = requests(arguments, &target)?;
     let destination = destination(arguments)?;
     // Everything that can be wrong with a request is told before ONNX Runtime is even opened.
@@ -255,6 +261,7 @@ fn requests(arguments: &Arguments, target: &Target) -> safelight::Result<Vec<Req
 fn request(arguments: &Arguments) -> Request {
     Request {
         negative: arguments.negative.clone(),
+        conditions: arguments.conditions.iter().cloned().collect(),
         sampling: arguments.sampling.sampling(),
         guidance: arguments.guidance.clone(),
         guidance_method: arguments.guidance_method.clone(),
@@ -421,6 +428,12 @@ fn generator_help() -> String {
 fn format(name: &str) -> Result<Format, String> {
     let found = Format::ALL.into_iter().find(|format| format.name() == name);
     found.ok_or_else(|| "expected png, jpeg or webp".into())
+}
+
+fn condition(text: &str) -> Result<(String, f64), String> {
+    let parts = text.split_once('=');
+    let parsed = parts.and_then(|(name, number)| Some((name.trim().to_owned(), number.trim().parse().ok()?)));
+    parsed.ok_or_else(|| "expected NAME=NUMBER, such as class=7".into())
 }
 
 pub(crate) fn size(text: &str) -> Result<(usize, usize), String> {

@@ -75,7 +75,13 @@ fn of_model(model: &ModelFacts, text: &mut String) {
     let (channels, downscale, scale) = (latent.channels, latent.downscale, latent.scale);
     line(text, "latent", &format!("{channels} channels, a cell of {downscale}×{downscale} pixels, scale {scale}"));
     line(text, "training", &facts(&serde_json::to_value(&model.training).unwrap_or_default()));
-    line(text, "prompt", &format!("{} tokens", model.tokens));
+    let prompt = if model.tokens == 0 { "reads none".into() } else { format!("{} tokens", model.tokens) };
+    line(text, "prompt", &prompt);
+    for (name, condition) in &model.conditions {
+        let (low, high) = condition.range;
+        let default = condition.default.map_or(", must be given".into(), |default| format!(", {default} unless given"));
+        line(text, "condition", &format!("{name}, {low} to {high}: {}{default}", condition.about));
+    }
     let (sampler, schedule) = (&defaults.sampler, &defaults.schedule);
     let (steps, guidance) = (defaults.steps, defaults.guidance);
     line(text, "defaults", &format!("{sampler}, schedule {schedule}, {steps} steps, guidance {guidance}"));

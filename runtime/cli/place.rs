@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let target = arguments.device.narrowed(target);
     arguments.device.open_library()?;
     let sampling = Sampling::in_steps(arguments.steps);
-    let request = Request { prompt: "a red apple".into(), sampling, ..Request::default() };
+    let request = Request { sampling, ..Request::usual(&model) };
     let mut placements = place(&target, &model, &request)?;
     if arguments.strict {
         placements.iter_mut().for_each(|found| found.allowed = arguments.allow.or(found.allowed).or(Some(0.0)));

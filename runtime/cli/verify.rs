@@ -53,9 +53,6 @@ Examples:
   safelight verify --model ./my-sd-export --against cpu --prompt \"a cat\" --steps 4
   safelight verify --json > report.json";
 
-/// Made where neither a prompt nor a golden says what to make.
-const USUAL_PROMPT: &str = "a red apple";
-
 /// A request to be made, and where its numbers are known from.
 struct Job {
     request: Request,
@@ -107,7 +104,7 @@ fn jobs(arguments: &Arguments, model: &Model, cancel: &Cancel) -> safelight::Res
     });
     let mut jobs: Vec<_> = goldens.collect();
     if jobs.is_empty() {
-        let mut request = Request { prompt: USUAL_PROMPT.into(), cancel: cancel.clone(), ..Request::default() };
+        let mut request = Request { cancel: cancel.clone(), ..Request::usual(model) };
         if let Some(prompt) = &arguments.prompt {
             request.prompt.clone_from(prompt);
         }

@@ -48,12 +48,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     choice.iter().for_each(|line| tell(line));
     let target = to_warm(arguments.device.narrowed(target), arguments.device.cached_only)?;
     let request = Request {
-        prompt: "a red apple".into(),
         guidance: arguments.guidance.clone(),
         count: arguments.batch,
         batch: arguments.batch,
         size: arguments.size,
-        ..Request::default()
+        ..Request::usual(&model)
     };
     Plan::new(&request, &model, &target)?;
     cancel_on_interrupt(&request.cancel)?;
@@ -86,7 +85,8 @@ fn to_warm(mut target: Target, cached_only: bool) -> safelight::Result<Target> {
 fn warm(target: &Target, model: &Model, request: &Request) -> anyhow::Result<(Pipeline, Output)> {
     let bar = progress();
     let (shown, told) = (bar.clone(), bar.clone());
-    let watch = Arc::new(move |opening: &Opening| show(opening, &shown));
+    let stages: Vec<_> = model.stages_to_picture().collect();
+    let watch = Arc::new(move |opening: &Opening| show(opening, &stages, &shown));
     let mut pipeline = Pipeline::open_watched(target, model, request, None, watch)?;
     pipeline.on_event(move |event| {
         if let Event::Warning(warning) = event {
@@ -109,10 +109,10 @@ fn progress() -> ProgressBar {
     bar
 }
 
-fn show(opening: &Opening, bar: &ProgressBar) {
+fn show(opening: &Opening, stages: &[Stage], bar: &ProgressBar) {
     let of = |stage: &Stage| {
-        let index = Stage::TEXT_TO_IMAGE.iter().position(|other| other == stage).unwrap_or(0);
-        format!("{} of {}: {stage}", index + 1, Stage::TEXT_TO_IMAGE.len())
+        let index = stages.iter().position(|other| other == stage).unwrap_or(0);
+        format!("{} of {}: {stage}", index + 1, stages.len())
     };
     let begin = |line: String| {
         bar.suspend(|| tell(&line));

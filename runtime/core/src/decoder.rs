@@ -4,7 +4,7 @@ use image::RgbImage;
 use ndarray::{ArrayView3, s};
 
 use crate::cancel::Cancel;
-use crate::graph::{Contract, Geometry, Graph, Source};
+use crate::graph::{Contract, Graph, Source};
 use crate::guard::all_finite;
 use crate::library::Library;
 use crate::model::{LatentGeometry, Model};
@@ -33,7 +33,7 @@ impl Decoder {
         let name = |name| model.tensor(Stage::Decoder, name);
         let (channels, height, width) = plan.latent;
         let side = |cells: usize| plan.tile.map_or(cells, |tile| tile.min(cells));
-        let contract = Contract::of(Stage::Decoder, &name, Geometry::of(model))
+        let contract = Contract::of_model(Stage::Decoder, model)
             .usually(name("latent_sample"), &[1, channels, side(height), side(width)].map(Some));
         let graph = Graph::open(library, source, &contract)?;
         let input = graph.find_input(name("latent_sample")).expect("the contract has checked that it is there");
@@ -74,6 +74,17 @@ impl Decoder {
         }
         Ok(planes)
     }
+}
+
+/// The picture that a latent is, where a model makes pixels: `[3 or 1, height, width]` in −1 … 1, once scale and shift are
+/// taken off it.
+pub(crate) fn pixels(latent: ArrayView3<f32>, geometry: LatentGeometry) -> Result<RgbImage> {
+    let (channels, height, width) = latent.dim();
+    let (factor, shift) = ((1.0 / geometry.scale) as f32, geometry.shift as f32);
+    let planes = latent.iter().map(|x| x * factor + shift);
+    let planes: Vec<_> =
+        if channels == 1 { planes.cycle().take(3 * width * height).collect() } else { planes.collect() };
+    rgb(&planes, width, height)
 }
 
 /// Planes of reds, greens and blues in −1 … 1 → interleaved bytes, rounded as NumPy rounds.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use crate::cancel::Cancel;
-use crate::graph::{Contract, Geometry, Graph, Source};
+use crate::graph::{Contract, Graph, Source, TIME_IDS};
 use crate::guard::{all_finite, is_constant};
 use crate::guidance::{self, Apg, Kind};
 use crate::library::Library;
@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::onnx::{Outline, Size};
 use crate::options::Opt;
 use crate::original::Shown;
-use crate::request::{GuidanceRuns, Plan};
+use crate::request::{Chosen, GuidanceRuns, Plan};
 use crate::residency::RunsGraph;
 use crate::sampler::{Denoise, Latent};
 use crate::stage::Stage;
@@ -27,9 +27,23 @@ pub(crate) struct Denoiser {
     graph: Graph,
     sample: usize,
     timestep: usize,
-    hidden: usize,
+    hidden: Option<usize>,
+    /// Pooled hidden states, and the numbers that tell the picture's size (SDXL).
+    pooled: Option<usize>,
+    time_ids: Option<usize>,
+    /// In the order of the plan's conditions.
+    conditions: Vec<usize>,
     guidance_embedding: Option<usize>,
     shown_channels: usize,
+}
+
+/// What steers one prediction.
+#[derive(Clone, Copy)]
+pub(crate) struct Steering<'a> {
+    /// Of a prompt, where words steer the model.
+    pub(crate) hidden: Option<&'a Hidden>,
+    /// Which number of each condition.
+    pub(crate) number: fn(&Chosen) -> f64,
 }
 
 /// How strongly the prompt steers, and through what.
@@ -38,7 +52,7 @@ pub(crate) enum Guidance<'a> {
     /// The model's own strength: one evaluation, no scale.
     Off,
     /// Away from `negative`, as the plan's rule has it: two evaluations.
-    Guided { negative: &'a Hidden },
+    Guided { negative: Steering<'a> },
     /// The scale is an input of the graph (Luo et al. 2023, arXiv:2310.04378): one evaluation.
     Embedded,
 }
@@ -86,15 +100,19 @@ impl Denoiser {
         let halves = if plan.is_guided() && !embeds_guidance && runs_together(plan) { 2 } else { 1 };
         let rows = plan.every_batch.map(|batch| batch * halves);
         let (channels, height, width) = plan.latent;
-        let contract = Contract::of(Stage::Denoiser, &name, Geometry::of(model))
+        let contract = Contract::of_model(Stage::Denoiser, model)
             .usually(name("sample"), &[rows, Some(channels + shown_channels), Some(height), Some(width)])
             .usually(name("encoder_hidden_states"), &[rows, None, None]);
         let graph = Graph::open(library, source, &contract)?;
-        let input = |role| graph.find_input(name(role)).expect("the contract has checked that it is there");
+        let named = |tensor: &str| graph.find_input(tensor).expect("the contract has checked that it is there");
+        let optional = |role| graph.find_input(name(role)).filter(|_| model.reads_prompts());
         Ok(Self {
-            sample: input("sample"),
-            timestep: input("timestep"),
-            hidden: input("encoder_hidden_states"),
+            sample: named(name("sample")),
+            timestep: named(name("timestep")),
+            hidden: optional("encoder_hidden_states"),
+            pooled: optional("text_embeds"),
+            time_ids: optional("time_ids"),
+            conditions: model.conditions.values().map(|condition| named(&condition.tensor)).collect(),
             guidance_embedding: graph.find_input(name("timestep_cond")),
             shown_channels,
             graph,
@@ -110,7 +128,7 @@ impl Denoiser {
     pub(crate) fn condition<'a>(
         &'a mut self,
         shape: (usize, usize, usize, usize),
-        hidden: &'a Hidden,
+        steering: Steering<'a>,
         guidance: Guidance<'a>,
         with: Conditions<'a>,
     ) -> Result<Conditioned<'a>> {
@@ -118,13 +136,12 @@ impl Denoiser {
         let together = matches!(guidance, Guidance::Guided { .. }) && self.takes_both(batch, with.plan);
         let rows = if together { 2 * batch } else { batch };
         self.graph.reshape(self.sample, &[rows, channels + self.shown_channels, height, width])?;
-        self.graph.reshape(self.hidden, &[rows, hidden.tokens, hidden.width])?;
-        let timesteps = self.timestep_shape(rows)?;
-        self.graph.reshape(self.timestep, &timesteps)?;
+        self.give_number(self.timestep, "timestep", rows)?;
+        self.reshape_conditions(rows, steering.hidden, with.plan)?;
         let embedding = self.embedding(rows, guidance)?;
         let mut conditioned = Conditioned {
             denoiser: self,
-            hidden,
+            steering,
             guidance,
             together,
             shape: [rows, channels, height, width],
@@ -138,10 +155,10 @@ impl Denoiser {
         };
         match guidance {
             Guidance::Guided { negative } if together => {
-                conditioned.write_hidden(0, batch, negative)?;
-                conditioned.write_hidden(batch, batch, hidden)?;
+                conditioned.steer(0, batch, negative)?;
+                conditioned.steer(batch, batch, steering)?;
             }
-            _ => conditioned.write_hidden(0, batch, hidden)?,
+            _ => conditioned.steer(0, batch, steering)?,
         }
         if let Some(shown) = with.shown {
             conditioned.write_shown(shown)?;
@@ -149,27 +166,58 @@ impl Denoiser {
         Ok(conditioned)
     }
 
+    /// Gives everything that steers its shape, and the numbers that are the same in every row.
+    fn reshape_conditions(&mut self, rows: usize, hidden: Option<&Hidden>, plan: &Plan) -> Result<()> {
+        for (index, chosen) in self.conditions.clone().into_iter().zip(&plan.conditions) {
+            self.give_number(index, &chosen.tensor, rows)?;
+        }
+        let Some(hidden) = hidden else { return Ok(()) };
+        if let Some(input) = self.hidden {
+            self.graph.reshape(input, &[rows, hidden.tokens, hidden.width])?;
+        }
+        if let Some(input) = self.pooled {
+            if hidden.pooled.is_empty() {
+                return Err(Error::model(
+                    "denoiser: its graph takes text_embeds, but no text encoder gives any; export the second text encoder \
+                     with its projection",
+                ));
+            }
+            self.graph.reshape(input, &[rows, hidden.pooled.len()])?;
+        }
+        if let Some(input) = self.time_ids {
+            let [height, width] = [plan.height, plan.width].map(|side| side as f32);
+            // Size of the original, where it was cropped, size that is wanted (Podell et al. 2023, arXiv:2307.01952, 2.2).
+            let ids: [f32; TIME_IDS] = [height, width, 0.0, 0.0, height, width];
+            self.graph.reshape(input, &[rows, TIME_IDS])?;
+            (0..rows).try_for_each(|row| self.graph.write(input, row * TIME_IDS, &ids))?;
+        }
+        Ok(())
+    }
+
     /// Whether both predictions of guidance go through the graph in one run.
     fn takes_both(&self, batch: usize, plan: &Plan) -> bool {
+        // A condition of one number for all rows cannot be two at once.
+        let is_one = |input: &usize| self.graph.rank(*input) == 0 || self.graph.fixed_size(*input, 0) == Some(1);
         match self.fixed_batch() {
             Some(fixed) => fixed == 2 * batch,
-            None => runs_together(plan),
+            None => runs_together(plan) && !self.conditions.iter().any(is_one),
         }
     }
 
-    /// One timestep, or one a row where the graph's axis is that of the batch.
-    fn timestep_shape(&self, rows: usize) -> Result<Vec<usize>> {
-        if self.graph.rank(self.timestep) == 0 {
-            return Ok(Vec::new());
-        }
-        match self.graph.fixed_size(self.timestep, 0) {
-            Some(fixed) if fixed != 1 && fixed != rows => Err(Error::model(format!(
-                "denoiser: its graph wants {fixed} timesteps for {rows} latents, expected one, or one each"
-            ))),
-            Some(fixed) => Ok(vec![fixed]),
-            None if self.graph.share_first_axis(self.timestep, self.sample) => Ok(vec![rows]),
-            None => Ok(vec![1]),
-        }
+    /// Shapes an input of one number, or of one a row where the graph's axis is that of the batch.
+    fn give_number(&mut self, input: usize, name: &str, rows: usize) -> Result<()> {
+        let rank = self.graph.rank(input);
+        let count = match self.graph.fixed_size(input, 0) {
+            Some(fixed) if fixed != 1 && fixed != rows => {
+                return Err(Error::model(format!(
+                    "denoiser: its graph wants {fixed} numbers of {name} for {rows} latents, expected one, or one each"
+                )));
+            }
+            Some(fixed) => fixed,
+            None if self.graph.share_first_axis(input, self.sample) => rows,
+            None => 1,
+        };
+        self.graph.reshape(input, &[count, 1][..rank.min(2)])
     }
 
     /// Room for the embedding of the guidance scale of one row, where the graph takes that.
@@ -220,7 +268,7 @@ pub(crate) struct Conditions<'a> {
 /// A denoiser bound to one prompt, guidance and shape: what samplers are given.
 pub(crate) struct Conditioned<'a> {
     denoiser: &'a mut Denoiser,
-    hidden: &'a Hidden,
+    steering: Steering<'a>,
     guidance: Guidance<'a>,
     /// Both halves of guidance go through the graph in one run: `[negative, positive]`.
     together: bool,
@@ -403,9 +451,21 @@ impl Conditioned<'_> {
         )))
     }
 
-    fn write_hidden(&mut self, first_row: usize, rows: usize, hidden: &Hidden) -> Result<()> {
-        let Denoiser { graph, hidden: input, .. } = &mut *self.denoiser;
-        (first_row..first_row + rows).try_for_each(|row| graph.write(*input, row * hidden.values.len(), &hidden.values))
+    /// Writes what steers a prediction into its rows.
+    fn steer(&mut self, first_row: usize, rows: usize, steering: Steering) -> Result<()> {
+        let Denoiser { graph, hidden, pooled, conditions, .. } = &mut *self.denoiser;
+        let rows = first_row..first_row + rows;
+        if let Some(words) = steering.hidden {
+            for (input, values) in [(*hidden, &words.values), (*pooled, &words.pooled)] {
+                let Some(input) = input else { continue };
+                rows.clone().try_for_each(|row| graph.write(input, row * values.len(), values))?;
+            }
+        }
+        for (&input, chosen) in conditions.iter().zip(&self.with.plan.conditions) {
+            let part = if graph.size(input) == 1 { 0..1 } else { rows.clone() };
+            graph.fill_part(input, part, (steering.number)(chosen))?;
+        }
+        Ok(())
     }
 
     /// Writes the mask and the masked picture beside every latent, where they stay.
@@ -437,7 +497,7 @@ impl Conditioned<'_> {
         let input = self.denoiser.timestep;
         self.timestep = timestep;
         self.denoiser.graph.fill(input, timestep)?;
-        let (hidden, batch) = (self.hidden, self.shape[0]);
+        let (steering, batch) = (self.steering, self.shape[0]);
         match self.guidance {
             Guidance::Off => self.evaluate()?,
             Guidance::Embedded => {
@@ -452,9 +512,9 @@ impl Conditioned<'_> {
             Guidance::Guided { negative } => {
                 self.evaluate()?;
                 std::mem::swap(&mut self.buffers.predicted, &mut self.buffers.positive);
-                self.write_hidden(0, batch, negative)?;
+                self.steer(0, batch, negative)?;
                 self.evaluate()?;
-                self.write_hidden(0, batch, hidden)?;
+                self.steer(0, batch, steering)?;
             }
         }
         self.check_numbers(&self.buffers.predicted)

@@ -3,7 +3,7 @@
 use ndarray::{Array3, s};
 
 use crate::cancel::Cancel;
-use crate::graph::{Contract, Geometry, Graph, Source};
+use crate::graph::{Contract, Graph, Source};
 use crate::guard::all_finite;
 use crate::library::Library;
 use crate::model::{LatentGeometry, Model};
@@ -39,13 +39,6 @@ impl Gives {
         if !has("latent_parameters") && has("latent_sample") { Self::Sample } else { Self::Parameters }
     }
 
-    fn output(self) -> &'static str {
-        match self {
-            Self::Parameters => "latent_parameters",
-            Self::Sample => "latent_sample",
-        }
-    }
-
     fn channels(self, latent: LatentGeometry) -> usize {
         match self {
             Self::Parameters => 2 * latent.channels,
@@ -72,13 +65,13 @@ impl RunsGraph for Encoder {
 impl Encoder {
     pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let gives = Gives::of(&source.outline, model);
-        let name = |name| model.tensor(Stage::Encoder, if name == "latent_parameters" { gives.output() } else { name });
+        let name = model.tensor(Stage::Encoder, "sample");
         let side = |cells: usize| plan.tile.map_or(cells, |tile| tile.min(cells)) * model.latent.downscale;
         let (_, height, width) = plan.latent;
-        let contract = Contract::of(Stage::Encoder, &name, Geometry::of(model))
-            .usually(name("sample"), &[1, 3, side(height), side(width)].map(Some));
+        let contract =
+            Contract::of_model(Stage::Encoder, model).usually(name, &[1, 3, side(height), side(width)].map(Some));
         let graph = Graph::open(library, source, &contract)?;
-        let input = graph.find_input(name("sample")).expect("the contract has checked that it is there");
+        let input = graph.find_input(name).expect("the contract has checked that it is there");
         Ok(Self { graph, input, latent: model.latent, gives })
     }
 

@@ -101,15 +101,19 @@ impl Forecast {
     pub fn new(request: &Request, plan: &Plan, model: &Model, target: &Target) -> Result<Self> {
         check_graph_sizes(target, model)?;
         let mut parts = Vec::new();
-        for stage in Stage::TEXT_TO_IMAGE {
+        for stage in model.stages_to_picture() {
             parts.push(Part::read(stage, model, target)?);
         }
-        let shapes = Shapes::new(&parts[1].outline, plan, model);
+        let denoiser = parts.iter().find(|part| part.stage == Stage::Denoiser);
+        let shapes = Shapes::new(&denoiser.expect("every model has one").outline, plan, model);
         for part in &mut parts {
             part.activations = part.file.activations(&shapes.inputs(part, model))?;
             part.plans_ahead &= shapes.runs_again(part.stage, request, plan);
         }
-        let of = |parts: &[Part], residency| Self::of(parts, shapes.tensor_bytes(request, plan, residency), residency);
+        let of = |parts: &[Part], residency| {
+            let tensors = parts.iter().map(|part| shapes.tensor_bytes(part.stage, request, plan, residency));
+            Self::of(parts, &tensors.collect::<Vec<_>>(), residency)
+        };
         let asked = of(&parts, target.residency);
         // Staged, graphs may not plan ahead what resident ones do.
         let staged = target.clone().with_residency(Residency::Staged);
@@ -145,12 +149,12 @@ impl Forecast {
         format!("try {}", advice.join(", or "))
     }
 
-    fn of(parts: &[Part], tensors: [u64; 3], residency: Residency) -> Self {
+    fn of(parts: &[Part], tensors: &[u64], residency: Residency) -> Self {
         let all_opened = sum(parts.iter().map(|part| part.grown().1));
         // What a graph has worked in, it keeps while it is open.
         let mut kept = 0;
         let mut stages = Vec::new();
-        for (part, tensor_bytes) in parts.iter().zip(tensors) {
+        for (part, &tensor_bytes) in parts.iter().zip(tensors) {
             let stage = part.forecast(tensor_bytes);
             let works = tensor_bytes.saturating_add(stage.activation_bytes);
             let (peak_bytes, when) = match residency {
@@ -286,7 +290,7 @@ impl Shapes {
         Self {
             rows: if doubled { 2 * plan.batch } else { plan.batch } as u64,
             latent: [channels, height, width].map(|size| size as u64),
-            hidden: [model.tokenizer.window.length as u64, hidden_width],
+            hidden: [tokens(model), hidden_width],
             negative,
         }
     }
@@ -294,7 +298,7 @@ impl Shapes {
     /// Whether a request runs a stage's graph more than once.
     fn runs_again(&self, stage: Stage, request: &Request, plan: &Plan) -> bool {
         match stage {
-            Stage::TextEncoder => self.negative,
+            Stage::TextEncoder | Stage::TextEncoder2 => self.negative,
             Stage::Denoiser => plan.steps() != Some(1) || request.count > plan.batch,
             Stage::Decoder | Stage::Encoder => request.count > 1,
         }
@@ -304,7 +308,7 @@ impl Shapes {
     fn inputs(&self, part: &Part, model: &Model) -> Vec<(String, Vec<u64>)> {
         let ([channels, height, width], [tokens, hidden_width]) = (self.latent, self.hidden);
         let usual = |name: &str| match part.stage {
-            Stage::TextEncoder => vec![1, tokens],
+            Stage::TextEncoder | Stage::TextEncoder2 => vec![1, tokens],
             Stage::Denoiser if name == model.tensor(Stage::Denoiser, "encoder_hidden_states") => {
                 vec![self.rows, tokens, hidden_width]
             }
@@ -316,9 +320,8 @@ impl Shapes {
         part.outline.inputs.iter().map(|input| (input.name.clone(), sizes(input))).collect()
     }
 
-    /// Bytes of the tensors that go into the text encoder, the denoiser and the decoder, and of our copies of what comes
-    /// out.
-    fn tensor_bytes(&self, request: &Request, plan: &Plan, residency: Residency) -> [u64; 3] {
+    /// Bytes of the tensors that go into a stage's graph, and of our copies of what comes out.
+    fn tensor_bytes(&self, stage: Stage, request: &Request, plan: &Plan, residency: Residency) -> u64 {
         const FLOAT_BYTES: u64 = 4;
         let floats = |sizes: &[u64]| sizes.iter().fold(FLOAT_BYTES, |bytes, &size| bytes.saturating_mul(size));
         let (hidden, latent) = (floats(&self.hidden), floats(&self.latent));
@@ -330,8 +333,17 @@ impl Shapes {
         let denoiser = self.rows.saturating_mul(hidden.saturating_add(2 * latent));
         // Planes of numbers, and the picture's bytes.
         let picture = 3 * (plan.width * plan.height) as u64 * (FLOAT_BYTES + 1);
-        [hidden, denoiser.saturating_add(waiting), latent.saturating_add(waiting).saturating_add(picture)]
+        match stage {
+            Stage::TextEncoder | Stage::TextEncoder2 => hidden,
+            Stage::Denoiser => denoiser.saturating_add(waiting),
+            Stage::Decoder | Stage::Encoder => latent.saturating_add(waiting).saturating_add(picture),
+        }
     }
+}
+
+/// Token ids of a prompt; none where no words steer the model.
+fn tokens(model: &Model) -> u64 {
+    model.tokenizers.values().next().map_or(0, |tokenizer| tokenizer.window.length as u64)
 }
 
 /// Something that has so much memory and no more.
@@ -395,11 +407,11 @@ mod tests {
     #[test]
     fn staged_graphs_are_never_counted_together() {
         let parts = [part(FLOAT, true, None), part(FLOAT16, true, None), part(FLOAT, false, None)];
-        let staged = Forecast::of(&parts, [10, 20, 30], Residency::Staged);
+        let staged = Forecast::of(&parts, &[10, 20, 30], Residency::Staged);
         let peaks = |forecast: &Forecast| forecast.stages.iter().map(|stage| stage.peak_bytes).collect::<Vec<_>>();
         assert_eq!(peaks(&staged), [1217, 1427, 1137].map(|bytes| LIBRARY_BYTES + bytes));
         assert_eq!((staged.peak_bytes, staged.opening_bytes), (LIBRARY_BYTES + 1427, None));
-        let resident = Forecast::of(&parts, [10, 20, 30], Residency::Resident);
+        let resident = Forecast::of(&parts, &[10, 20, 30], Residency::Resident);
         assert_eq!(peaks(&resident), [1731, 2751, 3781].map(|bytes| LIBRARY_BYTES + bytes));
         assert_eq!((resident.peak_bytes, resident.opening_bytes), (LIBRARY_BYTES + 3781, Some(LIBRARY_BYTES + 921)));
     }
@@ -409,15 +421,15 @@ mod tests {
         let mut part = part(FLOAT16, true, None);
         part.outline.weights.values_mut().for_each(|bytes| *bytes = u64::MAX);
         assert_eq!(part.grown(), (u64::MAX, u64::MAX));
-        let forecast = Forecast::of(&[part], [u64::MAX; 3], Residency::Resident);
+        let forecast = Forecast::of(&[part], &[u64::MAX; 3], Residency::Resident);
         assert_eq!(forecast.peak_bytes, u64::MAX);
     }
 
     #[test]
     fn the_smallest_room_is_told_with_what_would_help() {
         let parts = [part(FLOAT, true, None), part(FLOAT16, true, None), part(FLOAT, false, None)];
-        let staged = Forecast::of(&parts, [0; 3], Residency::Staged).peak_bytes;
-        let resident = Forecast::of(&parts, [0; 3], Residency::Resident);
+        let staged = Forecast::of(&parts, &[0; 3], Residency::Staged).peak_bytes;
+        let resident = Forecast::of(&parts, &[0; 3], Residency::Resident);
         let forecast = Forecast { staged_peak_bytes: staged, ..resident };
         let room = |what: &str, bytes| Room { what: what.into(), bytes };
         let warned = forecast.clone().within(&[room("a house", 50 << 20), room("a box", 1 << 20)]).warnings;

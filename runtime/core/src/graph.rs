@@ -1,6 +1,7 @@
 //! One opened graph: checked against what its stage must look like, run by tensor role.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ mod cached;
 mod contract;
 mod session;
 
-pub(crate) use contract::{Contract, Geometry};
+pub(crate) use contract::{Contract, Geometry, TIME_IDS};
 use session::{Providers, internal, open_session, run_failed};
 
 /// A graph on disk whose hash was verified.
@@ -70,6 +71,10 @@ impl Source {
     pub(crate) fn is_missing(&self) -> bool {
         // A graph that was read has inputs: one without is refused as damaged.
         self.outline.inputs.is_empty()
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage
     }
 
     pub(crate) fn file(&self) -> &GraphFile {
@@ -123,13 +128,20 @@ pub(crate) struct Graph {
     /// In the order of the session's inputs, which `Session::run` matches by position.
     values: Vec<SessionInputValue<'static>>,
     inputs: Vec<Port>,
-    output_index: usize,
-    output: Vec<f32>,
-    output_shape: Vec<usize>,
+    /// In the order of the contract's; those that it says are optional may be missing.
+    outputs: Vec<Option<Output>>,
     options: Arc<RunOptions>,
     run_time: Duration,
     reopen_time: Duration,
     opened: Opened,
+}
+
+/// What a graph has given in its last run.
+struct Output {
+    /// Of the session's outputs.
+    index: usize,
+    values: Vec<f32>,
+    shape: Vec<usize>,
 }
 
 /// A tensor of the graph as it declares itself.
@@ -199,8 +211,8 @@ impl Graph {
         let ports = |outlets: &[Outlet]| outlets.iter().map(Port::new).collect::<Result<Vec<_>>>();
         let mut inputs = ports(session.inputs()).map_err(told)?;
         inputs.iter_mut().for_each(|port| port.declare(&outline));
-        let outputs = ports(session.outputs()).map_err(told)?;
-        let output_index = contract.check(&inputs, &outputs).map_err(|e| {
+        let declared = ports(session.outputs()).map_err(told)?;
+        let found = contract.check(&inputs, &declared).map_err(|e| {
             told(e.context(format_args!("is not what a {stage} looks like, or its manifest names its tensors wrongly")))
         })?;
         let values = inputs.iter().map(|port| empty_tensor(port.data_type, &[0])).collect::<Result<_>>()?;
@@ -219,9 +231,7 @@ impl Graph {
             is_reshaped: true,
             values,
             inputs,
-            output_index,
-            output: Vec::new(),
-            output_shape: Vec::new(),
+            outputs: found.into_iter().map(|index| index.map(Output::of)).collect(),
             options,
             run_time: Duration::ZERO,
             reopen_time: Duration::ZERO,
@@ -275,6 +285,11 @@ impl Graph {
             (Some(name), Some(other)) => name == other,
             _ => true,
         }
+    }
+
+    /// Elements of the tensor that is bound to an input.
+    pub(crate) fn size(&self, input: usize) -> usize {
+        self.inputs[input].shape.iter().flatten().product()
     }
 
     /// How many axes an input has.
@@ -351,36 +366,48 @@ impl Graph {
 
     /// Sets every element of an input; whole-number tensors take the nearest number.
     pub(crate) fn fill(&mut self, input: usize, value: f64) -> Result<()> {
+        self.fill_part(input, 0..self.size(input), value)
+    }
+
+    /// Sets some elements of an input, as [`fill`](Self::fill) does.
+    pub(crate) fn fill_part(&mut self, input: usize, part: Range<usize>, value: f64) -> Result<()> {
         match self.inputs[input].data_type {
-            Type::Float32 => self.elements::<f32>(input)?.fill(value as f32),
-            Type::Float64 => self.elements::<f64>(input)?.fill(value),
-            Type::Float16 => self.elements::<f16>(input)?.fill(f16::from_f64(value)),
-            Type::Int64 => self.elements::<i64>(input)?.fill(value.round_ties_even() as i64),
-            Type::Int32 => self.elements::<i32>(input)?.fill(value.round_ties_even() as i32),
+            Type::Float32 => self.elements::<f32>(input)?[part].fill(value as f32),
+            Type::Float64 => self.elements::<f64>(input)?[part].fill(value),
+            Type::Float16 => self.elements::<f16>(input)?[part].fill(f16::from_f64(value)),
+            Type::Int64 => self.elements::<i64>(input)?[part].fill(value.round_ties_even() as i64),
+            Type::Int32 => self.elements::<i32>(input)?[part].fill(value.round_ties_even() as i32),
             other => return Err(self.cannot_hold(input, other)),
         }
         Ok(())
     }
 
-    /// Runs the graph and returns its output as f32, with its shape.
+    /// Runs the graph and returns its first output as f32, with its shape.
     ///
     /// # Errors
     /// [`ErrorKind::Cancelled`] soon after a cancellation, [`ErrorKind::Limit`] where memory ran out,
     /// [`ErrorKind::Model`] for any other failure of the graph.
     pub(crate) fn run(&mut self, cancel: &Cancel) -> Result<(&[f32], &[usize])> {
-        let Self { session, values, options, output_index, output, output_shape, run_time, stage, .. } = self;
+        let Self { session, values, options, outputs, run_time, stage, .. } = self;
         let run = || -> Result<()> {
             let start = Instant::now();
             let result = session.run_with_options(values.as_slice(), &**options);
             *run_time += start.elapsed();
-            let outputs = result.map_err(|e| run_failed(*stage, &e))?;
-            read_output(&outputs[*output_index], output, output_shape).map_err(|e| run_failed(*stage, &e))
+            let given = result.map_err(|e| run_failed(*stage, &e))?;
+            let mut wanted = outputs.iter_mut().flatten();
+            wanted.try_for_each(|output| output.read(&given[output.index])).map_err(|e| run_failed(*stage, &e))
         };
         cancel.during(options, run)??;
         if std::mem::take(&mut self.is_reshaped) {
             self.settle();
         }
-        Ok((&self.output, &self.output_shape))
+        self.output(0).ok_or_else(|| Error::new(ErrorKind::Internal, "a graph without an output"))
+    }
+
+    /// What the last run gave as one of the contract's outputs, with its shape; nothing where the graph has it not.
+    pub(crate) fn output(&self, place: usize) -> Option<(&[f32], &[usize])> {
+        let output = self.outputs.get(place)?.as_ref()?;
+        Some((&output.values, &output.shape))
     }
 
     /// Has the cache write down what providers have built for a new shape.
@@ -444,21 +471,27 @@ fn empty_tensor(data_type: Type, shape: &[usize]) -> Result<SessionInputValue<'s
     Ok(tensor.into())
 }
 
-fn read_output(value: &DynValue, output: &mut Vec<f32>, output_shape: &mut Vec<usize>) -> ort::Result<()> {
-    let shape = if value.dtype().tensor_type() == Some(Type::Float16) {
-        let (shape, elements) = value.try_extract_tensor::<f16>()?;
-        output.resize(elements.len(), 0.0);
-        elements.convert_to_f32_slice(output);
-        shape
-    } else {
-        let (shape, elements) = value.try_extract_tensor::<f32>()?;
-        output.clear();
-        output.extend_from_slice(elements);
-        shape
-    };
-    output_shape.clear();
-    output_shape.extend(shape.iter().map(|&size| size as usize));
-    Ok(())
+impl Output {
+    fn of(index: usize) -> Self {
+        Self { index, values: Vec::new(), shape: Vec::new() }
+    }
+
+    fn read(&mut self, value: &DynValue) -> ort::Result<()> {
+        let shape = if value.dtype().tensor_type() == Some(Type::Float16) {
+            let (shape, elements) = value.try_extract_tensor::<f16>()?;
+            self.values.resize(elements.len(), 0.0);
+            elements.convert_to_f32_slice(&mut self.values);
+            shape
+        } else {
+            let (shape, elements) = value.try_extract_tensor::<f32>()?;
+            self.values.clear();
+            self.values.extend_from_slice(elements);
+            shape
+        };
+        self.shape.clear();
+        self.shape.extend(shape.iter().map(|&size| size as usize));
+        Ok(())
+    }
 }
 
 fn copy<T>(target: &mut [T], ids: &[u32], convert: impl Fn(u32) -> T) {

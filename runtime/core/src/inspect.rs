@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::graph::Geometry;
-use crate::model::{Defaults, GraphFile, INDEX, LatentGeometry, MANIFEST, Model, PictureSize, Range};
+use crate::model::{Condition, Defaults, GraphFile, INDEX, LatentGeometry, MANIFEST, Model, PictureSize, Range};
 use crate::request::{Plan, Request};
 use crate::stage::{Precision, Stage};
 use crate::target::Target;
@@ -72,8 +71,11 @@ pub struct ModelFacts {
     pub latent: LatentGeometry,
     /// Noise levels, and what the graph predicts.
     pub training: TrainingSpec,
-    /// Token ids of a prompt.
+    /// Token ids of a prompt; 0 where no words steer it.
     pub tokens: usize,
+    /// Numbers that steer it, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, Condition>,
     /// What a request that does not say gets.
     pub defaults: Defaults,
     /// What it was made for.
@@ -137,14 +139,12 @@ fn of_model(model: &Model, empty: Inspection) -> Inspection {
     let usual = Usual {
         latent: [channels, height / downscale, width / downscale].map(|size| size as u64),
         picture: [height, width].map(|size| size as u64),
-        tokens: model.tokenizer.window.length as u64,
-        geometry: Geometry::of(model),
+        tokens: tokens(model) as u64,
     };
     let mut graphs = Vec::new();
     for (&stage, files) in &model.stages {
         for (&precision, file) in &files.graphs {
-            let name = |name: &'static str| model.tensor(stage, name);
-            graphs.push(told(file, examine(file, Some((stage, &name)), &usual), Some((stage, precision))));
+            graphs.push(told(file, examine(file, Some((stage, model)), &usual), Some((stage, precision))));
         }
     }
     Inspection { model: Some(ModelFacts::of(model)), graphs, forecast: forecast(model).ok(), ..empty }
@@ -159,7 +159,8 @@ impl ModelFacts {
             picture: model.picture,
             latent: model.latent,
             training: model.training.spec().clone(),
-            tokens: model.tokenizer.window.length,
+            tokens: tokens(model),
+            conditions: model.conditions.clone(),
             defaults: model.defaults.clone(),
             range: model.range.clone(),
             goldens: model.goldens.len(),
@@ -168,8 +169,13 @@ impl ModelFacts {
     }
 }
 
+/// Token ids of a prompt.
+fn tokens(model: &Model) -> usize {
+    model.tokenizers.values().next().map_or(0, |tokenizer| tokenizer.window.length)
+}
+
 fn forecast(model: &Model) -> Result<Forecast> {
-    let (request, target) = (Request::default(), Target::parse(CPU)?);
+    let (request, target) = (Request::usual(model), Target::parse(CPU)?);
     Forecast::new(&request, &Plan::new(&request, model, &target)?, model, &target)
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::curve::Curve;
 use crate::guidance::{GUIDANCES, LIMITS};
 use crate::options::Options;
-use crate::prompt_cache::{PromptCache, noted_encoder};
+use crate::prompt_cache::{PromptCache, noted_encoders};
 use crate::request::Request;
 use crate::route::Sampling;
 use crate::schedule::find_schedule;
@@ -42,8 +42,12 @@ pub struct Model {
     pub picture: PictureSize,
     /// How it was trained, as noise levels.
     pub training: Training,
-    /// How prompts become token ids.
-    pub tokenizer: TokenizerFiles,
+    /// How prompts become token ids for each text encoder; none where no words steer it.
+    pub tokenizers: BTreeMap<Stage, TokenizerFiles>,
+    /// What an absent negative prompt is.
+    pub empty_prompt: EmptyPrompt,
+    /// Numbers that steer it, by the name that requests use.
+    pub conditions: BTreeMap<String, Condition>,
     /// What a request that does not say gets.
     pub defaults: Defaults,
     /// What it was made for; outside of it a request is warned.
@@ -89,6 +93,36 @@ pub struct PictureSize {
     /// Other sizes are multiples of this; absent where there are no other sizes.
     #[serde(default)]
     pub multiple: Option<usize>,
+}
+
+/// What an absent negative prompt is to guidance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmptyPrompt {
+    /// What the text encoders make of no words.
+    #[default]
+    Encoded,
+    /// Zeros (`force_zeros_for_empty_prompt` of diffusers' SDXL).
+    Zeros,
+}
+
+/// A further input of the denoiser's graph: one number a picture.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// What the graph calls it.
+    pub tensor: String,
+    /// What it means, in a few words.
+    pub about: String,
+    /// Whether it counts something, such as classes.
+    #[serde(default)]
+    pub whole: bool,
+    /// Least and most.
+    pub range: (f64, f64),
+    /// What a request that does not say gets; absent where it must say.
+    pub default: Option<f64>,
+    /// What stands for none of them under guidance; may lie outside of the range.
+    pub unguided: Option<f64>,
 }
 
 /// Where the vocabulary is, and how a prompt fills the encoder's window.
@@ -143,6 +177,8 @@ pub struct Range {
 pub struct Golden {
     /// What the picture shows.
     pub prompt: String,
+    /// Numbers for the model's conditions.
+    pub conditions: BTreeMap<String, f64>,
     /// Seed of the picture.
     pub seed: u64,
     /// Number of steps.
@@ -171,6 +207,7 @@ impl Golden {
     pub fn request(&self) -> Request {
         Request {
             prompt: self.prompt.clone(),
+            conditions: self.conditions.clone(),
             seed: self.seed,
             sampling: Sampling::in_steps(self.steps),
             ..Request::default()
@@ -239,7 +276,7 @@ impl Model {
         let root = folder
             .canonicalize()
             .map_err(|e| Error::model(format!("model folder {}: cannot be read: {e}", folder.display())).because(e))?;
-        let dispensable: &[_] = if prompts.is_some() { &[Stage::TextEncoder] } else { &[] };
+        let dispensable: &[_] = if prompts.is_some() { &Stage::TEXT_ENCODERS } else { &[] };
         let mut model = if root.join(manifest::FILE).is_file() {
             manifest::open(&root, dispensable)?
         } else if root.join(optimum::FILE).is_file() {
@@ -252,10 +289,11 @@ impl Model {
                 optimum::FILE
             )));
         };
-        if let Some(prompts) = prompts.filter(|_| !model.stages.contains_key(&Stage::TextEncoder))
-            && let Some((precision, graph)) = noted_encoder(prompts, &model)?
-        {
-            model.stages.entry(Stage::TextEncoder).or_default().graphs.insert(precision, graph);
+        let is_missing = model.tokenizers.keys().any(|stage| !model.stages.contains_key(stage));
+        if let Some(prompts) = prompts.filter(|_| is_missing) {
+            for (stage, precision, graph) in noted_encoders(prompts, &model)? {
+                model.stages.entry(stage).or_default().graphs.entry(precision).or_insert(graph);
+            }
         }
         model.check().map_err(|e| e.context(format!("model {}", folder.display())))?;
         Ok(model)
@@ -293,17 +331,23 @@ impl Model {
         })
     }
 
+    /// Whether words steer it.
+    pub fn reads_prompts(&self) -> bool {
+        !self.tokenizers.is_empty()
+    }
+
+    /// Its stages from words, or numbers, to a picture, in the order of the data.
+    pub fn stages_to_picture(&self) -> impl Iterator<Item = Stage> {
+        Stage::TEXT_TO_IMAGE.into_iter().filter(|stage| self.stages.contains_key(stage))
+    }
+
     /// What a graph of `stage` calls the tensor that Optimum calls `name`.
     pub(crate) fn tensor<'a>(&'a self, stage: Stage, name: &'a str) -> &'a str {
         self.stages.get(&stage).and_then(|files| files.tensors.get(name)).map_or(name, String::as_str)
     }
 
     fn check(&self) -> Result<()> {
-        for stage in Stage::TEXT_TO_IMAGE {
-            if self.stages.get(&stage).is_none_or(|files| files.graphs.is_empty()) {
-                return Err(Error::model(format!("no {stage} graph")));
-            }
-        }
+        self.check_stages()?;
         let LatentGeometry { channels, downscale, scale, shift } = self.latent;
         if !(1..=256).contains(&channels) || !(1..=64).contains(&downscale) {
             return Err(Error::model(format!(
@@ -336,11 +380,74 @@ impl Model {
                 "defaults: steps {steps} and guidance {guidance}, expected from 1 and from 0"
             )));
         }
-        let window = &self.tokenizer.window;
-        if !(3..=4096).contains(&window.length) {
-            return Err(Error::model(format!("tokenizer: length {}, expected 3 to 4096", window.length)));
+        for (stage, TokenizerFiles { window, .. }) in &self.tokenizers {
+            if !(3..=4096).contains(&window.length) {
+                return Err(Error::model(format!("{stage}'s tokenizer: length {}, expected 3 to 4096", window.length)));
+            }
+        }
+        if self.conditions.len() > MOST_CONDITIONS {
+            let count = self.conditions.len();
+            return Err(Error::model(format!("conditions: {count} of them, expected at most {MOST_CONDITIONS}")));
+        }
+        self.conditions.iter().try_for_each(|(name, condition)| {
+            condition.check(name).map_err(|e| e.context(format_args!("conditions.{name}")))
+        })
+    }
+
+    /// Refuses a stage without graphs, or without what it needs besides them.
+    fn check_stages(&self) -> Result<()> {
+        let has = |stage| self.stages.get(&stage).is_some_and(|files| !files.graphs.is_empty());
+        let needed = self.tokenizers.keys().copied().chain([Stage::Denoiser]);
+        if let Some(stage) = needed.chain(self.stages.keys().copied()).find(|&stage| !has(stage)) {
+            return Err(Error::model(format!("no {stage} graph")));
+        }
+        if let Some(stage) =
+            Stage::TEXT_ENCODERS.iter().find(|stage| has(**stage) && !self.tokenizers.contains_key(stage))
+        {
+            return Err(Error::model(format!("{stage} has no tokenizer, so that it cannot read a prompt")));
+        }
+        let LatentGeometry { channels, downscale, .. } = self.latent;
+        let makes_pixels = matches!(channels, 1 | 3) && downscale == 1;
+        if !(has(Stage::Decoder) || makes_pixels) {
+            return Err(Error::model(format!(
+                "no decoder graph; only a model that makes pixels does without one, and its latent has 1 or 3 channels \
+                 and downscale 1, not {channels} and {downscale}"
+            )));
         }
         Ok(())
+    }
+}
+
+/// More numbers than these would not be typed.
+const MOST_CONDITIONS: usize = 16;
+
+impl Condition {
+    /// Refuses a number that the condition does not take.
+    pub(crate) fn accepts(&self, value: f64) -> std::result::Result<(), String> {
+        let (low, high) = self.range;
+        let kind = if self.whole { "a whole number from" } else { "" };
+        if (low..=high).contains(&value) && (!self.whole || value.fract() == 0.0) {
+            return Ok(());
+        }
+        Err(format!("{value}, expected {kind} {low} to {high} ({})", self.about).replace("  ", " "))
+    }
+
+    fn check(&self, name: &str) -> Result<()> {
+        let Self { tensor, range: (low, high), default, unguided, .. } = self;
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if name.is_empty() || !name.chars().all(is_word) {
+            return Err(Error::model("its name has other characters than letters, digits, _ and -"));
+        }
+        if Stage::Denoiser.tensors().contains(&tensor.as_str()) {
+            return Err(Error::model(format!("tensor \"{tensor}\" is given by safelight itself")));
+        }
+        if !(low.is_finite() && high.is_finite() && low <= high) {
+            return Err(Error::model(format!("range {low} to {high}, expected two finite numbers, the least first")));
+        }
+        if unguided.is_some_and(|value| !value.is_finite() || self.whole && value.fract() != 0.0) {
+            return Err(Error::model("unguided is not a number that the condition can be"));
+        }
+        default.map_or(Ok(()), |value| self.accepts(value)).map_err(|what| Error::model(format!("default is {what}")))
     }
 }
 

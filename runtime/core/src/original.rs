@@ -3,11 +3,85 @@
 use image::RgbImage;
 
 use crate::encoder::Posterior;
+use crate::model::Model;
 use crate::noise::Noise;
-use crate::request::{NoiseLayout, Plan, Request};
+use crate::request::{KeptPixels, NoiseLayout, Plan, Request};
 use crate::sampler::{Latent, Step};
+use crate::stage::Stage;
+use crate::target::Target;
 use crate::training::Level;
 use crate::{Error, Result};
+
+/// Checks a picture to begin with, and that the model can read one; returns how much of it noise takes.
+///
+/// # Errors
+/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for what does not fit together,
+/// [`ErrorKind::Model`](crate::ErrorKind::Model) where the model has no encoder.
+pub(crate) fn check(request: &Request, model: &Model, target: &Target) -> Result<Option<f64>> {
+    if request.kept == KeptPixels::Pasted && request.mask.is_none() {
+        return Err(Error::usage("pixels can be kept only where a mask tells which (--mask)"));
+    }
+    let strength = strength(request)?;
+    let Some(image) = &request.image else { return Ok(None) };
+    if request.mask.as_ref().is_some_and(|mask| mask.pixels.pixels().all(|grey| grey[0] < 128)) {
+        return Err(Error::usage("the mask is black everywhere, so that nothing would be painted; white is painted"));
+    }
+    model
+        .graph(Stage::Encoder, &target.stage(Stage::Encoder).precision)
+        .map_err(|e| e.context("a picture to begin with needs the encoder of the model's autoencoder (vae_encoder)"))?;
+    let (width, height) = image.pixels.dimensions();
+    let least = model.latent.downscale as u32;
+    if width < least || height < least {
+        return Err(Error::usage(format!(
+            "the picture is {width}×{height} pixels, less than one cell of the model's latents; expected at least \
+             {least}×{least}"
+        )));
+    }
+    if let Some(mask) = request.mask.as_ref().filter(|mask| mask.pixels.dimensions() != (width, height)) {
+        let (mask_width, mask_height) = mask.pixels.dimensions();
+        return Err(Error::usage(format!(
+            "the mask is {mask_width}×{mask_height} pixels, but its picture {width}×{height}; make them one size"
+        )));
+    }
+    Ok(strength)
+}
+
+/// What the caller should know of the picture to begin with.
+pub(crate) fn warnings(request: &Request, (width, height): (usize, usize)) -> Vec<String> {
+    /// A change of shape that shows.
+    const STRETCHED: f64 = 1.02;
+    let mut warnings = Vec::new();
+    if let Some(image) = &request.image {
+        warnings.extend(image.warnings.iter().cloned());
+        let (own_width, own_height) = image.pixels.dimensions();
+        let ratio = f64::from(own_width) * height as f64 / (f64::from(own_height) * width as f64);
+        if ratio.max(1.0 / ratio) > STRETCHED {
+            warnings.push(format!(
+                "the picture is {own_width}×{own_height} pixels and is stretched to {width}×{height}; cut it to that shape, \
+                 or ask for another size"
+            ));
+        }
+    }
+    warnings.extend(request.mask.iter().flat_map(|mask| mask.warnings.iter().cloned()));
+    warnings
+}
+
+/// How much of a picture noise takes where nothing is said: of the whole, and of a part that a mask tells (diffusers).
+const USUAL_STRENGTHS: (f64, f64) = (0.8, 1.0);
+
+/// How much of the picture noise takes, where there is one.
+fn strength(request: &Request) -> Result<Option<f64>> {
+    let (whole, part) = USUAL_STRENGTHS;
+    match (&request.image, &request.mask, request.sampling.strength) {
+        (None, Some(_), _) => Err(Error::usage("there is a mask, but no picture that it belongs to (--image)")),
+        (None, None, Some(strength)) => {
+            let what = format!("strength {strength} would have no effect");
+            Err(Error::usage(format!("{what}: there is no picture to begin with (--image)")))
+        }
+        (None, None, None) => Ok(None),
+        (Some(_), mask, strength) => Ok(Some(strength.unwrap_or(if mask.is_some() { part } else { whole }))),
+    }
+}
 
 /// What a request has the denoiser do with a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -39,6 +39,9 @@ pub struct Provenance {
     /// What was asked to be absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negative: Option<String>,
+    /// Numbers that steered the denoiser besides.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, f64>,
     /// Seed of this picture.
     pub seed: u64,
     /// Where noise came from.

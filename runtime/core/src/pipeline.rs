@@ -10,19 +10,19 @@ use ndarray::Axis;
 use serde::Serialize;
 
 use crate::cache::{Cached, Store, Watch};
-use crate::decoder::Decoder;
-use crate::denoiser::{Conditions, Denoiser, Guidance, Traits};
+use crate::decoder::{self, Decoder};
+use crate::denoiser::{Conditions, Denoiser, Guidance, Steering, Traits};
 use crate::encoder::Encoder;
 use crate::graph::{Opened, Source};
 use crate::library::Library;
 use crate::memory::{Memory, OpeningMemory, Reading as MemoryReading};
-use crate::model::Model;
+use crate::model::{EmptyPrompt, Model};
 use crate::noise::{Brownian, Noise, Seeds};
 use crate::original::{self, Beginning, Mask, Original, Task};
 use crate::picture::{Picture, Provenance};
 use crate::prompt_cache::PromptCache;
 use crate::request::{KeptPixels, NoiseLayout, Plan, Request, SamplerNoise};
-use crate::residency::{Residency, Slot};
+use crate::residency::{AnySlot, Residency, Slot};
 use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::target::Target;
@@ -42,8 +42,9 @@ pub struct Pipeline {
     text: TextStage,
     traits: Traits,
     denoiser: Slot<Denoiser>,
-    decoder: Slot<Decoder>,
-    /// Once a request has begun with a picture.
+    /// None where the model makes pixels.
+    decoder: Option<Slot<Decoder>>,
+    /// None before the first request that begins with a picture.
     encoder: Option<Slot<Encoder>>,
     store: Option<Arc<Store>>,
     measures_memory: bool,
@@ -131,7 +132,7 @@ pub struct Timings {
     pub text_hits: usize,
     /// Prompts that the text encoder read, a count; those that the pipeline remembers are neither.
     pub text_misses: usize,
-    /// The picture to begin with, and its mask, to latents.
+    /// The picture to begin with to its latent, with its mask.
     pub encoder_ms: f64,
     /// All steps of all pictures.
     pub denoiser_ms: f64,
@@ -166,7 +167,7 @@ impl Pipeline {
     /// [`ErrorKind::Model`] for a graph that is damaged or not what its stage needs,
     /// [`ErrorKind::Limit`] for one that is larger than the target allows.
     pub fn open(target: &Target, model: &Model) -> Result<Self> {
-        Self::open_for(target, model, &Request::default())
+        Self::open_for(target, model, &Request::usual(model))
     }
 
     /// The same for requests like `usual`: its size, batch and guidance. Every other request works, too, but opens
@@ -213,28 +214,32 @@ impl Pipeline {
         check_graph_sizes(target, model)?;
         let Extras { profiles, prompts, watch } = extras;
         let store = Store::of(target, model, watch);
-        let find = |stage| {
-            let dispensable = stage == Stage::TextEncoder && prompts.is_some();
+        let find = |stage: Stage| {
+            let dispensable = Stage::TEXT_ENCODERS.contains(&stage) && prompts.is_some();
             let find = if dispensable { Source::find_or_promised } else { Source::find };
             Ok(find(stage, model, target)?.profiled(profiles).kept_in(store.clone()))
         };
         // Loading the library and hashing the graphs take about as long, so they go side by side.
         let (library, sources) = std::thread::scope(|scope| {
             let library = scope.spawn(|| Library::open(None));
-            let sources = Stage::TEXT_TO_IMAGE.map(find);
-            (join(library), sources)
+            let text = model.tokenizers.keys().map(|&stage| find(stage)).collect::<Result<Vec<_>>>();
+            let decoder = model.stages.contains_key(&Stage::Decoder).then(|| find(Stage::Decoder)).transpose();
+            (join(library), (text, find(Stage::Denoiser), decoder))
         });
-        let [text, denoiser, decoder] = sources;
-        let (text, denoiser, decoder, library) = (text?, denoiser?, decoder?, library?);
+        let (text, denoiser, decoder, library) = (sources.0?, sources.1?, sources.2?, library?);
         let entries = prompts.map(|prompts| prompts.of(&text, &denoiser, model)).transpose()?;
+        let entries = entries.into_iter().flatten().map(Some).chain(std::iter::repeat_with(|| None));
         let traits = Traits::of(&denoiser.outline, model);
         let residency = target.residency;
-        let text = Slot::new(library, text, TextEncoder::open, residency);
+        let reader = |(text, entries): (Source, _)| {
+            (text.stage(), Slot::new(library, text, TextEncoder::open, residency), entries)
+        };
+        let text: Vec<_> = text.into_iter().zip(entries).map(reader).collect();
         let mut denoiser = Slot::new(library, denoiser, Denoiser::open, residency);
-        let mut decoder = Slot::new(library, decoder, Decoder::open, residency);
+        let mut decoder = decoder.map(|decoder| Slot::new(library, decoder, Decoder::open, residency));
         let settled = std::thread::scope(|scope| {
-            let text = scope.spawn(|| TextStage::settled(text, entries, model, &plan));
-            let decoder = scope.spawn(|| decoder.settle(model, &plan));
+            let text = scope.spawn(|| TextStage::settled(text, model, &plan));
+            let decoder = scope.spawn(|| decoder.as_mut().map_or(Ok(()), |decoder| decoder.settle(model, &plan)));
             let denoiser = denoiser.settle(model, &plan);
             (join(text), denoiser, join(decoder))
         });
@@ -269,13 +274,23 @@ impl Pipeline {
 
     /// What each stage runs.
     pub fn graphs(&self) -> BTreeMap<Stage, Opened> {
-        let stages = [
-            (Stage::TextEncoder, self.text.encoder.opened()),
-            (Stage::Denoiser, self.denoiser.opened()),
-            (Stage::Decoder, self.decoder.opened()),
-        ];
+        self.opened().map(|(stage, opened)| (stage, opened.clone())).collect()
+    }
+
+    fn opened(&self) -> impl Iterator<Item = (Stage, &Opened)> {
+        let text = self.text.encoders().map(|(stage, encoder)| (stage, encoder.opened()));
+        let decoder = self.decoder.iter().map(|decoder| (Stage::Decoder, decoder.opened()));
         let encoder = self.encoder.iter().map(|encoder| (Stage::Encoder, encoder.opened()));
-        stages.into_iter().chain(encoder).map(|(stage, opened)| (stage, opened.clone())).collect()
+        text.chain([(Stage::Denoiser, self.denoiser.opened())]).chain(decoder).chain(encoder)
+    }
+
+    /// Every stage, whatever it is.
+    fn slots(&mut self) -> impl Iterator<Item = (Stage, &mut dyn AnySlot)> {
+        let text = self.text.encoders_mut().map(|(stage, encoder)| (stage, encoder as &mut dyn AnySlot));
+        let denoiser = (Stage::Denoiser, &mut self.denoiser as &mut dyn AnySlot);
+        let decoder = self.decoder.iter_mut().map(|decoder| (Stage::Decoder, decoder as &mut dyn AnySlot));
+        let encoder = self.encoder.iter_mut().map(|encoder| (Stage::Encoder, encoder as &mut dyn AnySlot));
+        text.chain([denoiser]).chain(decoder).chain(encoder)
     }
 
     /// Puts another observer in the place of the one that was set, and returns that.
@@ -285,23 +300,14 @@ impl Pipeline {
 
     /// The profile of each stage that is open, ended.
     pub(crate) fn end_profiles(&mut self) -> Result<Vec<(Stage, PathBuf)>> {
-        let graphs = [
-            (Stage::TextEncoder, self.text.encoder.graph()),
-            (Stage::Denoiser, self.denoiser.graph()),
-            (Stage::Decoder, self.decoder.graph()),
-            (Stage::Encoder, self.encoder.as_mut().and_then(Slot::graph)),
-        ];
-        let open = graphs.into_iter().filter_map(|(stage, graph)| Some((stage, graph?)));
+        let open = self.slots().filter_map(|(stage, slot)| Some((stage, slot.graph()?)));
         open.map(|(stage, graph)| Ok((stage, graph.end_profile()?))).collect()
     }
 
     /// Has every generation from now on tell where its memory went. Reading it takes tens of microseconds a stage, and
     /// the process's peak is reset at each: other tools that read it see only what came after.
     pub fn measure_memory(&mut self) {
-        self.text.encoder.measure_memory();
-        self.denoiser.measure_memory();
-        self.decoder.measure_memory();
-        self.encoder.iter_mut().for_each(Slot::measure_memory);
+        self.slots().for_each(|(_, slot)| slot.measure_memory());
         self.measures_memory = true;
     }
 
@@ -339,10 +345,7 @@ impl Pipeline {
         plan.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
         let made = self.make(&mut job, task, &mut take);
         // Whatever ended it: no staged graph outlives its request.
-        self.text.encoder.end();
-        self.denoiser.end();
-        self.decoder.end();
-        self.encoder.iter_mut().for_each(Slot::end);
+        self.slots().for_each(|(_, slot)| slot.end());
         let opening = [self.take_opening_times(), self.open_time].map(milliseconds);
         let memory = self.take_memory();
         made?;
@@ -360,7 +363,6 @@ impl Pipeline {
     fn make(&mut self, job: &mut Job, task: Task, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
         self.warn_of_graphs(job);
         let prompts = self.encode_prompts(job)?;
-        self.text.encoder.end();
         let original = self.encode_picture(job, task)?;
         self.encoder.iter_mut().for_each(Slot::end);
         let given = Given { prompts, original };
@@ -371,7 +373,7 @@ impl Pipeline {
                     let batch = self.denoise(job, &given, first)?;
                     self.denoiser.end();
                     self.decode(job, &given.original, batch, take)?;
-                    self.decoder.end();
+                    self.decoder.iter_mut().for_each(Slot::end);
                 }
                 Ok(())
             }
@@ -385,19 +387,12 @@ impl Pipeline {
 
     /// Time spent on opening graphs since this was last asked.
     fn take_opening_times(&mut self) -> Duration {
-        let encoder = self.encoder.as_mut().map_or(Duration::ZERO, Slot::take_reopen_time);
-        let others = [self.denoiser.take_reopen_time(), self.decoder.take_reopen_time(), encoder];
-        self.text.encoder.take_reopen_time() + others.iter().sum::<Duration>()
+        self.slots().map(|(_, slot)| slot.take_reopen_time()).sum()
     }
 
     /// Where the memory went since this was last asked; nothing where no stage was watched.
     fn take_memory(&mut self) -> Option<Memory> {
-        let stages = [
-            (Stage::TextEncoder, self.text.encoder.take_memory()),
-            (Stage::Denoiser, self.denoiser.take_memory()),
-            (Stage::Decoder, self.decoder.take_memory()),
-            (Stage::Encoder, self.encoder.as_mut().map_or((None, 0), Slot::take_memory)),
-        ];
+        let stages: Vec<_> = self.slots().map(|(stage, slot)| (stage, slot.take_memory())).collect();
         let highest = stages.iter().map(|(_, (_, highest))| *highest).max().filter(|&highest| highest > 0)?;
         let (pipeline, now) = (self.open_memory?, MemoryReading::now()?);
         let process = MemoryReading { peak: now.peak.max(highest), ..now };
@@ -416,14 +411,18 @@ impl Pipeline {
     fn encode_prompts(&mut self, job: &mut Job) -> Result<Prompts> {
         let start = Instant::now();
         let request = job.request;
-        let mut encode = |prompt: &str| self.text.encode(prompt, &self.model, job.plan, &request.cancel);
-        let positive = encode(&request.prompt)?;
         let classifier_free = job.plan.is_guided() && !self.traits.embeds_guidance;
-        let negative = match &request.negative {
-            _ if !classifier_free => None,
-            Some(negative) => Some(encode(negative)?),
-            None => Some(encode("")?),
+        let zeros = request.negative.is_none() && self.model.empty_prompt == EmptyPrompt::Zeros;
+        let mut texts = vec![request.prompt.as_str()];
+        texts.extend((classifier_free && !zeros).then(|| request.negative.as_deref().unwrap_or_default()));
+        let mut prompts = if self.model.reads_prompts() {
+            self.text.encode(&texts, &self.model, job.plan, &request.cancel)?.into_iter()
+        } else {
+            Vec::new().into_iter()
         };
+        let (positive, negative) = (prompts.next(), prompts.next());
+        let negative =
+            negative.or_else(|| Some(positive.as_ref()?.zeros_like().into()).filter(|_| zeros && classifier_free));
         let Reading { hits, misses, warnings } = self.text.take_reading();
         (job.report.timings.text_hits, job.report.timings.text_misses) = (hits, misses);
         warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
@@ -434,15 +433,16 @@ impl Pipeline {
                 job.warn(&mut self.observer, &warning);
             }
         }
-        for (what, hidden) in [("prompt", Some(&positive)), ("negative prompt", negative.as_ref())] {
+        for (what, hidden) in [("prompt", positive.as_ref()), ("negative prompt", negative.as_ref())] {
             if let Some(cut) = hidden.and_then(|hidden| hidden.cut.as_ref()) {
                 let warning = format!("the {what} is longer than the model reads; cut off: \"{cut}\"");
                 job.warn(&mut self.observer, &warning);
             }
         }
-        job.report.timings.graphs_ms += milliseconds(self.text.encoder.take_run_time());
+        let run_times = self.text.encoders_mut().map(|(_, encoder)| encoder.take_run_time());
+        job.report.timings.graphs_ms += milliseconds(run_times.sum());
         job.report.timings.text_encoder_ms += milliseconds(start.elapsed());
-        Ok(Prompts { positive, negative })
+        Ok(Prompts { positive, negative, classifier_free })
     }
 
     /// The picture that the request begins with, if there is one → its latents, and what of it is to be kept.
@@ -497,28 +497,24 @@ impl Pipeline {
         let beginning = given.original.begin(&mut noise, (request.noise, job.rows(first)), plan)?;
         (self.observer)(&Event::Noise { first, latent: beginning.noise() });
         let latent = beginning.latent(plan);
-
         let prompts = &given.prompts;
-        let guidance = match &prompts.negative {
-            Some(negative) => Guidance::Guided { negative },
-            None if self.traits.embeds_guidance => Guidance::Embedded,
-            None => Guidance::Off,
+
+        let wanted = Steering { hidden: prompts.positive.as_deref(), number: |chosen| chosen.value };
+        let unwanted = Steering { hidden: prompts.negative.as_deref(), number: |chosen| chosen.unguided };
+        let guidance = match prompts.classifier_free {
+            true => Guidance::Guided { negative: unwanted },
+            false if self.traits.embeds_guidance => Guidance::Embedded,
+            false => Guidance::Off,
         };
         let done = Cell::new(0);
         let with = Conditions { plan, done: &done, cancel: &request.cancel, shown: beginning.shown() };
         let denoiser = self.denoiser.begin(&self.model, plan)?;
-        let mut denoiser = denoiser.condition(latent.dim(), &prompts.positive, guidance, with)?;
+        let mut denoiser = denoiser.condition(latent.dim(), wanted, guidance, with)?;
         let mut fresh = SamplerSource::new(job, first, noise)?;
         let observer = &mut self.observer;
-        let mut watch = StepWatch {
-            plan,
-            first,
-            start: Instant::now(),
-            done: &done,
-            observer,
-            timings: &mut job.report.timings,
-            beginning: &beginning,
-        };
+        let timings = &mut job.report.timings;
+        let (start_of_step, beginning) = (Instant::now(), &beginning);
+        let mut watch = StepWatch { plan, first, beginning, start: start_of_step, done: &done, observer, timings };
         let mut walk = Walk {
             training: &plan.training,
             options: &plan.options,
@@ -542,16 +538,22 @@ impl Pipeline {
     ) -> Result<()> {
         for (offset, latent) in batch.latents.axis_iter(Axis(0)).enumerate() {
             let (start, index) = (Instant::now(), batch.first + offset);
-            let decoder = self.decoder.begin(&self.model, job.plan)?;
-            let plane = decoder.plane(job.plan);
-            let mut pixels = decoder.decode(latent, &plane, &job.request.cancel)?;
+            let mut pixels = match &mut self.decoder {
+                Some(decoder) => {
+                    let decoder = decoder.begin(&self.model, job.plan)?;
+                    let plane = decoder.plane(job.plan);
+                    let pixels = decoder.decode(latent, &plane, &job.request.cancel)?;
+                    self.tell_tiles(job, Stage::Decoder, &plane);
+                    pixels
+                }
+                None => decoder::pixels(latent, self.model.latent)?,
+            };
             original.paste(&mut pixels);
-            self.tell_tiles(job, Stage::Decoder, &plane);
             self.warn_of_graphs(job);
             let provenance = self.provenance(job, index, batch.work);
             let picture = Picture { pixels, latent: latent.to_owned(), provenance };
             let timings = &mut job.report.timings;
-            timings.graphs_ms += milliseconds(self.decoder.take_run_time());
+            timings.graphs_ms += milliseconds(self.decoder.as_mut().map_or(Duration::ZERO, Slot::take_run_time));
             timings.decoder_ms += milliseconds(start.elapsed());
             (self.observer)(&Event::Decoded { index, count: job.request.count });
             let handover = Instant::now();
@@ -567,6 +569,7 @@ impl Pipeline {
             safelight: env!("CARGO_PKG_VERSION"),
             prompt: request.prompt.clone(),
             negative: request.negative.clone(),
+            conditions: plan.conditions.iter().map(|chosen| (chosen.name.clone(), chosen.value)).collect(),
             seed: request.seed + index as u64,
             noise: request.noise,
             noise_seed: request.noise_seed.map(|seed| seed + index as u64),
@@ -600,15 +603,11 @@ impl Pipeline {
 
     /// Tells what opening the graphs has found, as far as they have been opened.
     fn warn_of_graphs(&mut self, job: &mut Job) {
-        let encoder = self.encoder.as_ref().filter(|_| job.plan.uses(Stage::Encoder)).map(Slot::opened);
-        let opened = [self.text.encoder.opened(), self.denoiser.opened(), self.decoder.opened()];
-        for opened in opened.into_iter().chain(encoder) {
-            opened.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
-        }
+        let opened = self.opened().filter(|(stage, _)| job.plan.uses(*stage));
+        let warnings: Vec<_> = opened.flat_map(|(_, opened)| opened.warnings.iter().cloned()).collect();
+        warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
     }
-}
 
-impl Pipeline {
     /// Tells that a stage works in tiles, which changes the picture a little, and why it does.
     fn tell_tiles(&mut self, job: &mut Job, stage: Stage, plane: &Plane) {
         let (downscale, tiles) = (self.model.latent.downscale, plane.tiles());
@@ -673,9 +672,12 @@ struct Work {
 }
 
 struct Prompts {
-    positive: Arc<Hidden>,
-    /// Present where classifier-free guidance is on.
+    /// Present where words steer the model.
+    positive: Option<Arc<Hidden>>,
+    /// The same, where guidance leads away from it.
     negative: Option<Arc<Hidden>>,
+    /// Whether guidance takes two predictions.
+    classifier_free: bool,
 }
 
 /// What steers the denoising of every batch.
@@ -762,12 +764,12 @@ fn brownian_time(training: &Training, level: Level) -> f64 {
 /// Times each step and tells the observer.
 struct StepWatch<'a> {
     plan: &'a Plan,
+    beginning: &'a Beginning<'a>,
     first: usize,
     start: Instant,
     done: &'a Cell<usize>,
     observer: &'a mut Observer,
     timings: &'a mut Timings,
-    beginning: &'a Beginning<'a>,
 }
 
 impl StepWatch<'_> {
@@ -812,7 +814,7 @@ fn unused_by_embedding(request: &Request, plan: &Plan) -> Vec<String> {
 
 /// Refuses graphs that are larger than the target allows.
 pub(crate) fn check_graph_sizes(target: &Target, model: &Model) -> Result<()> {
-    Stage::TEXT_TO_IMAGE.into_iter().try_for_each(|stage| check_graph_size(stage, target, model))
+    model.stages_to_picture().into_iter().try_for_each(|stage| check_graph_size(stage, target, model))
 }
 
 fn check_graph_size(stage: Stage, target: &Target, model: &Model) -> Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! An entry is a file named after what its numbers depend on: the text encoder's graph and weights, its precision, its
 //! providers and session settings, and the token ids. It holds, in this order: a magic line; that name as 32 bytes;
-//! tokens and width as little-endian `u32`; `tokens × width` little-endian `f32`; SHA-256 of all before it.
+//! tokens, width and length of the pooled vector as little-endian `u32`; `tokens × width` hidden states and the pooled vector
+//! as little-endian `f32`; SHA-256 of all before it.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -21,9 +22,9 @@ use crate::text::Hidden;
 use crate::{Error, Result, bounded, hash};
 
 /// The first bytes of an entry; the number is the format's version.
-const MAGIC: &[u8] = b"safelight-prompt/1\n";
+const MAGIC: &[u8] = b"safelight-prompt/2\n";
 const HASH_BYTES: usize = 32;
-const HEAD_BYTES: usize = MAGIC.len() + HASH_BYTES + 8;
+const HEAD_BYTES: usize = MAGIC.len() + HASH_BYTES + 12;
 /// Largest entry that is read: an SD-size encoder makes 0.3 MB.
 const MAX_ENTRY_BYTES: u64 = 64 << 20;
 /// Largest note on an encoder that is read.
@@ -68,9 +69,14 @@ impl PromptCache {
         &self.folder
     }
 
-    /// The entries of one text encoder, which works with `denoiser`.
-    pub(crate) fn of(self, encoder: &Source, denoiser: &Source, model: &Model) -> Result<Entries> {
-        let warning = self.note(encoder, denoiser, model).err().map(|e| format!("this model is not noted: {e}"));
+    /// The entries of each text encoder of a model, which work with `denoiser`.
+    pub(crate) fn of(&self, encoders: &[Source], denoiser: &Source, model: &Model) -> Result<Vec<Entries>> {
+        let warning = self.note(encoders, denoiser, model).err().map(|e| format!("this model is not noted: {e}"));
+        let entries = encoders.iter().map(|encoder| self.of_encoder(encoder, warning.clone()));
+        entries.collect()
+    }
+
+    fn of_encoder(&self, encoder: &Source, warning: Option<String>) -> Result<Entries> {
         let mut encoder_hash = Sha256::new();
         encoder_hash.update(MAGIC);
         encoder_hash.update(encoder.sha256());
@@ -82,7 +88,7 @@ impl PromptCache {
         let numbers = serde_json::to_vec(&numbers)
             .map_err(|e| Error::new(crate::ErrorKind::Internal, format!("prompt cache: {e}")))?;
         encoder_hash.update(numbers);
-        Ok(Entries { cache: self, encoder: encoder_hash.finalize().into(), warning })
+        Ok(Entries { cache: self.clone(), encoder: encoder_hash.finalize().into(), warning })
     }
 
     /// Removes the oldest files of a kind until they are within a limit; `kept` stays.
@@ -112,6 +118,7 @@ impl PromptCache {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Note {
+    stage: Stage,
     precision: Precision,
     graph: NotedFile,
     data: Vec<NotedFile>,
@@ -127,24 +134,14 @@ struct NotedFile {
 }
 
 impl PromptCache {
-    /// Notes which text encoder works with a denoiser, where nothing else would tell once the encoder is gone.
-    fn note(&self, encoder: &Source, denoiser: &Source, model: &Model) -> Result<()> {
-        let file = encoder.file();
-        if file.sha256.is_some() {
+    /// Notes which text encoders work with a denoiser, where nothing else would tell once the encoders are gone.
+    fn note(&self, encoders: &[Source], denoiser: &Source, model: &Model) -> Result<()> {
+        let notes = encoders.iter().filter(|encoder| encoder.file().sha256.is_none());
+        let notes: Vec<_> = notes.map(|encoder| Note::of(encoder, model)).collect::<Result<_>>()?;
+        if notes.is_empty() {
             return Ok(());
         }
-        let noted = |path: &Path, bytes, sha256| NotedFile {
-            path: path.strip_prefix(&model.root).unwrap_or(path).to_path_buf(),
-            bytes,
-            sha256,
-        };
-        let data = file.data.iter().map(|data| Ok(noted(&data.path, data.bytes, data.sha256()?)));
-        let note = Note {
-            precision: encoder.precision(),
-            graph: noted(&file.path, file.bytes, encoder.sha256().to_owned()),
-            data: data.collect::<Result<_>>()?,
-        };
-        let text = serde_json::to_string(&note)
+        let text = serde_json::to_string(&notes)
             .map_err(|e| Error::new(crate::ErrorKind::Internal, format!("prompt cache: {e}")))?;
         let path = self.note_path(denoiser.sha256());
         // A cache that cannot be written to is as good as it was.
@@ -156,10 +153,38 @@ impl PromptCache {
         Ok(())
     }
 
-    /// The text encoder that was noted to work with a denoiser; its files need not be there.
-    fn noted(&self, denoiser_sha256: &str, root: &Path) -> Option<(Precision, GraphFile)> {
+    /// The text encoders that were noted to work with a denoiser; their files need not be there.
+    fn noted(&self, denoiser_sha256: &str, root: &Path) -> Option<Vec<(Stage, Precision, GraphFile)>> {
         let text = bounded::read(&self.note_path(denoiser_sha256), MAX_NOTE_BYTES).ok()?;
-        let Note { precision, graph, data } = serde_json::from_str(&text).ok()?;
+        let notes: Vec<Note> = serde_json::from_str(&text).ok()?;
+        notes.into_iter().map(|note| note.graph_in(root)).collect()
+    }
+
+    fn note_path(&self, denoiser_sha256: &str) -> PathBuf {
+        self.folder.join(denoiser_sha256).with_extension(NOTE)
+    }
+}
+
+impl Note {
+    fn of(encoder: &Source, model: &Model) -> Result<Self> {
+        let file = encoder.file();
+        let noted = |path: &Path, bytes, sha256| NotedFile {
+            path: path.strip_prefix(&model.root).unwrap_or(path).to_path_buf(),
+            bytes,
+            sha256,
+        };
+        let data = file.data.iter().map(|data| Ok(noted(&data.path, data.bytes, data.sha256()?)));
+        Ok(Self {
+            stage: encoder.stage(),
+            precision: encoder.precision(),
+            graph: noted(&file.path, file.bytes, encoder.sha256().to_owned()),
+            data: data.collect::<Result<_>>()?,
+        })
+    }
+
+    /// The graph below a model's folder; nothing where the note would leave that.
+    fn graph_in(self, root: &Path) -> Option<(Stage, Precision, GraphFile)> {
+        let Self { stage, precision, graph, data } = self;
         let is_plain =
             |file: &NotedFile| file.path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
         if !is_plain(&graph) || !data.iter().all(is_plain) {
@@ -171,11 +196,7 @@ impl PromptCache {
             sha256: Some(sha256),
         });
         let NotedFile { path, bytes, sha256 } = graph;
-        Some((precision, GraphFile { path: root.join(path), bytes, sha256: Some(sha256), data: data.collect() }))
-    }
-
-    fn note_path(&self, denoiser_sha256: &str) -> PathBuf {
-        self.folder.join(denoiser_sha256).with_extension(NOTE)
+        Some((stage, precision, GraphFile { path: root.join(path), bytes, sha256: Some(sha256), data: data.collect() }))
     }
 }
 
@@ -235,12 +256,12 @@ impl Entries {
 }
 
 fn encode(key: &[u8; HASH_BYTES], hidden: &Hidden) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEAD_BYTES + 4 * hidden.values.len() + HASH_BYTES);
+    let Hidden { values, tokens, width, pooled, .. } = hidden;
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + 4 * (values.len() + pooled.len()) + HASH_BYTES);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(key);
-    bytes.extend_from_slice(&(hidden.tokens as u32).to_le_bytes());
-    bytes.extend_from_slice(&(hidden.width as u32).to_le_bytes());
-    hidden.values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+    [*tokens, *width, pooled.len()].iter().for_each(|&size| bytes.extend_from_slice(&(size as u32).to_le_bytes()));
+    values.iter().chain(pooled).for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
     let checksum = Sha256::digest(&bytes);
     bytes.extend_from_slice(&checksum);
     bytes
@@ -264,28 +285,30 @@ fn decode(bytes: &[u8], key: &[u8; HASH_BYTES]) -> Result<Hidden, &'static str> 
         return Err("is the entry of another prompt or text encoder");
     }
     let size = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| sizes[at + i]));
-    let (tokens, width) = (size(0), size(4));
+    let (tokens, width, pooled) = (size(0), size(4), size(8));
     let count = u64::from(tokens) * u64::from(width);
-    if count == 0 || count.checked_mul(4) != Some(values.len() as u64) {
+    let all = count.checked_add(u64::from(pooled)).and_then(|numbers| numbers.checked_mul(4));
+    if count == 0 || all != Some(values.len() as u64) {
         return Err("has another size than it says");
     }
     let number = |bytes: &[u8]| f32::from_le_bytes(std::array::from_fn(|i| bytes[i]));
-    let values: Vec<_> = values.chunks_exact(4).map(number).collect();
+    let mut values: Vec<_> = values.chunks_exact(4).map(number).collect();
     if !all_finite(&values) {
         return Err("has NaN or infinite numbers");
     }
-    Ok(Hidden { values, tokens: tokens as usize, width: width as usize, cut: None })
+    let pooled = values.split_off(values.len() - pooled as usize);
+    Ok(Hidden { values, tokens: tokens as usize, width: width as usize, pooled, cut: None })
 }
 
-/// The graphs of a model's text encoder as the cache has noted them, for a model whose own are gone.
-pub(crate) fn noted_encoder(cache: &PromptCache, model: &Model) -> Result<Option<(Precision, GraphFile)>> {
-    let Some(denoiser) = model.stages.get(&Stage::Denoiser) else { return Ok(None) };
+/// The graphs of a model's text encoders as the cache has noted them, for a model whose own are gone.
+pub(crate) fn noted_encoders(cache: &PromptCache, model: &Model) -> Result<Vec<(Stage, Precision, GraphFile)>> {
+    let Some(denoiser) = model.stages.get(&Stage::Denoiser) else { return Ok(Vec::new()) };
     for graph in denoiser.graphs.values() {
         if let Some(found) = cache.noted(&graph.verify()?, &model.root) {
-            return Ok(Some(found));
+            return Ok(found);
         }
     }
-    Ok(None)
+    Ok(Vec::new())
 }
 
 #[cfg(test)]
@@ -295,7 +318,8 @@ mod tests {
     const KEY: [u8; HASH_BYTES] = [7; HASH_BYTES];
 
     fn hidden(value: f32) -> Hidden {
-        Hidden { values: vec![value, -0.0, f32::MIN_POSITIVE, 3.5, 1e-42, -7.25], tokens: 3, width: 2, cut: None }
+        let values = vec![value, -0.0, f32::MIN_POSITIVE, 3.5, 1e-42, -7.25];
+        Hidden { values, tokens: 3, width: 2, pooled: vec![0.25, -0.0, 2.5], cut: None }
     }
 
     fn entries(folder: &Path, max_bytes: u64) -> Entries {
@@ -305,7 +329,9 @@ mod tests {
     #[test]
     fn an_entry_gives_back_every_bit() {
         let found = decode(&encode(&KEY, &hidden(1.5)), &KEY).unwrap();
-        let bits = |hidden: &Hidden| hidden.values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        let bits = |hidden: &Hidden| {
+            hidden.values.iter().chain(&hidden.pooled).map(|value| value.to_bits()).collect::<Vec<_>>()
+        };
         assert_eq!((bits(&found), found.tokens, found.width), (bits(&hidden(1.5)), 3, 2));
     }
 

@@ -1,16 +1,19 @@
 //! What a caller asks for, checked against model and target before anything is opened.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
 use crate::curve::Curve;
+use crate::error::unknown;
 use crate::guidance::{Rule, find_guidance};
 use crate::input_picture::{InputMask, InputPicture};
-use crate::model::Model;
+use crate::model::{Condition, Model};
 use crate::noise::{Generator, TORCH_CPU, find_generator};
 use crate::options::Options;
+use crate::original;
 use crate::route::{Route, Sampling};
 use crate::stage::Stage;
 use crate::target::Target;
@@ -22,10 +25,12 @@ use crate::{Error, Result};
 /// What to make. Fields that are `None` or empty take the model's default.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What the picture shows; may be empty.
+    /// What the picture shows; may be empty, and must be for a model that no words steer.
     pub prompt: String,
     /// What it must not show; needs guidance.
     pub negative: Option<String>,
+    /// Numbers for the model's [`conditions`](Model::conditions), by name.
+    pub conditions: BTreeMap<String, f64>,
     /// How the noise becomes a latent.
     pub sampling: Sampling,
     /// Guidance scale, or several spread over the steps; 1 or less is off.
@@ -112,6 +117,7 @@ impl Default for Request {
         Self {
             prompt: String::new(),
             negative: None,
+            conditions: BTreeMap::new(),
             sampling: Sampling::default(),
             guidance: None,
             guidance_method: None,
@@ -133,6 +139,19 @@ impl Default for Request {
     }
 }
 
+impl Request {
+    /// A request that a model takes, whatever it is steered by: for opening and measuring, not for looking at.
+    pub fn usual(model: &Model) -> Self {
+        let prompt = if model.reads_prompts() { USUAL_PROMPT } else { "" };
+        let number = |condition: &Condition| condition.default.unwrap_or(condition.range.0);
+        let conditions = model.conditions.iter().map(|(name, condition)| (name.clone(), number(condition)));
+        Self { prompt: prompt.into(), conditions: conditions.collect(), ..Self::default() }
+    }
+}
+
+/// What is asked for where any prompt will do.
+const USUAL_PROMPT: &str = "a red apple";
+
 /// A request with every default filled in and every bound checked.
 pub struct Plan {
     /// The samplers.
@@ -145,6 +164,8 @@ pub struct Plan {
     pub training: Training,
     /// What the samplers, the schedule and the guidance are tuned with.
     pub options: Options,
+    /// Numbers that steer the denoiser, in the order of the model's conditions.
+    pub conditions: Vec<Chosen>,
     /// Guidance scale; 1 or less is off.
     pub guidance: Curve,
     /// The way of guidance.
@@ -173,8 +194,18 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-/// How much of a picture noise takes where nothing is said: of the whole, and of a part that a mask tells (diffusers).
-const USUAL_STRENGTHS: (f64, f64) = (0.8, 1.0);
+/// A number for one of a model's conditions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// The condition's name.
+    pub name: String,
+    /// What the denoiser's graph calls it.
+    pub tensor: String,
+    /// The number.
+    pub value: f64,
+    /// What guidance leads away from: the number again where nothing stands for none.
+    pub unguided: f64,
+}
 
 /// Guidance beyond this is a mistake, not a wish.
 const MAX_GUIDANCE: f64 = 1000.0;
@@ -193,14 +224,14 @@ impl Plan {
         check_numbers(request, &guidance)?;
         check_size(width, height, model)?;
         check_limits(request, (width, height), target)?;
-        for stage in Stage::TEXT_TO_IMAGE {
+        for stage in model.stages_to_picture() {
             model.graph(stage, &target.stage(stage).precision)?;
         }
         let latent = (model.latent.channels, height / model.latent.downscale, width / model.latent.downscale);
         let on = guidance.values().iter().any(|&scale| rule.is_on(scale));
+        check_words(request, model, on)?;
         let guided = on.then_some((rule, &guidance));
-        let strength = strength(request)?;
-        check_original(request, model, target)?;
+        let strength = original::check(request, model, target)?;
         let sampling = Sampling { strength, ..request.sampling.clone() };
         let route = Route::new(&sampling, model, (latent.1, latent.2), guided)?;
         let steps = route.trajectory.steps;
@@ -225,6 +256,7 @@ impl Plan {
             strength,
             tiling,
             tile,
+            conditions: conditions(request, model)?,
             generator: request.generator.as_deref().map_or(Ok(&TORCH_CPU), find_generator)?,
             batch,
             every_batch: request.count.is_multiple_of(batch).then_some(batch),
@@ -235,7 +267,7 @@ impl Plan {
                 warnings(request, model, &guidance, (steps, on)),
                 route.warnings(),
                 noise_warnings(request, &route),
-                picture_warnings(request, (width, height)),
+                original::warnings(request, (width, height)),
             ]
             .concat(),
             relay: route.relay,
@@ -293,67 +325,46 @@ fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {
     Ok(())
 }
 
-/// How much of the picture noise takes, where there is one.
-fn strength(request: &Request) -> Result<Option<f64>> {
-    let (whole, part) = USUAL_STRENGTHS;
-    match (&request.image, &request.mask, request.sampling.strength) {
-        (None, Some(_), _) => Err(Error::usage("there is a mask, but no picture that it belongs to (--image)")),
-        (None, None, Some(strength)) => {
-            let what = format!("strength {strength} would have no effect");
-            Err(Error::usage(format!("{what}: there is no picture to begin with (--image)")))
-        }
-        (None, None, None) => Ok(None),
-        (Some(_), mask, strength) => Ok(Some(strength.unwrap_or(if mask.is_some() { part } else { whole }))),
-    }
-}
-
-/// Checks a picture to begin with, and that the model can read one.
-fn check_original(request: &Request, model: &Model, target: &Target) -> Result<()> {
-    if request.kept == KeptPixels::Pasted && request.mask.is_none() {
-        return Err(Error::usage("pixels can be kept only where a mask tells which (--mask)"));
-    }
-    let Some(image) = &request.image else { return Ok(()) };
-    if request.mask.as_ref().is_some_and(|mask| mask.pixels.pixels().all(|grey| grey[0] < 128)) {
-        return Err(Error::usage("the mask is black everywhere, so that nothing would be painted; white is painted"));
-    }
-    model
-        .graph(Stage::Encoder, &target.stage(Stage::Encoder).precision)
-        .map_err(|e| e.context("a picture to begin with needs the encoder of the model's autoencoder (vae_encoder)"))?;
-    let (width, height) = image.pixels.dimensions();
-    let least = model.latent.downscale as u32;
-    if width < least || height < least {
+/// Refuses words for a model that reads none, and guidance away from nothing.
+fn check_words(request: &Request, model: &Model, on: bool) -> Result<()> {
+    let has_unguided = model.conditions.values().any(|condition| condition.unguided.is_some());
+    if on && !model.reads_prompts() && !has_unguided {
         return Err(Error::usage(format!(
-            "the picture is {width}×{height} pixels, less than one cell of the model's latents; expected at least \
-             {least}×{least}"
+            "guidance has nothing to lead away from: model \"{}\" reads no prompt and has no condition with a number for \
+             none; leave guidance out",
+            model.name
         )));
     }
-    if let Some(mask) = request.mask.as_ref().filter(|mask| mask.pixels.dimensions() != (width, height)) {
-        let (mask_width, mask_height) = mask.pixels.dimensions();
-        return Err(Error::usage(format!(
-            "the mask is {mask_width}×{mask_height} pixels, but its picture {width}×{height}; make them one size"
-        )));
+    if model.reads_prompts() || request.prompt.is_empty() && request.negative.is_none() {
+        return Ok(());
     }
-    Ok(())
+    let names: Vec<_> = model.conditions.keys().map(String::as_str).collect();
+    let instead = if names.is_empty() { String::new() } else { format!("; it has conditions: {}", names.join(", ")) };
+    Err(Error::usage(format!("model \"{}\" reads no prompt; leave it out{instead}", model.name)))
 }
 
-/// What the caller should know of the picture to begin with.
-fn picture_warnings(request: &Request, (width, height): (usize, usize)) -> Vec<String> {
-    /// A change of shape that shows.
-    const STRETCHED: f64 = 1.02;
-    let mut warnings = Vec::new();
-    if let Some(image) = &request.image {
-        warnings.extend(image.warnings.iter().cloned());
-        let (own_width, own_height) = image.pixels.dimensions();
-        let ratio = f64::from(own_width) * height as f64 / (f64::from(own_height) * width as f64);
-        if ratio.max(1.0 / ratio) > STRETCHED {
-            warnings.push(format!(
-                "the picture is {own_width}×{own_height} pixels and is stretched to {width}×{height}; cut it to that shape, \
-                 or ask for another size"
-            ));
+/// The numbers for a model's conditions.
+fn conditions(request: &Request, model: &Model) -> Result<Vec<Chosen>> {
+    if let Some(name) = request.conditions.keys().find(|name| !model.conditions.contains_key(*name)) {
+        if model.conditions.is_empty() {
+            return Err(Error::usage(format!("model \"{}\" has no conditions, you gave \"{name}\"", model.name)));
         }
+        return Err(Error::usage(unknown("condition", name, model.conditions.keys().map(String::as_str))));
     }
-    warnings.extend(request.mask.iter().flat_map(|mask| mask.warnings.iter().cloned()));
-    warnings
+    let chosen = model.conditions.iter().map(|(name, condition)| {
+        let Some(value) = request.conditions.get(name).copied().or(condition.default) else {
+            let (low, high) = condition.range;
+            return Err(Error::usage(format!(
+                "condition \"{name}\" ({}) is not given, and the model has no default; give it a number from {low} to \
+                 {high}",
+                condition.about
+            )));
+        };
+        condition.accepts(value).map_err(|what| Error::usage(format!("condition \"{name}\" is {what}")))?;
+        let unguided = condition.unguided.unwrap_or(value);
+        Ok(Chosen { name: name.clone(), tensor: condition.tensor.clone(), value, unguided })
+    });
+    chosen.collect()
 }
 
 fn check_size(width: usize, height: usize, model: &Model) -> Result<()> {

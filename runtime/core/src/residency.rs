@@ -44,6 +44,24 @@ pub(crate) struct Slot<S> {
     watch: Watch,
 }
 
+/// What can be asked of a stage whatever it is.
+pub(crate) trait AnySlot {
+    /// The stage rests; the memory of its graph is given back, unless it is resident.
+    fn end(&mut self);
+
+    /// The graph, while it is open.
+    fn graph(&mut self) -> Option<&mut Graph>;
+
+    /// Measures the stage's memory from now on.
+    fn measure_memory(&mut self);
+
+    /// The stage's memory since this was last asked, and the most that the process held meanwhile, in bytes.
+    fn take_memory(&mut self) -> (Option<StageMemory>, u64);
+
+    /// Time spent on opening the graph and giving it back since this was last asked.
+    fn take_reopen_time(&mut self) -> Duration;
+}
+
 impl<S: RunsGraph> Slot<S> {
     /// A stage that is not open yet.
     pub(crate) fn new(library: &'static Library, source: Source, open: Open<S>, residency: Residency) -> Self {
@@ -81,8 +99,29 @@ impl<S: RunsGraph> Slot<S> {
         Ok(self.stage.insert(stage))
     }
 
-    /// The stage rests; the memory of its graph is given back, unless it is resident.
-    pub(crate) fn end(&mut self) {
+    /// What the stage runs; without providers while it has never been open.
+    pub(crate) fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// Time spent inside `Session::run` since this was last asked.
+    pub(crate) fn take_run_time(&mut self) -> Duration {
+        self.collect();
+        std::mem::take(&mut self.run_time)
+    }
+
+    /// Takes over what the graph has counted, and what running it and a second opening have changed.
+    fn collect(&mut self) {
+        if let Some(graph) = self.stage.as_mut().map(S::graph) {
+            self.run_time += graph.take_run_time();
+            self.reopen_time += graph.take_reopen_time();
+            self.opened = graph.opened().clone();
+        }
+    }
+}
+
+impl<S: RunsGraph> AnySlot for Slot<S> {
+    fn end(&mut self) {
         if self.residency == Residency::Staged && self.stage.is_some() {
             self.collect();
             // Giving back gigabytes takes as long as some steps do.
@@ -94,45 +133,21 @@ impl<S: RunsGraph> Slot<S> {
         self.watch.end();
     }
 
-    /// Measures the stage's memory from now on.
-    pub(crate) fn measure_memory(&mut self) {
-        self.watch.turn_on();
-    }
-
-    /// The stage's memory since this was last asked, and the most that the process held meanwhile, in bytes.
-    pub(crate) fn take_memory(&mut self) -> (Option<StageMemory>, u64) {
-        (self.watch.take(), self.watch.highest())
-    }
-
-    /// What the stage runs; without providers while it has never been open.
-    pub(crate) fn opened(&self) -> &Opened {
-        &self.opened
-    }
-
-    /// The graph, while it is open.
-    pub(crate) fn graph(&mut self) -> Option<&mut Graph> {
+    fn graph(&mut self) -> Option<&mut Graph> {
         self.stage.as_mut().map(S::graph)
     }
 
-    /// Time spent inside `Session::run` since this was last asked.
-    pub(crate) fn take_run_time(&mut self) -> Duration {
-        self.collect();
-        std::mem::take(&mut self.run_time)
+    fn measure_memory(&mut self) {
+        self.watch.turn_on();
     }
 
-    /// Time spent on opening the graph and giving it back since this was last asked.
-    pub(crate) fn take_reopen_time(&mut self) -> Duration {
+    fn take_memory(&mut self) -> (Option<StageMemory>, u64) {
+        (self.watch.take(), self.watch.highest())
+    }
+
+    fn take_reopen_time(&mut self) -> Duration {
         self.collect();
         std::mem::take(&mut self.reopen_time)
-    }
-
-    /// Takes over what the graph has counted, and what running it and a second opening have changed.
-    fn collect(&mut self) {
-        if let Some(graph) = self.stage.as_mut().map(S::graph) {
-            self.run_time += graph.take_run_time();
-            self.reopen_time += graph.take_reopen_time();
-            self.opened = graph.opened().clone();
-        }
     }
 }
 

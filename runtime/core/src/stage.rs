@@ -1,4 +1,4 @@
-//! The four graphs of a latent diffusion model, and the precisions that they come in.
+//! The graphs of a diffusion model, and the precisions that they come in.
 
 use std::fmt;
 
@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub enum Stage {
     /// Token ids → hidden states.
     TextEncoder,
+    /// The same by a second encoder, whose hidden states stand beside the first one's (SDXL).
+    #[serde(rename = "text_encoder_2")]
+    TextEncoder2,
     /// Noisy latent, timestep and hidden states → prediction.
     Denoiser,
     /// Latent → picture.
@@ -20,16 +23,20 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Those that make pictures from words, in the order of the data.
-    pub const TEXT_TO_IMAGE: [Self; 3] = [Self::TextEncoder, Self::Denoiser, Self::Decoder];
+    /// Those that read words.
+    pub const TEXT_ENCODERS: [Self; 2] = [Self::TextEncoder, Self::TextEncoder2];
+
+    /// Those that make pictures from words, in the order of the data; a model may do without all but the denoiser.
+    pub const TEXT_TO_IMAGE: [Self; 4] = [Self::TextEncoder, Self::TextEncoder2, Self::Denoiser, Self::Decoder];
 
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::TextEncoder, Self::Denoiser, Self::Decoder, Self::Encoder];
+    pub const ALL: [Self; 5] = [Self::TextEncoder, Self::TextEncoder2, Self::Denoiser, Self::Decoder, Self::Encoder];
 
     /// Its name in manifests, target files and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::TextEncoder => "text_encoder",
+            Self::TextEncoder2 => "text_encoder_2",
             Self::Denoiser => "denoiser",
             Self::Decoder => "decoder",
             Self::Encoder => "encoder",
@@ -39,8 +46,16 @@ impl Stage {
     /// What Optimum calls its graph's inputs and outputs.
     pub(crate) fn tensors(self) -> &'static [&'static str] {
         match self {
-            Self::TextEncoder => &["input_ids", "last_hidden_state"],
-            Self::Denoiser => &["sample", "timestep", "encoder_hidden_states", "timestep_cond", "out_sample"],
+            Self::TextEncoder | Self::TextEncoder2 => &["input_ids", "last_hidden_state", "text_embeds"],
+            Self::Denoiser => &[
+                "sample",
+                "timestep",
+                "encoder_hidden_states",
+                "timestep_cond",
+                "text_embeds",
+                "time_ids",
+                "out_sample",
+            ],
             Self::Decoder => &["latent_sample", "sample"],
             Self::Encoder => &["sample", "latent_parameters", "latent_sample"],
         }

@@ -173,7 +173,7 @@ pub struct DynamicShift {
     pub patch: usize,
 }
 
-/// The design space of Karras et al. 2022 (arXiv:2206.00364), conditioned on `ln(sigma)/4`.
+/// The design space of Karras et al. 2022 (arXiv:2206.00364), conditioned on sigma.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EdmSpec {
@@ -184,11 +184,42 @@ pub struct EdmSpec {
     /// Standard deviation of clean latents.
     #[serde(default = "default_sigma_data")]
     pub sigma_data: f64,
-    /// What `ln(sigma)/4` is multiplied with before the graph is told: 1 for EDM, 1000 for consistency models.
+    /// What the graph is told of sigma.
+    #[serde(default)]
+    pub timestep: EdmTimestep,
+    /// What that is multiplied with: 1 for EDM, 1000 for consistency models.
     #[serde(default = "default_timestep_scale")]
     pub timestep_scale: f64,
-    /// What the graph predicts: `edm` or `consistency`.
+    /// What the graph gives: `edm` or `consistency`, or `sample` where it takes `x₀ + sigma·noise` as it is and gives the
+    /// clean latent itself.
     pub prediction: Prediction,
+}
+
+/// What a graph is told of sigma.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EdmTimestep {
+    /// `ln(sigma)/4` (Karras et al. 2022, table 1).
+    #[default]
+    LogSigma,
+    /// Sigma itself.
+    Sigma,
+}
+
+impl EdmTimestep {
+    fn of(self, sigma: f64) -> f64 {
+        match self {
+            Self::LogSigma => 0.25 * sigma.max(f64::MIN_POSITIVE).ln(),
+            Self::Sigma => sigma,
+        }
+    }
+
+    fn sigma(self, timestep: f64) -> f64 {
+        match self {
+            Self::LogSigma => (4.0 * timestep).exp(),
+            Self::Sigma => timestep,
+        }
+    }
 }
 
 fn default_timesteps() -> usize {
@@ -461,7 +492,7 @@ impl Training {
         match &self.spec {
             TrainingSpec::Diffusion(_) => self.at_index(timestep),
             TrainingSpec::Flow(spec) => self.at_sigma(timestep / spec.timesteps as f64),
-            TrainingSpec::Edm(spec) => self.at_sigma((4.0 * timestep / spec.timestep_scale).exp()),
+            TrainingSpec::Edm(spec) => self.at_sigma(spec.timestep.sigma(timestep / spec.timestep_scale)),
         }
     }
 
@@ -470,7 +501,7 @@ impl Training {
     fn timestep(&self, sigma: f64) -> f64 {
         match &self.spec {
             TrainingSpec::Flow(spec) => sigma.min(1.0) * spec.timesteps as f64,
-            TrainingSpec::Edm(spec) => 0.25 * spec.timestep_scale * sigma.max(f64::MIN_POSITIVE).ln(),
+            TrainingSpec::Edm(spec) => spec.timestep_scale * spec.timestep.of(sigma),
             TrainingSpec::Diffusion(_) => self.index(Level { timestep: 0.0, alpha: 1.0, sigma }),
         }
     }
@@ -485,6 +516,7 @@ impl Training {
         let norm = (data * alpha).hypot(sigma);
         let input = match self.spec {
             TrainingSpec::Flow(_) => 1.0 / (alpha + sigma),
+            TrainingSpec::Edm(EdmSpec { prediction: Prediction::Sample, .. }) => 1.0 / alpha,
             TrainingSpec::Diffusion(_) | TrainingSpec::Edm(_) => 1.0 / norm,
         };
         let (skip, out) = match self.prediction() {
@@ -607,7 +639,7 @@ fn check_flow(spec: &FlowSpec) -> Result<(), String> {
 }
 
 fn check_edm(spec: &EdmSpec) -> Result<(), String> {
-    check_prediction(spec.prediction, &[Prediction::Edm, Prediction::Consistency])?;
+    check_prediction(spec.prediction, &[Prediction::Edm, Prediction::Consistency, Prediction::Sample])?;
     if !(spec.sigma_min >= 1e-6 && spec.sigma_min < spec.sigma_max && spec.sigma_max < 1e6) {
         return Err(format!(
             "sigma runs from {} to {}, expected 10⁻⁶ ≤ min < max < 10⁶",
@@ -704,11 +736,20 @@ pub(crate) mod tests {
     }
 
     fn edm() -> EdmSpec {
-        EdmSpec { sigma_min: 0.002, sigma_max: 80.0, sigma_data: 0.5, timestep_scale: 1.0, prediction: Prediction::Edm }
+        EdmSpec {
+            sigma_min: 0.002,
+            sigma_max: 80.0,
+            sigma_data: 0.5,
+            timestep: EdmTimestep::LogSigma,
+            timestep_scale: 1.0,
+            prediction: Prediction::Edm,
+        }
     }
 
-    fn every_process() -> [Training; 3] {
-        [Training::new(diffusion()), Training::new(flow()), Training::new(edm())].map(Result::unwrap)
+    fn every_process() -> [Training; 4] {
+        let sigma = EdmSpec { timestep: EdmTimestep::Sigma, prediction: Prediction::Sample, ..edm() };
+        [Training::new(diffusion()), Training::new(flow()), Training::new(edm()), Training::new(sigma)]
+            .map(Result::unwrap)
     }
 
     #[test]
@@ -747,7 +788,8 @@ pub(crate) mod tests {
         let specs = [Prediction::Epsilon, Prediction::V, Prediction::Sample].map(|prediction| {
             TrainingSpec::from(DiffusionSpec { prediction, zero_terminal_snr: false, ..diffusion() })
         });
-        for spec in specs.into_iter().chain([flow().into(), edm().into()]) {
+        let told_sigma = EdmSpec { timestep: EdmTimestep::Sigma, prediction: Prediction::Sample, ..edm() };
+        for spec in specs.into_iter().chain([flow().into(), edm().into(), told_sigma.into()]) {
             let training = Training::new(spec).unwrap();
             let level = training.at_index(600.0);
             for scale in [1.0, 0.3] {

@@ -174,7 +174,7 @@ pub fn retry(
     mut open: impl FnMut(&Target) -> Result<Pipeline>,
 ) -> Result<Vec<Retry>> {
     let mut tried = Vec::new();
-    for stage in [Stage::Decoder, Stage::Denoiser, Stage::TextEncoder] {
+    for stage in Stage::TEXT_TO_IMAGE.into_iter().rev() {
         let Some(from) = ran.get(&stage).map(|opened| opened.precision) else { continue };
         let Some(to) = next_better(stage, from, model, target) else { continue };
         let other = ran.iter().fold(target.clone(), |target, (&of, opened)| {

@@ -66,7 +66,7 @@ pub(super) fn precision(subject: &Subject<'_>) -> Vec<Told> {
     let Some((target, model)) = subject.pair() else { return vec![ok("not compared: model or target is missing")] };
     let mut used = Vec::new();
     let mut findings = Vec::new();
-    for stage in Stage::TEXT_TO_IMAGE {
+    for stage in model.stages_to_picture() {
         let wanted = target.stage(stage).precision;
         let first = wanted.first().map_or("", |precision| precision.name());
         match model.graph(stage, &wanted) {
@@ -124,5 +124,5 @@ pub(super) fn memory(subject: &Subject<'_>) -> Vec<Told> {
 /// The graphs that a request would open.
 fn graphs<'a>(target: &Target, model: &'a Model) -> Vec<(Stage, Precision, &'a GraphFile)> {
     let graph = |stage| model.graph(stage, &target.stage(stage).precision).ok().map(|(at, graph)| (stage, at, graph));
-    Stage::TEXT_TO_IMAGE.into_iter().filter_map(graph).collect()
+    model.stages_to_picture().filter_map(graph).collect()
 }

@@ -17,24 +17,34 @@ const IDS: &[Type] = &[Type::Int64, Type::Int32];
 /// Tensor types that timesteps come in.
 const TIME: &[Type] = &[Type::Int64, Type::Int32, Type::Float32, Type::Float16, Type::Float64];
 
+/// Numbers that tell a picture's size to a denoiser of SDXL's kind.
+pub(crate) const TIME_IDS: usize = 6;
+
 /// What a stage's graph must look like, told before anything runs.
 pub(crate) struct Contract<'a> {
     inputs: Vec<Rule<'a>>,
-    output: Rule<'a>,
+    /// The first is what the stage is for.
+    outputs: Vec<Rule<'a>>,
 }
 
-/// Sizes that a model fixes.
+/// What a model fixes of a stage's graph; nothing where no model is known.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Geometry {
     /// Of a latent.
     pub(crate) channels: Size,
     /// Of a prompt.
     pub(crate) tokens: Size,
+    /// Whether words steer it.
+    pub(crate) reads_prompts: Option<bool>,
 }
 
 impl Geometry {
-    pub(crate) fn of(model: &Model) -> Self {
-        Self { channels: Some(model.latent.channels), tokens: Some(model.tokenizer.window.length) }
+    pub(crate) fn of(stage: Stage, model: &Model) -> Self {
+        Self {
+            channels: Some(model.latent.channels),
+            tokens: model.tokenizers.get(&stage).map(|tokenizer| tokenizer.window.length),
+            reads_prompts: Some(model.reads_prompts()),
+        }
     }
 }
 
@@ -47,6 +57,8 @@ struct Rule<'a> {
     /// What the session is opened for, until another size is asked for.
     usual: Vec<Size>,
     optional: bool,
+    /// What else the graph may call it.
+    other_name: Option<&'a str>,
 }
 
 /// A size that an axis must have, or `None` where every size will do.
@@ -55,12 +67,18 @@ pub(crate) type Size = Option<usize>;
 impl<'a> Rule<'a> {
     /// A tensor that must be there, of one of `types`, in a shape that fits.
     fn new(name: &'a str, types: &'static [Type], shape: &[Size]) -> Self {
-        Self { name, types, shapes: vec![shape.to_vec()], usual: Vec::new(), optional: false }
+        Self { name, types, shapes: vec![shape.to_vec()], usual: Vec::new(), optional: false, other_name: None }
     }
 
     /// The same tensor in another shape is as good.
     fn or_shape(mut self, shape: &[Size]) -> Self {
         self.shapes.push(shape.to_vec());
+        self
+    }
+
+    /// A tensor of another name is as good.
+    fn or_named(mut self, name: &'a str) -> Self {
+        self.other_name = Some(name);
         self
     }
 
@@ -74,28 +92,54 @@ impl<'a> Rule<'a> {
 impl<'a> Contract<'a> {
     /// What a stage's graph looks like. `name` tells what it calls a tensor of Optimum's name.
     pub(crate) fn of(stage: Stage, name: &dyn Fn(&'static str) -> &'a str, geometry: Geometry) -> Self {
-        let Geometry { channels, tokens } = geometry;
+        let Geometry { channels, tokens, reads_prompts } = geometry;
         let (latent, picture) = ([None, channels, None, None], [None, Some(3), None, None]);
         let inputs = match stage {
-            Stage::TextEncoder => vec![Rule::new(name("input_ids"), IDS, &[None, tokens])],
-            Stage::Denoiser => vec![
-                // A latent, or one with a mask and the latent of what is around it.
-                Rule::new(name("sample"), REAL, &latent).or_shape(&[None, channels.map(|c| 2 * c + 1), None, None]),
-                Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
-                Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]),
-                Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),
-            ],
+            Stage::TextEncoder | Stage::TextEncoder2 => vec![Rule::new(name("input_ids"), IDS, &[None, tokens])],
+            Stage::Denoiser => {
+                let mut inputs = vec![
+                    // A latent, or one with a mask and the latent of what is around it.
+                    Rule::new(name("sample"), REAL, &latent).or_shape(&[None, channels.map(|c| 2 * c + 1), None, None]),
+                    Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
+                    Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),
+                ];
+                let hidden = Rule::new(name("encoder_hidden_states"), REAL, &[None; 3]);
+                if reads_prompts != Some(false) {
+                    inputs.push(if reads_prompts.is_none() { hidden.optional() } else { hidden });
+                    inputs.push(Rule::new(name("text_embeds"), REAL, &[None; 2]).optional());
+                    inputs.push(Rule::new(name("time_ids"), REAL, &[None, Some(TIME_IDS)]).optional());
+                }
+                inputs
+            }
             Stage::Decoder => vec![Rule::new(name("latent_sample"), REAL, &latent)],
             Stage::Encoder => vec![Rule::new(name("sample"), REAL, &picture)],
         };
-        let output = match stage {
-            Stage::TextEncoder => Rule::new(name("last_hidden_state"), REAL, &[None; 3]),
-            Stage::Denoiser => Rule::new(name("out_sample"), REAL, &latent),
-            Stage::Decoder => Rule::new(name("sample"), REAL, &picture),
-            // Mean and logarithm of the variance.
-            Stage::Encoder => Rule::new(name("latent_parameters"), REAL, &[None; 4]),
+        let outputs = match stage {
+            Stage::TextEncoder | Stage::TextEncoder2 => vec![
+                Rule::new(name("last_hidden_state"), REAL, &[None; 3]),
+                Rule::new(name("text_embeds"), REAL, &[None; 2]).optional(),
+            ],
+            Stage::Denoiser => vec![Rule::new(name("out_sample"), REAL, &latent)],
+            Stage::Decoder => vec![Rule::new(name("sample"), REAL, &picture)],
+            // Mean and logarithm of the variance, or one latent.
+            Stage::Encoder => {
+                let parameters = [None, channels.map(|c| 2 * c), None, None];
+                let rule = Rule::new(name("latent_parameters"), REAL, &parameters).or_shape(&latent);
+                vec![rule.or_named(name("latent_sample"))]
+            }
         };
-        Self { inputs, output }
+        Self { inputs, outputs }
+    }
+
+    /// What a stage's graph looks like in a model.
+    pub(crate) fn of_model(stage: Stage, model: &'a Model) -> Self {
+        let name = |name: &'static str| model.tensor(stage, name);
+        let mut contract = Self::of(stage, &name, Geometry::of(stage, model));
+        if stage == Stage::Denoiser {
+            let number = |tensor: &'a String| Rule::new(tensor, TIME, &[]).or_shape(&[None]).or_shape(&[None, Some(1)]);
+            contract.inputs.extend(model.conditions.values().map(|condition| number(&condition.tensor)));
+        }
+        contract
     }
 
     /// The sizes that an input will have for most requests.
@@ -130,8 +174,8 @@ impl<'a> Contract<'a> {
         fixed.into_iter().filter_map(|(name, size)| Some((name.to_owned(), size?))).collect()
     }
 
-    /// Checks names, types, ranks and fixed sizes; returns the index of the output.
-    pub(super) fn check(&self, inputs: &[Port], outputs: &[Port]) -> Result<usize> {
+    /// Checks names, types, ranks and fixed sizes; returns where each output of the contract is, if it is there.
+    pub(super) fn check(&self, inputs: &[Port], outputs: &[Port]) -> Result<Vec<Option<usize>>> {
         for rule in &self.inputs {
             match inputs.iter().find(|port| port.name == rule.name) {
                 Some(port) => rule.check("input", port)?,
@@ -147,10 +191,13 @@ impl<'a> Contract<'a> {
                 known.join(", ")
             )));
         }
-        let index = outputs.iter().position(|port| port.name == self.output.name);
-        let index = index.ok_or_else(|| missing("output", self.output.name, outputs))?;
-        self.output.check("output", &outputs[index])?;
-        Ok(index)
+        let named = |name: &str| outputs.iter().position(|port| port.name == name);
+        let find = |rule: &Rule| match named(rule.name).or_else(|| named(rule.other_name?)) {
+            Some(index) => rule.check("output", &outputs[index]).map(|()| Some(index)),
+            None if rule.optional => Ok(None),
+            None => Err(missing("output", rule.name, outputs)),
+        };
+        self.outputs.iter().map(find).collect()
     }
 }
 
@@ -230,7 +277,7 @@ mod tests {
                 Rule::new("timestep", TIME, &[]).or_shape(&[None]),
                 Rule::new("timestep_cond", REAL, &[None; 2]).optional(),
             ],
-            output: Rule::new("out_sample", REAL, &latent),
+            outputs: vec![Rule::new("out_sample", REAL, &latent), Rule::new("extra", REAL, &[None]).optional()],
         }
     }
 
@@ -248,10 +295,10 @@ mod tests {
     #[test]
     fn a_graph_that_fits_has_its_output_found() {
         let (mut inputs, outputs) = fitting();
-        assert_eq!(contract().check(&inputs, &outputs).unwrap(), 1);
+        assert_eq!(contract().check(&inputs, &outputs).unwrap(), [Some(1), None]);
         inputs[1].declared.clear();
         inputs.push(port("timestep_cond", Type::Float32, &[-1, 256]));
-        assert_eq!(contract().check(&inputs, &outputs).unwrap(), 1);
+        assert_eq!(contract().check(&inputs, &outputs).unwrap(), [Some(1), None]);
     }
 
     #[test]
@@ -313,7 +360,7 @@ mod tests {
         };
         let outline = Outline { inputs: names().map(|(name, _)| tensor(name)).collect(), ..Outline::default() };
         let rule = |name| Rule::new(name, REAL, &[None; 3]);
-        let contract = Contract { inputs: names().map(|(name, _)| rule(name)).collect(), output: rule("out") };
+        let contract = Contract { inputs: names().map(|(name, _)| rule(name)).collect(), outputs: vec![rule("out")] };
         let usually = |contract: Contract<'static>, (name, &rows)| contract.usually(name, &[rows, Some(8), Some(8)]);
         names().fold(contract, usually).fixed_axes(&outline)
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Arithmetic, Fault, Refusal};
 use crate::forecast::grown;
 use crate::graph::{Contract, Geometry};
-use crate::model::GraphFile;
+use crate::model::{GraphFile, Model};
 use crate::onnx::check::check;
 use crate::onnx::macs::{Product, products};
 use crate::onnx::{self, Outline, Parsed, Size, Tensor};
@@ -133,14 +133,12 @@ pub(super) struct Usual {
     pub(super) picture: [u64; 2],
     /// Token ids of a prompt.
     pub(super) tokens: u64,
-    /// What a stage's graph must have.
-    pub(super) geometry: Geometry,
 }
 
 impl Default for Usual {
     /// Stable Diffusion's.
     fn default() -> Self {
-        Self { latent: [4, 64, 64], picture: [512, 512], tokens: 77, geometry: Geometry::default() }
+        Self { latent: [4, 64, 64], picture: [512, 512], tokens: 77 }
     }
 }
 
@@ -159,15 +157,17 @@ impl GraphFacts {
 }
 
 /// Reads a graph's file: of a model's stage, with the names of its tensors there, or of nobody knows what.
-pub(super) fn examine(file: &GraphFile, stage: Option<(Stage, Name)>, usual: &Usual) -> Result<GraphFacts> {
+pub(super) fn examine(file: &GraphFile, of: Option<(Stage, &Model)>, usual: &Usual) -> Result<GraphFacts> {
     let bytes = file.map()?;
     let graph = onnx::read(&bytes, &file.path)?;
     let outline = graph.outline();
     // The encoder is not used yet.
-    let is_used = stage.is_some_and(|(stage, _)| Stage::TEXT_TO_IMAGE.contains(&stage));
-    let name: Name = stage.map_or(&|name| name, |(_, name)| name);
-    let (stage, differs) = stage
-        .map_or_else(|| guess(&outline), |(stage, name)| (Some(stage), differs(stage, &outline, name, usual.geometry)));
+    let is_used = of.is_some_and(|(stage, _)| Stage::TEXT_TO_IMAGE.contains(&stage));
+    let name: Name = &|name| of.map_or(name, |(stage, model)| model.tensor(stage, name));
+    let (stage, differs) = match of {
+        Some((stage, model)) => (Some(stage), differs(&Contract::of_model(stage, model), &outline)),
+        None => guess(&outline),
+    };
     let assumed = assumed(&outline, stage, name, usual);
     let mut refusals = refusals(file, &graph, &outline);
     refusals.extend(differs.iter().filter(|_| is_used).map(|what| Fault::Signature.at("", what.clone())));
@@ -242,14 +242,14 @@ fn refusals(file: &GraphFile, graph: &Parsed, outline: &Outline) -> Vec<Refusal>
     refusals
 }
 
-fn differs(stage: Stage, outline: &Outline, name: Name, geometry: Geometry) -> Option<String> {
-    Contract::of(stage, name, geometry).check_file(outline).err().map(|error| error.to_string())
+fn differs(contract: &Contract, outline: &Outline) -> Option<String> {
+    contract.check_file(outline).err().map(|error| error.to_string())
 }
 
 /// The stage that a graph looks like: the first that it fits, or the one with most of its tensors' names, and how it
 /// differs from that.
 fn guess(outline: &Outline) -> (Option<Stage>, Option<String>) {
-    let differs = |stage| differs(stage, outline, &|name| name, Geometry::default());
+    let differs = |stage| differs(&Contract::of(stage, &|name| name, Geometry::default()), outline);
     if let Some(stage) = Stage::ALL.into_iter().find(|&stage| differs(stage).is_none()) {
         return (Some(stage), None);
     }
@@ -274,7 +274,7 @@ fn batches_guidance(outline: &Outline, stage: Option<Stage>, name: Name) -> Opti
 fn assumed(outline: &Outline, stage: Option<Stage>, name: Name, usual: &Usual) -> Vec<(String, Vec<u64>)> {
     let Usual { latent: [channels, height, width], picture, tokens, .. } = *usual;
     let of = |input: &str| match stage {
-        Some(Stage::TextEncoder) => vec![1, tokens],
+        Some(Stage::TextEncoder | Stage::TextEncoder2) => vec![1, tokens],
         Some(Stage::Denoiser) if input == name("encoder_hidden_states") => vec![1, tokens],
         Some(Stage::Denoiser | Stage::Decoder) => vec![1, channels, height, width],
         Some(Stage::Encoder) => vec![1, 3, picture[0], picture[1]],

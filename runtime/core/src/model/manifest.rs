@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::files::{DataFile, GraphFile, graph_bytes, inside, plain};
 use super::{
-    Bound, Defaults, Golden, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary,
+    Bound, Condition, Defaults, EmptyPrompt, Golden, LatentGeometry, Model, PictureSize, Range, StageFiles,
+    TokenizerFiles, Vocabulary,
 };
 use crate::error::unknown;
 use crate::stage::{Precision, Stage};
@@ -35,7 +36,12 @@ struct Manifest {
     training: Option<DiffusionSpec>,
     flow: Option<FlowSpec>,
     edm: Option<EdmSpec>,
-    tokenizer: TokenizerEntry,
+    tokenizer: Option<TokenizerEntry>,
+    tokenizer_2: Option<TokenizerEntry>,
+    #[serde(default)]
+    empty_prompt: EmptyPrompt,
+    #[serde(default)]
+    conditions: BTreeMap<String, Condition>,
     defaults: Defaults,
     #[serde(default)]
     range: Range,
@@ -47,7 +53,10 @@ struct Manifest {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GoldenEntry {
+    #[serde(default)]
     prompt: String,
+    #[serde(default)]
+    conditions: BTreeMap<String, f64>,
     seed: u64,
     steps: usize,
     precision: Precision,
@@ -100,8 +109,9 @@ pub(super) fn open(root: &Path, dispensable: &[Stage]) -> Result<Model> {
         (None, None, Some(edm)) => edm.into(),
         _ => return Err(told(Error::model("expected exactly one of training, flow and edm"))),
     };
-    let TokenizerEntry { file, length, start, end, pad } = manifest.tokenizer;
-    let vocabulary = Vocabulary::TokenizerJson(inside(root, &file).map_err(told)?);
+    let tokenizers = Stage::TEXT_ENCODERS.into_iter().zip([manifest.tokenizer, manifest.tokenizer_2]);
+    let tokenizers = tokenizers.filter_map(|(stage, entry)| Some((stage, entry?)));
+    let tokenizers = tokenizers.map(|(stage, entry)| Ok((stage, tokenizer(root, entry)?)));
     let stages = manifest.stages.into_iter().map(|(stage, entry)| {
         let list = if dispensable.contains(&stage) { listed_or_missing } else { listed };
         Ok((stage, stage_files(root, stage, entry, list)?))
@@ -117,11 +127,19 @@ pub(super) fn open(root: &Path, dispensable: &[Stage]) -> Result<Model> {
         latent: manifest.latent,
         picture: manifest.picture,
         training: super::training(training, &path)?,
-        tokenizer: TokenizerFiles { vocabulary, window: Window { length, start, end, pad } },
+        tokenizers: tokenizers.collect::<Result<_>>().map_err(told)?,
+        empty_prompt: manifest.empty_prompt,
+        conditions: manifest.conditions,
         defaults: manifest.defaults,
         range: manifest.range,
         warnings: Vec::new(),
     })
+}
+
+fn tokenizer(root: &Path, entry: TokenizerEntry) -> Result<TokenizerFiles> {
+    let TokenizerEntry { file, length, start, end, pad } = entry;
+    let vocabulary = Vocabulary::TokenizerJson(inside(root, &file)?);
+    Ok(TokenizerFiles { vocabulary, window: Window { length, start, end, pad } })
 }
 
 fn stage_files(
@@ -147,7 +165,7 @@ fn stage_files(
 }
 
 fn golden(root: &Path, entry: GoldenEntry) -> Result<Golden> {
-    let GoldenEntry { prompt, seed, steps, precision, file, bytes, sha256, bounds } = entry;
+    let GoldenEntry { prompt, conditions, seed, steps, precision, file, bytes, sha256, bounds } = entry;
     if !(1..=MAX_GOLDEN_STEPS).contains(&steps) {
         return Err(Error::model(format!("goldens: {steps} steps, expected 1 to {MAX_GOLDEN_STEPS}")));
     }
@@ -162,7 +180,7 @@ fn golden(root: &Path, entry: GoldenEntry) -> Result<Golden> {
     for (precision, bound) in &bounds {
         bound.check().map_err(|e| e.context(format_args!("goldens: bounds.{precision}")))?;
     }
-    Ok(Golden { prompt, seed, steps, precision, numbers, bounds })
+    Ok(Golden { prompt, conditions, seed, steps, precision, numbers, bounds })
 }
 
 /// A file that the manifest lists: there, of the promised length, and with a well-formed hash.

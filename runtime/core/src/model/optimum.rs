@@ -1,4 +1,5 @@
-//! A diffusers pipeline as Optimum exports it: `model_index.json` and one folder a component.
+//! A diffusers pipeline as Optimum exports it: `model_index.json` and one folder a component. What the older script of
+//! diffusers itself wrote is read as well; it has no configurations beside its graphs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -8,8 +9,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::files::{DataFile, GraphFile, graph_bytes, inside, is_half};
-use super::{Defaults, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary};
+use super::{Defaults, EmptyPrompt, LatentGeometry, Model, PictureSize, Range, StageFiles, TokenizerFiles, Vocabulary};
 use crate::curve::Curve;
+use crate::onnx::Size;
 use crate::stage::{Precision, Stage};
 use crate::tokenizer::Window;
 use crate::training::{Betas, DiffusionSpec, Prediction};
@@ -23,10 +25,34 @@ const MAX_JSON_BYTES: u64 = 16 << 20;
 /// Where each stage lives.
 const COMPONENTS: &[(Stage, &str)] = &[
     (Stage::TextEncoder, "text_encoder"),
+    (Stage::TextEncoder2, "text_encoder_2"),
     (Stage::Denoiser, "unet"),
     (Stage::Decoder, "vae_decoder"),
     (Stage::Encoder, "vae_encoder"),
 ];
+
+/// The pipelines that are known, by the end of their class's name: exporters put a word of their own before it.
+const PIPELINES: &[(&str, Family)] = &[
+    ("StableDiffusionPipeline", Family::StableDiffusion),
+    ("StableDiffusionImg2ImgPipeline", Family::StableDiffusion),
+    ("StableDiffusionInpaintPipeline", Family::StableDiffusion),
+    ("StableDiffusionXLPipeline", Family::Xl),
+    ("StableDiffusionXLImg2ImgPipeline", Family::Xl),
+    ("StableDiffusionXLInpaintPipeline", Family::Xl),
+    ("LatentConsistencyModelPipeline", Family::Consistency),
+    ("LatentConsistencyModelImg2ImgPipeline", Family::Consistency),
+];
+
+/// What a pipeline's class says that is in none of its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    /// Stable Diffusion 1.x and 2.x.
+    StableDiffusion,
+    /// Two text encoders, whose last layer but one counts.
+    Xl,
+    /// A guidance scale that is an input.
+    Consistency,
+}
 
 /// File names of each precision, by the convention of published ONNX packs. What the exporter calls plainly
 /// `model.onnx` is half precision where its inputs or outputs are.
@@ -85,18 +111,32 @@ struct Scheduler {
     disable_corrector: Option<Vec<usize>>,
 }
 
+/// `model_index.json`.
 #[derive(Deserialize)]
+struct Index {
+    #[serde(rename = "_class_name")]
+    class_name: String,
+    force_zeros_for_empty_prompt: Option<bool>,
+    #[serde(default)]
+    requires_aesthetics_score: bool,
+}
+
+#[derive(Deserialize, Default)]
 struct Unet {
-    in_channels: usize,
+    in_channels: Option<usize>,
     out_channels: Option<usize>,
     sample_size: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct TextEncoder {
+    num_hidden_layers: usize,
 }
 
 #[derive(Deserialize)]
 struct Vae {
     scaling_factor: Option<f64>,
     shift_factor: Option<f64>,
-    latent_channels: Option<usize>,
     block_out_channels: Vec<usize>,
 }
 
@@ -105,31 +145,48 @@ fn thousand() -> usize {
 }
 
 pub(super) fn open(root: &Path) -> Result<Model> {
-    let class = pipeline_class(root)?;
+    let index: Index = json(root, FILE)?;
+    let family = family(&index)?;
     let scheduler: Scheduler = json(root, "scheduler/scheduler_config.json")?;
-    let unet: Unet = json(root, "unet/config.json")?;
-    let vae: Vae = json(root, "vae_decoder/config.json")?;
-    let latent = latent_geometry(&unet, &vae)?;
-    let side = unet.sample_size.unwrap_or(64).saturating_mul(latent.downscale);
-    let (defaults, warnings) = defaults(&class, &scheduler);
     let mut stages = BTreeMap::new();
     for (stage, folder) in COMPONENTS {
         let graphs = graphs(root, folder)?;
         if !graphs.is_empty() {
-            stages.insert(*stage, StageFiles { graphs, tensors: BTreeMap::new() });
+            stages.insert(*stage, StageFiles { graphs, tensors: tensors(root, *stage, folder, family)? });
         }
     }
+    let unet: Unet =
+        if root.join("unet/config.json").exists() { json(root, "unet/config.json")? } else { Unet::default() };
+    let latent = latent_geometry(root, &unet, stages.get(&Stage::Denoiser))?;
+    let side = unet.sample_size.unwrap_or(64).saturating_mul(latent.downscale);
+    let (defaults, mut warnings) = defaults(family, &scheduler);
+    if root.join("safety_checker").exists() {
+        warnings
+            .push("the pipeline has a safety checker, which safelight does not run: pictures are not screened".into());
+    }
+    let has = |stage: &Stage| stages.contains_key(stage);
+    let empty = match family {
+        Family::Xl if index.force_zeros_for_empty_prompt.unwrap_or(true) => EmptyPrompt::Zeros,
+        _ => EmptyPrompt::Encoded,
+    };
+    let tokenizers = Stage::TEXT_ENCODERS.into_iter().zip(["tokenizer", "tokenizer_2"]);
+    // What has a vocabulary without an encoder, or the reverse, is told when the model is checked.
+    let tokenizers = tokenizers.filter(|(stage, folder)| has(stage) || root.join(folder).exists());
+    let tokenizers = tokenizers.map(|(stage, folder)| Ok((stage, tokenizer(root, folder)?)));
+    let tokenizers = tokenizers.collect::<Result<_>>()?;
     let name = root.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
     Ok(Model {
-        title: format!("{class}, exported by Optimum"),
+        title: format!("{}, exported by Optimum", index.class_name),
         name,
         licence: None,
         root: root.to_path_buf(),
         stages,
         latent,
         picture: PictureSize { width: side, height: side, multiple: Some(latent.downscale) },
-        training: super::training(training_spec(&class, &scheduler)?, Path::new("scheduler/scheduler_config.json"))?,
-        tokenizer: tokenizer(root)?,
+        training: super::training(training_spec(family, &scheduler)?, Path::new("scheduler/scheduler_config.json"))?,
+        tokenizers,
+        empty_prompt: empty,
+        conditions: BTreeMap::new(),
         defaults,
         range: Range::default(),
         goldens: Vec::new(),
@@ -137,21 +194,61 @@ pub(super) fn open(root: &Path) -> Result<Model> {
     })
 }
 
-fn pipeline_class(root: &Path) -> Result<String> {
-    #[derive(Deserialize)]
-    struct Index {
-        #[serde(rename = "_class_name")]
-        class_name: String,
+fn family(index: &Index) -> Result<Family> {
+    let Index { class_name, requires_aesthetics_score, .. } = index;
+    if *requires_aesthetics_score {
+        return Err(Error::model(format!(
+            "{FILE}: requires_aesthetics_score is set: a refiner, which is not supported; use the base model alone"
+        )));
     }
-    let Index { class_name } = json(root, FILE)?;
-    let known = ["StableDiffusionPipeline", "LatentConsistencyModelPipeline"];
-    if known.iter().any(|known| class_name.ends_with(known)) {
-        return Ok(class_name);
-    }
-    Err(Error::model(format!("{FILE}: _class_name is \"{class_name}\", supported: {}", known.join(", "))))
+    let found = PIPELINES.iter().find(|(known, _)| class_name.ends_with(known));
+    found.map(|(_, family)| *family).ok_or_else(|| {
+        let known: Vec<_> = PIPELINES.iter().map(|(known, _)| *known).collect();
+        Error::model(format!("{FILE}: _class_name is \"{class_name}\", supported: {}", known.join(", ")))
+    })
 }
 
-fn latent_geometry(unet: &Unet, vae: &Vae) -> Result<LatentGeometry> {
+/// Names of tensors that are not what they are elsewhere: the last hidden state but one has its number in its name.
+fn tensors(root: &Path, stage: Stage, folder: &str, family: Family) -> Result<BTreeMap<String, String>> {
+    if family != Family::Xl || !Stage::TEXT_ENCODERS.contains(&stage) {
+        return Ok(BTreeMap::new());
+    }
+    let TextEncoder { num_hidden_layers } = json(root, &format!("{folder}/config.json"))?;
+    let name = format!("hidden_states.{}", num_hidden_layers.saturating_sub(1));
+    Ok(BTreeMap::from([("last_hidden_state".to_owned(), name)]))
+}
+
+/// Channels that the denoiser's graph gives, where its configuration is missing.
+fn channels_of(denoiser: Option<&StageFiles>) -> Result<Option<usize>> {
+    let Some(graph) = denoiser.and_then(|files| files.graphs.values().next()) else { return Ok(None) };
+    let outline = graph.outline()?;
+    let tensors = outline.outputs.iter().chain(&outline.inputs);
+    let sizes = tensors.filter(|tensor| ["out_sample", "sample"].contains(&tensor.name.as_str()));
+    let fixed = |size: &Size| if let Size::Fixed(size) = size { usize::try_from(*size).ok() } else { None };
+    let mut channels = sizes.filter_map(|tensor| fixed(tensor.sizes.get(1)?));
+    Ok(channels.next())
+}
+
+fn latent_geometry(root: &Path, unet: &Unet, denoiser: Option<&StageFiles>) -> Result<LatentGeometry> {
+    const CONFIG: &str = "vae_decoder/config.json";
+    if !root.join(CONFIG).exists() {
+        return Err(Error::model(format!(
+            "{CONFIG}: is missing (old exports have none); write one with what the original VAE's says, for SD 1.x and 2.x \
+             {{\"scaling_factor\": 0.18215, \"block_out_channels\": [128, 256, 512, 512]}}: a wrong factor gives \
+             washed-out pictures, so none is assumed"
+        )));
+    }
+    let vae: Vae = json(root, CONFIG)?;
+    let channels = match unet.out_channels.or(unet.in_channels) {
+        None => channels_of(denoiser)?,
+        known => known,
+    };
+    let channels = channels.ok_or_else(|| {
+        Error::model(
+            "unet: neither its config.json nor its graph tells how many channels a latent has; write in_channels into \
+             unet/config.json",
+        )
+    })?;
     let scale = vae.scaling_factor.ok_or_else(|| {
         Error::model(
             "vae_decoder/config.json: has no scaling_factor (old exports lack it); add the one of the original VAE, \
@@ -159,12 +256,10 @@ fn latent_geometry(unet: &Unet, vae: &Vae) -> Result<LatentGeometry> {
         )
     })?;
     let downscale = 1_usize.checked_shl(vae.block_out_channels.len().saturating_sub(1) as u32).unwrap_or(0);
-    // A denoiser that is shown masks takes more channels than a latent has.
-    let channels = vae.latent_channels.or(unet.out_channels).unwrap_or(unet.in_channels);
     Ok(LatentGeometry { channels, downscale, scale, shift: vae.shift_factor.unwrap_or(0.0) })
 }
 
-fn training_spec(class: &str, scheduler: &Scheduler) -> Result<DiffusionSpec> {
+fn training_spec(family: Family, scheduler: &Scheduler) -> Result<DiffusionSpec> {
     for (process, key) in [("FlowMatch", "flow"), ("EDM", "edm"), ("CMStochasticIterative", "edm")] {
         if scheduler.class_name.starts_with(process) {
             return Err(Error::model(format!(
@@ -185,7 +280,7 @@ fn training_spec(class: &str, scheduler: &Scheduler) -> Result<DiffusionSpec> {
         zero_terminal_snr: scheduler.rescale_betas_zero_snr,
         prediction: scheduler.prediction_type.unwrap_or(Prediction::Epsilon),
         // diffusers' own pipeline of Stable Diffusion makes 1 of an older file's 0.
-        steps_offset: scheduler.steps_offset.unwrap_or(0).max(usize::from(is_stable_diffusion(class))),
+        steps_offset: scheduler.steps_offset.unwrap_or(0).max(usize::from(family == Family::StableDiffusion)),
         set_alpha_to_one: scheduler.set_alpha_to_one.unwrap_or(scheduler.class_name != "PNDMScheduler"),
         original_steps: scheduler.original_inference_steps.unwrap_or(50),
         timestep_scaling: scheduler.timestep_scaling.unwrap_or(10.0),
@@ -193,14 +288,14 @@ fn training_spec(class: &str, scheduler: &Scheduler) -> Result<DiffusionSpec> {
 }
 
 /// The scheduler's class and settings say how the pipeline was published to be sampled.
-fn defaults(class: &str, scheduler: &Scheduler) -> (Defaults, Vec<String>) {
+fn defaults(family: Family, scheduler: &Scheduler) -> (Defaults, Vec<String>) {
     let mut warnings = Vec::new();
     let (sampler, spacing) = sampler(scheduler).unwrap_or_else(|| {
         let other = &scheduler.class_name;
         warnings.push(format!("the pipeline's own {other} is not known; ddim is the default instead"));
         ("ddim".into(), "leading")
     });
-    let consistency = sampler == "lcm" || sampler == "tcd" || class.ends_with("LatentConsistencyModelPipeline");
+    let consistency = sampler == "lcm" || sampler == "tcd" || family == Family::Consistency;
     let spacing = scheduler.timestep_spacing.as_deref().unwrap_or(spacing);
     let sigmas = [
         (scheduler.use_karras_sigmas, "karras"),
@@ -213,28 +308,25 @@ fn defaults(class: &str, scheduler: &Scheduler) -> (Defaults, Vec<String>) {
     let schedule = if consistency { "lcm" } else { schedule };
     // The defaults of the diffusers pipelines, but for the 50 steps of SD: 25 are what the field uses; and a consistency
     // model that does not take its scale as an input has it inside.
-    let (steps, guidance) = match consistency {
-        true if is_stable_diffusion(class) => (4, 1.0),
-        true => (4, 8.5),
-        false => (25, 7.5),
+    let (steps, guidance) = match (consistency, family) {
+        (true, Family::Consistency) => (4, 8.5),
+        (true, _) => (4, 1.0),
+        (false, Family::Xl) => (25, 5.0),
+        (false, _) => (25, 7.5),
     };
-    let options = options(class, scheduler, &sampler);
+    let options = options(family, scheduler, &sampler);
     warnings.extend(not_followed(scheduler, &sampler));
     (Defaults { sampler, schedule: schedule.into(), steps, guidance, options }, warnings)
 }
 
-fn is_stable_diffusion(class: &str) -> bool {
-    class.ends_with("StableDiffusionPipeline")
-}
-
-fn options(class: &str, scheduler: &Scheduler, sampler: &str) -> BTreeMap<String, Curve> {
+fn options(family: Family, scheduler: &Scheduler, sampler: &str) -> BTreeMap<String, Curve> {
     let mut options = BTreeMap::new();
     let mut set = |name: &str, value: Option<f64>| options.extend(value.map(|value| (name.to_owned(), value.into())));
     let number = |order: Option<usize>| order.map(|order| order as f64);
     if scheduler.thresholding {
         set("threshold", scheduler.dynamic_thresholding_ratio.or(Some(0.995)));
         set("threshold_max", scheduler.sample_max_value.or(Some(1.0)));
-    } else if scheduler.clip_sample && !is_stable_diffusion(class) {
+    } else if scheduler.clip_sample && family != Family::StableDiffusion {
         // diffusers' own pipeline of Stable Diffusion never clips, whatever the file says.
         set("clip", scheduler.clip_sample_range.or(Some(1.0)));
     }
@@ -331,17 +423,18 @@ fn data_file(root: &Path, name: &str) -> Result<DataFile> {
     Ok(DataFile { path, bytes, sha256: None })
 }
 
-fn tokenizer(root: &Path) -> Result<TokenizerFiles> {
-    let pair = (inside(root, "tokenizer/vocab.json")?, inside(root, "tokenizer/merges.txt")?);
-    let vocabulary: HashMap<String, u32> = json(root, "tokenizer/vocab.json")?;
-    let special: BTreeMap<String, Value> = json(root, "tokenizer/special_tokens_map.json")?;
-    let config: BTreeMap<String, Value> = json(root, "tokenizer/tokenizer_config.json")?;
+fn tokenizer(root: &Path, folder: &str) -> Result<TokenizerFiles> {
+    let file = |name: &str| format!("{folder}/{name}");
+    let pair = (inside(root, &file("vocab.json"))?, inside(root, &file("merges.txt"))?);
+    let vocabulary: HashMap<String, u32> = json(root, &file("vocab.json"))?;
+    let special: BTreeMap<String, Value> = json(root, &file("special_tokens_map.json"))?;
+    let config: BTreeMap<String, Value> = json(root, &file("tokenizer_config.json"))?;
     let id = |role: &str| {
         let entry = special.get(role).or_else(|| config.get(role));
         let text = entry.and_then(|entry| entry.as_str().or_else(|| entry.get("content")?.as_str()));
-        let text = text.ok_or_else(|| Error::model(format!("tokenizer/special_tokens_map.json: has no {role}")))?;
+        let text = text.ok_or_else(|| Error::model(format!("{folder}/special_tokens_map.json: has no {role}")))?;
         let found = vocabulary.get(text).copied();
-        found.ok_or_else(|| Error::model(format!("tokenizer/vocab.json: has no entry for the {role} {text:?}")))
+        found.ok_or_else(|| Error::model(format!("{folder}/vocab.json: has no entry for the {role} {text:?}")))
     };
     // transformers writes 10³⁰ where it knows no length; CLIP's window is 77.
     let length = config.get("model_max_length").and_then(Value::as_u64).filter(|&length| length <= 4096).unwrap_or(77);

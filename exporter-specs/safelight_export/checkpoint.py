@@ -1,0 +1,181 @@
+"""A trained checkpoint on disk: a diffusers folder, or one safetensors file in the layout of its authors.
+
+Nothing is fetched: a name that is no path is refused, and the libraries are told to stay offline.
+"""
+
+import json
+import os
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1"}
+
+import diffusers  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from diffusers.loaders import single_file_utils as converters  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+from .fault import Fault, unknown  # noqa: E402
+
+# Their bars and advice would hide what this package has to say.
+diffusers.utils.logging.set_verbosity_error()
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+UNKNOWN_WEIGHTS = "expected a diffusers folder (with model_index.json or a config.json) or a .safetensors file"
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json")
+# Where the authors' single files keep a component, by what its keys begin with.
+PREFIXES = {
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+    "text_encoder": ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.", "cond_stage_model.model."),
+    "text_encoder_2": "conditioner.embedders.1.model.",
+}
+
+
+def open_checkpoint(weights, spec, tokenizer=None):
+    """A folder or a file, by what is there.
+
+    Raises Fault where there is neither; a hub's name such as `org/model` is never fetched.
+    """
+    path = Path(weights)
+    if path.is_dir():
+        return Folder(path)
+    if path.is_file() and path.suffix == ".safetensors":
+        return SingleFile(path, spec, tokenizer)
+    what = f"is {'not known' if path.exists() else 'not there'}"
+    raise Fault(f"weights {weights}: {what}, {UNKNOWN_WEIGHTS}; nothing is downloaded: fetch it first")
+
+
+class Folder:
+    """A diffusers pipeline, or a single component, as `save_pretrained` writes it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if not (path / "model_index.json").is_file() and not (path / "config.json").is_file():
+            raise Fault(f"weights {path}: {UNKNOWN_WEIGHTS}")
+
+    def inputs(self, source):
+        """The files that decide what a component is."""
+        folder = self.folder(source)
+        return sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".bin", ".txt"))
+
+    def folder(self, source):
+        folder = self.path / source
+        if folder.is_dir():
+            return folder
+        if (self.path / "config.json").is_file():
+            return self.path
+        found = sorted(child.name for child in self.path.iterdir() if child.is_dir())
+        raise Fault(f"weights {self.path}: has no folder {source}; it has {', '.join(found)}")
+
+    def config(self, source):
+        folder = self.folder(source)
+        name = "scheduler_config.json" if source == "scheduler" else "config.json"
+        return read_json(folder / name)
+
+    def index(self):
+        return read_json(self.path / "model_index.json") if (self.path / "model_index.json").is_file() else {}
+
+    def tokenizer(self, name):
+        """The folder of a tokenizer, or None."""
+        folder = self.path / name
+        return folder if folder.is_dir() else None
+
+    def load(self, component):
+        folder = self.folder(component.source)
+        library = library_of(component.class_name)
+        return ready(getattr(library, component.class_name).from_pretrained(folder, **options_of(component)))
+
+
+class SingleFile:
+    """One safetensors file: its components' configs come from the spec, their keys through diffusers' conversions."""
+
+    def __init__(self, path: Path, spec, tokenizer):
+        if not spec.single_file:
+            raise Fault(f"weights {path}: spec {spec.name} has no single_file, so a diffusers folder is expected")
+        self.path, self.configs = path, spec.single_file
+        self.words = Path(tokenizer) if tokenizer else None
+        if self.words and not self.words.is_dir():
+            raise Fault(f"tokenizer {self.words}: is not a folder; expected one with vocab.json and merges.txt")
+
+    def inputs(self, source):
+        return [self.path]
+
+    def config(self, source):
+        if source not in self.configs:
+            raise Fault(f"{unknown('component in single_file', source, self.configs)}")
+        return dict(self.configs[source])
+
+    def index(self):
+        return {"_class_name": self.configs.get("pipeline", "StableDiffusionPipeline")}
+
+    def tokenizer(self, name):
+        if self.words is None:
+            raise Fault("a single file has no vocabulary: pass --tokenizer FOLDER (vocab.json and merges.txt of CLIP)")
+        named = self.words / name
+        return named if named.is_dir() else self.words
+
+    def load(self, component):
+        weights = {name: tensor for name, tensor in load_file(self.path).items()}
+        config = self.config(component.source)
+        library = library_of(component.class_name)
+        model_class = getattr(library, component.class_name)
+        if library is transformers:
+            model = model_class(model_class.config_class(**config, **options_of(component, weights=False)))
+        else:
+            model = model_class.from_config(config)
+        converted = convert(component.source, weights, config, model)
+        missing, left = model.load_state_dict(converted, strict=False)
+        missing = [name for name in missing if not name.endswith("position_ids")]
+        if missing or left:
+            told = [f"lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
+            told += [f"has {left[0]} and {len(left) - 1} more that no layer takes"] if left else []
+            raise Fault(f"{self.path}: {component.source} {'; '.join(told)}: is this the family of the spec?")
+        return ready(model)
+
+
+def convert(source, weights, config, model):
+    """The authors' names of one component's tensors → diffusers' and transformers'."""
+    prefixes = PREFIXES[source]
+    prefixes = prefixes if isinstance(prefixes, tuple) else (prefixes,)
+    prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in weights)), None)
+    if prefix is None:
+        raise Fault(f"the file has no {source}: no tensor begins with {' or '.join(prefixes)}")
+    if source == "unet":
+        return converters.convert_ldm_unet_checkpoint(weights, config)
+    if source == "vae":
+        return converters.convert_ldm_vae_checkpoint(weights, config)
+    if prefix.endswith("model."):
+        return converters.convert_open_clip_checkpoint(model, weights, prefix=prefix)
+    return converters.convert_ldm_clip_checkpoint(weights, remove_prefix=prefix)
+
+
+def library_of(class_name):
+    for library in (diffusers, transformers):
+        if hasattr(library, class_name):
+            return library
+    raise Fault(f"class {class_name}: neither diffusers {diffusers.__version__} nor transformers has it")
+
+
+def options_of(component, weights=True):
+    """Attention written out in a text encoder: the fused form does not trace to opset 17 in every version."""
+    text = library_of(component.class_name) is transformers
+    options = {"attn_implementation": "eager"} if text else {}
+    if weights:
+        options |= {"local_files_only": True}
+        options |= {"dtype": torch.float32} if text else {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
+    return options
+
+
+def ready(model):
+    return model.float().eval().requires_grad_(False)
+
+
+def read_json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Fault(f"{path}: cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise Fault(f"{path}: is not JSON: {error}") from error
