@@ -132,14 +132,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let destination = destination(arguments)?;
     // Everything that can be wrong with a request is told before ONNX Runtime is even opened.
     let plans = requests.iter().map(|request| Plan::new(request, &model, &target));
-    let plans = plans.collect::<safelight::Result<Vec<_>>>()?;
+    let mut plans = plans.collect::<safelight::Result<Vec<_>>>()?;
     // Requests differ in their prompts alone, which change no size.
-    let forecast = || {
-        let forecast = Forecast::new(&requests[0], &plans[0], &model, &target)?;
-        Ok::<_, Error>(forecast.within(&rooms(&target, Path::new("/"))))
-    };
-    let forecast = (arguments.plan || arguments.dry_run).then(forecast).transpose()?;
+    let forecast =
+        (arguments.plan || arguments.dry_run).then(|| forecast(&requests[0], &mut plans[0], &model, &target));
+    let forecast = forecast.transpose()?;
     if let Some(forecast) = &forecast {
+        if arguments.dry_run {
+            plans[0].warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
+        }
         tell_plan(arguments, forecast)?;
         if arguments.dry_run {
             return Ok(());
@@ -161,6 +162,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // The process ends here: giving back every buffer of every graph first would only take time.
     std::mem::forget(pipeline);
     Ok(())
+}
+
+/// What a request is expected to take, and whether that has the autoencoder work in tiles.
+fn forecast(request: &Request, plan: &mut Plan, model: &Model, target: &Target) -> safelight::Result<Forecast> {
+    let rooms = rooms(target, Path::new("/"));
+    Forecast::choose_tiles(request, plan, model, target, &rooms)?;
+    Ok(Forecast::new(request, plan, model, target)?.within(&rooms))
 }
 
 /// Makes and writes the pictures of all requests.

@@ -16,6 +16,7 @@ use crate::request::{Plan, Request};
 use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
 use crate::target::{GraphOptimization, Target};
+use crate::tiling::{Tiling, USUAL_CELLS};
 use crate::{Machine, Result, bounded};
 
 /// What a request is expected to take of the memory, in bytes.
@@ -101,7 +102,7 @@ impl Forecast {
     pub fn new(request: &Request, plan: &Plan, model: &Model, target: &Target) -> Result<Self> {
         check_graph_sizes(target, model)?;
         let mut parts = Vec::new();
-        for stage in model.stages_to_picture() {
+        for stage in plan.stages(model) {
             parts.push(Part::read(stage, model, target)?);
         }
         let denoiser = parts.iter().find(|part| part.stage == Stage::Denoiser);
@@ -122,6 +123,42 @@ impl Forecast {
         }
         let staged_peak_bytes = of(&parts, Residency::Staged).peak_bytes;
         Ok(Self { staged_peak_bytes, ..asked })
+    }
+
+    /// Has the autoencoder work in tiles, where request and target leave that open, the picture is large, and all of it at
+    /// once is expected to take more memory than the smallest of `rooms` has. Tells so in the plan's warnings.
+    ///
+    /// # Errors
+    /// As [`Forecast::new`].
+    pub fn choose_tiles(
+        request: &Request,
+        plan: &mut Plan,
+        model: &Model,
+        target: &Target,
+        rooms: &[Room],
+    ) -> Result<()> {
+        let Some(Room { what, bytes }) = rooms.iter().min_by_key(|room| room.bytes) else { return Ok(()) };
+        let (_, height, width) = plan.latent;
+        let is_large = height.max(width) > USUAL_CELLS && model.stages.contains_key(&Stage::Decoder);
+        if plan.tiling != Tiling::Auto || plan.tile.is_some() || !is_large {
+            return Ok(());
+        }
+        let whole = Self::new(request, plan, model, target)?.peak_bytes;
+        if whole <= *bytes {
+            return Ok(());
+        }
+        plan.tile = Some(USUAL_CELLS);
+        if Self::new(request, plan, model, target)?.peak_bytes >= whole {
+            plan.tile = None;
+            return Ok(());
+        }
+        let (whole, room) = (mib(whole), mib(*bytes));
+        let side = USUAL_CELLS * model.latent.downscale;
+        plan.warnings.push(format!(
+            "the autoencoder works in tiles of {side}×{side} pixels that overlap: the whole picture is expected to take \
+             {whole} MiB, and {what} has {room}; colours may differ a little between them"
+        ));
+        Ok(())
     }
 
     /// The same, with a warning where one of `rooms` is too small.
@@ -275,6 +312,10 @@ struct Shapes {
     hidden: [u64; 2],
     /// Whether there is a negative prompt to read.
     negative: bool,
+    /// Height and width of the cells that the autoencoder works on at once.
+    tile: [u64; 2],
+    /// Pixels a cell is wide and high.
+    downscale: u64,
 }
 
 impl Shapes {
@@ -292,6 +333,8 @@ impl Shapes {
             latent: [channels, height, width].map(|size| size as u64),
             hidden: [tokens(model), hidden_width],
             negative,
+            tile: [height, width].map(|size| plan.tile.map_or(size, |tile| tile.min(size)) as u64),
+            downscale: model.latent.downscale as u64,
         }
     }
 
@@ -300,7 +343,7 @@ impl Shapes {
         match stage {
             Stage::TextEncoder | Stage::TextEncoder2 => self.negative,
             Stage::Denoiser => plan.steps() != Some(1) || request.count > plan.batch,
-            Stage::Decoder | Stage::Encoder => request.count > 1,
+            Stage::Decoder | Stage::Encoder => request.count > 1 || self.tile != self.latent[1..],
         }
     }
 
@@ -313,7 +356,8 @@ impl Shapes {
                 vec![self.rows, tokens, hidden_width]
             }
             Stage::Denoiser => vec![self.rows, channels, height, width],
-            Stage::Decoder | Stage::Encoder => vec![1, channels, height, width],
+            Stage::Decoder => vec![1, channels, self.tile[0], self.tile[1]],
+            Stage::Encoder => vec![1, 3, self.tile[0] * self.downscale, self.tile[1] * self.downscale],
         };
         let size = |(declared, usual): (&Size, u64)| if let Size::Fixed(size) = declared { *size } else { usual };
         let sizes = |input: &Tensor| input.sizes.iter().zip(usual(&input.name)).map(size).collect();

@@ -13,6 +13,7 @@ use crate::cache::{Cached, Store, Watch};
 use crate::decoder::{self, Decoder};
 use crate::denoiser::{Conditions, Denoiser, Guidance, Steering, Traits};
 use crate::encoder::Encoder;
+use crate::forecast::{Forecast, rooms};
 use crate::graph::{Opened, Source};
 use crate::library::Library;
 use crate::memory::{Memory, OpeningMemory, Reading as MemoryReading};
@@ -27,7 +28,7 @@ use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::target::Target;
 use crate::text::{Hidden, Reading, TextEncoder, TextStage};
-use crate::tiling::Plane;
+use crate::tiling::{Plane, USUAL_CELLS};
 use crate::training::{Level, Training};
 use crate::trajectory::Walk;
 use crate::{Error, ErrorKind, Result};
@@ -210,8 +211,9 @@ impl Pipeline {
 
     fn open_with(target: &Target, model: &Model, usual: &Request, extras: Extras) -> Result<Self> {
         let (start, before) = (Instant::now(), MemoryReading::now());
-        let plan = Plan::new(usual, model, target)?;
+        let mut plan = Plan::new(usual, model, target)?;
         check_graph_sizes(target, model)?;
+        choose_tiles(usual, &mut plan, model, target)?;
         let Extras { profiles, prompts, watch } = extras;
         let store = Store::of(target, model, watch);
         let find = |stage: Stage| {
@@ -339,7 +341,8 @@ impl Pipeline {
     /// As [`Pipeline::generate`], and whatever `take` returns, which ends the generation.
     pub fn generate_each(&mut self, request: &Request, mut take: impl FnMut(Picture) -> Result<()>) -> Result<Report> {
         let start = Instant::now();
-        let plan = Plan::new(request, &self.model, &self.target)?;
+        let mut plan = Plan::new(request, &self.model, &self.target)?;
+        choose_tiles(request, &mut plan, &self.model, &self.target)?;
         let task = Task::of(request, self.traits.shown_channels > 0)?;
         let mut job = Job::new(request, &plan, self.batch(request, &plan));
         plan.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
@@ -624,6 +627,15 @@ impl Pipeline {
             job.warn(&mut self.observer, &warning);
         }
     }
+}
+
+fn choose_tiles(request: &Request, plan: &mut Plan, model: &Model, target: &Target) -> Result<()> {
+    let (_, height, width) = plan.latent;
+    // Reading what memory there is takes as long as some pictures' own code.
+    if height.max(width) <= USUAL_CELLS {
+        return Ok(());
+    }
+    Forecast::choose_tiles(request, plan, model, target, &rooms(target, Path::new("/")))
 }
 
 /// The encoder's graph, which only requests that begin with a picture need.

@@ -286,6 +286,16 @@ impl Plan {
         self.guidance.values().iter().any(|&scale| self.rule.is_on(scale))
     }
 
+    /// The stages that the request runs, in the order of the data.
+    pub(crate) fn stages(&self, model: &Model) -> Vec<Stage> {
+        let mut stages: Vec<_> = model.stages_to_picture().collect();
+        let denoiser = stages.iter().position(|&stage| stage == Stage::Denoiser);
+        if self.uses(Stage::Encoder) {
+            stages.insert(denoiser.unwrap_or(0), Stage::Encoder);
+        }
+        stages
+    }
+
     /// Whether a request runs a stage: the encoder only where there is a picture to begin with.
     pub(crate) fn uses(&self, stage: Stage) -> bool {
         stage != Stage::Encoder || self.strength.is_some()

@@ -96,7 +96,7 @@ const LEAST_CELLS: usize = 4;
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) unless they are a whole number of cells, and enough.
 pub(crate) fn cells(pixels: usize, downscale: usize) -> Result<usize> {
     let cells = pixels / downscale;
-    if pixels % downscale != 0 || cells < LEAST_CELLS {
+    if !pixels.is_multiple_of(downscale) || cells < LEAST_CELLS {
         let least = LEAST_CELLS * downscale;
         return Err(Error::usage(format!("tile is {pixels} pixels, expected a multiple of {downscale} from {least}")));
     }
@@ -359,18 +359,18 @@ mod tests {
         let whole = plane.tiled(|rows, columns| Ok(vec![first_cell(&rows, &columns); 4 * rows.len() * columns.len()]));
         let whole = whole.unwrap();
         let expected = [
-            ((0, 0), 0.00000),
-            ((5, 11), 0.00000),
-            ((12, 12), 0.00000),
-            ((13, 13), 20.37500),
-            ((14, 15), 24.25000),
-            ((12, 14), 5.00000),
-            ((15, 23), 17.75000),
-            ((13, 25), 21.43750),
-            ((21, 29), 37.00000),
-            ((14, 12), 49.00000),
-            ((15, 26), 26.50000),
-            ((20, 27), 32.00000),
+            ((0, 0), 0.0),
+            ((5, 11), 0.0),
+            ((12, 12), 0.0),
+            ((13, 13), 20.375),
+            ((14, 15), 24.25),
+            ((12, 14), 5.0),
+            ((15, 23), 17.75),
+            ((13, 25), 21.437_5),
+            ((21, 29), 37.0),
+            ((14, 12), 49.0),
+            ((15, 26), 26.5),
+            ((20, 27), 32.0),
         ];
         for ((y, x), expected) in expected {
             let got: f32 = whole[y * 30 + x];
