@@ -12,8 +12,12 @@ fn read(name: &str) -> String {
 
 /// The README's code blocks of a language.
 fn blocks(language: &str) -> Vec<String> {
-    let readme = read("README.md");
-    let blocks = readme.split("```").skip(1).step_by(2);
+    blocks_of("README.md", language)
+}
+
+fn blocks_of(file: &str, language: &str) -> Vec<String> {
+    let text = read(file);
+    let blocks = text.split("```").skip(1).step_by(2);
     blocks.filter_map(|block| Some(block.strip_prefix(language)?.trim_start().to_owned())).collect()
 }
 
@@ -29,14 +33,20 @@ fn a_stage_can_differ_as_shown() {
     assert_ne!(target.stage(Stage::Decoder).precision, target.stage(Stage::Denoiser).precision);
 }
 
-/// The example's fields are all known: only its files are missing.
+/// The examples' fields are all known: only their files are missing.
 #[test]
-fn the_manifest_is_understood() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("model.yaml"), &blocks("yaml")[2]).unwrap();
-    std::fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
-    let error = safelight::Model::open(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("text_encoder.int8.onnx: is missing"), "{error}");
+fn manifests_are_understood() {
+    let manual = blocks_of("docs/model-yaml.md", "yaml");
+    assert_eq!(manual.len(), 2);
+    for manifest in [&blocks("yaml")[2], &manual[0], &manual[1]] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model.yaml"), manifest).unwrap();
+        for vocabulary in ["tokenizer.json", "tokenizer_2.json"] {
+            std::fs::write(folder.path().join(vocabulary), "{}").unwrap();
+        }
+        let error = safelight::Model::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(".onnx: is missing"), "{error}");
+    }
 }
 
 #[test]

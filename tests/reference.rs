@@ -35,7 +35,7 @@ struct Case {
     model: String,
     precision: Precision,
     prompts: Vec<String>,
-    negative: Option<String>,
+    negative: String,
     guidance: f64,
     eta: f64,
     seed: u64,
@@ -109,7 +109,7 @@ impl Case {
         let limits = Limits::default();
         let request = |seed, count, prompt: &String| Request {
             prompt: prompt.clone(),
-            negative: self.negative.clone(),
+            negative: Some(self.negative.clone()).filter(|negative| !negative.is_empty()),
             conditions: self.conditions.clone(),
             sampling: Sampling {
                 sampler: Some(self.sampler.clone()),
@@ -131,6 +131,8 @@ impl Case {
         };
         match self.prompts.as_slice() {
             [prompt] => vec![request(self.seed, self.batch, prompt)],
+            // No words steer this model.
+            [] => vec![request(self.seed, self.batch, &String::new())],
             // A picture for each prompt, made alone: with a generator a picture, its neighbours do not matter.
             prompts => prompts.iter().zip(self.seed..).map(|(prompt, seed)| request(seed, 1, prompt)).collect(),
         }

@@ -108,7 +108,8 @@ class SingleFile:
         return dict(self.configs[source])
 
     def index(self):
-        return {"_class_name": self.configs.get("pipeline", "StableDiffusionPipeline")}
+        zeros = self.configs.get("force_zeros_for_empty_prompt")
+        return {"_class_name": self.configs["pipeline"]} | ({"force_zeros_for_empty_prompt": zeros} if zeros else {})
 
     def tokenizer(self, name):
         if self.words is None:

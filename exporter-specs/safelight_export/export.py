@@ -8,7 +8,7 @@ import onnxruntime
 import torch
 import transformers
 
-from . import manifest, trace, words
+from . import lower, manifest, trace, words
 from .compact import compact
 from .files import write_json
 from .graphs import Graph
@@ -30,6 +30,7 @@ class Export:
         self.precisions, self.static, self.plain, self.calibration = precisions, static, plain, calibration
         self.work = out.with_name(f"{out.name}.work")
         self.results = {}
+        self.samples_in = None
 
     def run(self, again=False, only=()):
         """Makes what is not there yet; returns what the report holds."""
@@ -37,15 +38,30 @@ class Export:
         fp32 = {folder: self.traced(steps, folder) for folder in self.spec.components}
         if not self.plain:
             fp32 = {folder: self.optimised(steps, folder, path) for folder, path in fp32.items()}
-        for folder, path in fp32.items():
-            self.precise(steps, folder, path)
-        self.described(steps)
+        found = self.lowered(steps, fp32)
         steps.check_only()
-        return {"name": self.out.name, "spec": self.spec.name, "versions": VERSIONS} | {
+        export = {"name": self.out.name, "spec": self.spec.name, "versions": VERSIONS} | {
             "precisions": list(self.precisions),
             "components": self.results,
             "steps": steps.told,
+            **found,
         }
+        if "comparison" in found:
+            lower.reported(self, export)
+        return export
+
+    def lowered(self, steps, fp32):
+        """Every precision asked for, described; and where they are of other numbers than FP32, what that does."""
+        content, graphs, found = self.described(steps), {STAGES[folder]: path for folder, path in fp32.items()}, {}
+        if set(self.precisions) != {"fp32"}:
+            self.samples_in, found["calibration"] = lower.calibrated(self, steps, content, graphs)
+        for folder, path in fp32.items():
+            self.precise(steps, folder, path)
+        # Once more, now that there are graphs to list.
+        content = self.described(steps, () if self.plain else lower.goldens(self, steps, content))
+        if "calibration" in found:
+            found["comparison"] = lower.compared(self, steps, content, graphs, self.samples_in)
+        return found
 
     def traced(self, steps, folder):
         component, source = self.spec.components[folder], self.sources[folder]
@@ -91,15 +107,12 @@ class Export:
         return function(path, out, recipe, self.samples(folder))
 
     def samples(self, folder):
-        from . import calibration
-
-        return calibration.Samples(self.calibration) if self.calibration else None
+        return lower.samples(self.samples_in, STAGES[folder])
 
     def samples_of(self, folder):
-        stage = STAGES[folder]
-        return sorted(self.calibration.glob(f"{stage}-*.npz")) if self.calibration else []
+        return sorted(self.samples_in.glob(f"{STAGES[folder]}-*.npz")) if self.samples_in else []
 
-    def described(self, steps):
+    def described(self, steps, goldens=()):
         """Configs, tokenizers and scheduler as diffusers has them, and the manifest."""
         main = self.sources[next(folder for folder in DENOISERS if folder in self.spec.components)]
         index, scheduler, tokenizers = main.index(), main.config("scheduler"), {}
@@ -114,10 +127,10 @@ class Export:
                 fixed = self.spec.tokenizers.get(name, {})
                 entry = words.copy_tokenizer(main.tokenizer(name), self.out / name, fixed)
                 tokenizers[name] = {"file": f"{name}/tokenizer.json"} | entry
-        pipeline = index.get("_class_name", "")
-        content = Manifest(self.spec, configs, scheduler, tokenizers, pipeline).content(self.out, steps.hash)
+        content = Manifest(self.spec, configs, scheduler, tokenizers, index).content(self.out, steps.hash, goldens)
         manifest.write(self.out / "model.yaml", content, self.provenance())
         steps.tell("manifest", "made", 0.0)
+        return content
 
     def provenance(self):
         versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
@@ -152,7 +165,7 @@ class Export:
 
 MODULES = {
     "fp32": ("compact", "graphs"),
-    "fp16": ("half", "graphs", "recipe", "calibration"),
+    "fp16": ("half", "quantise", "shapes", "graphs", "recipe", "calibration"),
     "int8": ("quantise", "graphs", "recipe", "calibration"),
 }
 

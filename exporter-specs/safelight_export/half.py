@@ -11,6 +11,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from . import calibration, graphs, quantise, recipe as recipes, shapes
+from .compact import compact
 from .fault import Fault
 from .optimise import threads
 
@@ -26,7 +27,7 @@ PASSING = ("Reshape", "Transpose", "Slice", "Split", "Concat", "Unsqueeze", "Squ
 def to_half(fp32: Path, out: Path, recipe: dict, samples) -> dict:
     """Writes `out` and returns what was found: error (relative L2, with FP16's rounding imitated), the greatest |x| of each
     node, which nodes stay in float32 and why. Raises Fault where the budget cannot be met."""
-    options = recipes.checked("fp16", recipe.get("fp16"))
+    options = recipes.checked("fp16", recipe)
     graph = graphs.Graph.load(fp32)
     graphs.name_nodes(graph)
     known = shapes.Shapes(graph, shapes.probes(graph)[0])
@@ -43,7 +44,7 @@ def to_half(fp32: Path, out: Path, recipe: dict, samples) -> dict:
     if not error <= options["budget"]:
         raise Fault(f"{out}: FP16 is {error:.1e} (relative L2) from FP32, expected at most {options['budget']}: raise the budget")
     converted = convert(graph, floats, set(kept))
-    converted.save(out)
+    compact(converted).save(out)
     by_node = {node.name: most(node, greatest) for node in graph.nodes if most(node, greatest) is not None}
     interesting = {name: why for name, why in kept.items() if why not in ("float by its kind", "the recipe")}
     return {

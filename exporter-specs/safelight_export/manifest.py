@@ -16,9 +16,9 @@ ORDER = ["text_encoder", "text_encoder_2", "denoiser", "decoder", "encoder"]
 class Manifest:
     """What is known of an export before its files are listed."""
 
-    def __init__(self, spec, configs, scheduler, tokenizers, pipeline):
+    def __init__(self, spec, configs, scheduler, tokenizers, index):
         self.spec, self.configs, self.scheduler = spec, configs, scheduler
-        self.tokenizers, self.pipeline = tokenizers, pipeline
+        self.tokenizers, self.index = tokenizers, index
 
     def content(self, out: Path, digest, goldens=()):
         """The manifest as a dict; `digest(path)` gives a file's sha256."""
@@ -34,7 +34,9 @@ class Manifest:
             **self.process(),
             **self.tokenizers,
         }
-        content |= {key: fixed[key] for key in ("empty_prompt", "conditions", "defaults", "range") if key in fixed}
+        if self.index.get("force_zeros_for_empty_prompt"):
+            content["empty_prompt"] = "zeros"
+        content |= {key: fixed[key] for key in ("conditions", "defaults", "range") if key in fixed}
         content["stages"] = self.stages(out, digest)
         if goldens:
             content["goldens"] = list(goldens)
@@ -43,7 +45,7 @@ class Manifest:
     def process(self):
         if "edm" in self.spec.manifest:
             return {"edm": self.spec.manifest["edm"]}
-        return {"training": training(self.scheduler, self.pipeline) | self.spec.manifest.get("training", {})}
+        return {"training": training(self.scheduler, self.index.get("_class_name", "")) | self.spec.manifest.get("training", {})}
 
     def latent(self):
         """From the decoder's own config; a model in pixel space has none."""

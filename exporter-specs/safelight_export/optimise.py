@@ -29,9 +29,9 @@ def threads():
 def optimise(fp32: Path, out: Path, recipe: dict) -> dict:
     """Writes `out` and returns what was done: counts, the difference (relative L2), times and the largest tensors.
 
-    `recipe` is a component's; its section `optimise` is read. Raises Fault where the numbers differ.
+    `recipe` is the section of that name. Raises Fault where the numbers differ.
     """
-    options = recipes.checked("optimise", recipe.get("optimise"))
+    options = recipes.checked("optimise", recipe)
     before = graphs.Graph.load(fp32)
     after = before.copy()
     done = rewrite(after, options)

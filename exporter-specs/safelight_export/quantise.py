@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from . import calibration, graphs, recipe as recipes
+from .compact import compact
 from .fault import Fault
 from .graphs import attribute
 from .optimise import threads
@@ -33,7 +34,7 @@ def to_int8(fp32: Path, out: Path, recipe: dict, samples) -> dict:
 
     `samples` are rows of arrays by tensor name, gone through several times. Raises Fault where the budget cannot be met.
     """
-    options = recipes.checked("int8", recipe.get("int8"))
+    options = recipes.checked("int8", recipe)
     graph = graphs.Graph.load(fp32)
     graphs.name_nodes(graph)
     layers = find_layers(graph, options)
@@ -46,7 +47,7 @@ def to_int8(fp32: Path, out: Path, recipe: dict, samples) -> dict:
     found = search(graph, layers, bounds, options, judged, asked)
     kept = asked | {name: "the error budget" for name in found["brought_back"]}
     quantised = Quantiser(graph, {n: l for n, l in layers.items() if n not in kept}, bounds, options).graph()
-    quantised.save(out)
+    compact(quantised).save(out)
     error = distance(graph, graphs.Graph.load(out), judged)
     # A kernel may round once more than the search did; what it saw and what runs must still be the same thing.
     if not error <= 1.25 * options["budget"]:

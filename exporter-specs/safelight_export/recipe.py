@@ -6,6 +6,8 @@
         int8: { budget: 0.05, float: [time_embedding, conv_in, conv_out] }
 """
 
+from .fault import Fault, unknown
+
 # Names in `float` are regular expressions, searched for in names of nodes and of weights.
 SECTIONS = {
     "optimise": {
@@ -50,9 +52,9 @@ SECTIONS = {
 
 
 def checked(section, given):
-    """A section with defaults filled in. Raises ValueError on names that are not known."""
+    """A section with defaults filled in. Raises Fault on names that are not known."""
     known = SECTIONS[section]
-    unknown = sorted(set(given or {}) - set(known))
-    if unknown:
-        raise ValueError(f"unknown keys in the recipe's {section}: {', '.join(unknown)} (known: {', '.join(known)})")
+    for name in given or {}:
+        if name not in known:
+            raise Fault(unknown(f"key of the recipe's {section}", name, known))
     return {**known, **(given or {})}

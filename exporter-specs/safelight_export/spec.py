@@ -20,7 +20,7 @@ STAGES = {
     "vae_encoder": "encoder",
 }
 CONDITION_KEYS = {"tensor", "whole", "range", "default", "unguided", "about"}
-MANIFEST_KEYS = {"picture", "latent", "training", "edm", "defaults", "range", "empty_prompt", "conditions"}
+MANIFEST_KEYS = {"picture", "latent", "training", "edm", "defaults", "range", "conditions"}
 REQUIRED = {"name", "title", "licence", "sources", "components", "defaults"}
 
 
@@ -64,11 +64,33 @@ def open_spec(name):
         known = [found.stem for found in SPECS.glob("*.yaml")]
         raise Fault(f"{unknown('spec', name, known)}, or a file")
     try:
-        return checked(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+        return checked(read(path), path)
     except yaml.YAMLError as error:
         raise Fault(f"{path}: is not YAML: {error}") from error
     except Fault as error:
         raise Fault(f"{path}: {error}") from error
+
+
+def read(path, children=()):
+    """A spec's content; where it extends another, maps are merged key by key, and all else is replaced."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or "extends" not in content:
+        return content
+    name = f"{content.pop('extends')}.yaml"
+    parent = path.with_name(name) if path.with_name(name).is_file() else SPECS / name
+    if parent in (path, *children):
+        raise Fault(f"extends {parent.name}, which extends this one")
+    if not parent.is_file():
+        raise Fault(f"extends {parent.stem}: {parent} is not there")
+    return merged(read(parent, (path, *children)), content)
+
+
+def merged(base, change):
+    """`null` takes a key away."""
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    found = base | {key: merged(base.get(key), value) for key, value in change.items()}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def checked(content, path):

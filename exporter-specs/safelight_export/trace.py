@@ -179,10 +179,26 @@ class Decoder(torch.nn.Module):
         return self.model.decode(latent_sample, return_dict=False)[0]
 
 
+class CodebookDecoder(torch.nn.Module):
+    """VQModel's, with the nearest entry of the codebook found by a product: PyTorch's own distance does not trace."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent_sample):
+        codebook = self.model.quantize.embedding.weight
+        cells = latent_sample.permute(0, 2, 3, 1)
+        distances = codebook.square().sum(1) - 2 * cells @ codebook.T
+        nearest = codebook[distances.argmin(-1)].permute(0, 3, 1, 2)
+        return self.model.decode(nearest, force_not_quantize=True, return_dict=False)[0]
+
+
 def decoder(model):
     """AutoencoderKL, AutoencoderTiny or VQModel: latents as they are after the division by the scale."""
     edge = Edge((BATCH, model.config.latent_channels, HEIGHT, WIDTH), normal)
-    return Trace(Decoder(model), {"latent_sample": edge}, {"sample": (BATCH, 3, "image_height", "image_width")})
+    module = CodebookDecoder(model) if hasattr(model, "quantize") else Decoder(model)
+    return Trace(module, {"latent_sample": edge}, {"sample": (BATCH, 3, "image_height", "image_width")})
 
 
 class KlEncoder(torch.nn.Module):

@@ -34,18 +34,26 @@ INPAINTING = {
 
 
 def generate(pipeline, case):
-    """The arrays of a golden. `encoded` are the input picture's latents, where there is one."""
+    """The arrays of a golden.
+
+    `encoded` are the input picture's latents, where there is one, and `posterior` the noise that encoders drew for
+    their distributions, in that order, before or after `initial`.
+    """
     pipeline = pipeline_for(pipeline, case)
     pipeline.set_progress_bar_config(disable=True)
     with recorded(pipeline) as record:
         pictures = call(pipeline, case)
+    rows = slice(0, case["batch"])
     arrays = {
         "initial": next(noise for module, noise in record["noise"] if ".pipelines." in module),
-        "steps": torch.stack(record["steps"]),
-        "latents": record["latents"][-1],
+        "steps": torch.stack(record["steps"])[:, rows],
+        "latents": record["latents"][-1][rows],
     }
     if record["encoded"]:
         arrays["encoded"] = record["encoded"][0]
+    posterior = [noise for module, noise in record["noise"] if module.endswith("autoencoders.vae")]
+    if posterior:
+        arrays["posterior"] = torch.stack(posterior)
     arrays = {name: values.detach().float().contiguous().numpy() for name, values in arrays.items()}
     return arrays | {"images": np.rint(pictures * 255).clip(0, 255).astype(np.uint8)}
 
@@ -55,15 +63,20 @@ def pipeline_for(pipeline, case):
     if case["task"] != "text-to-image":
         table = {"image-to-image": IMAGE_TO_IMAGE, "inpainting": INPAINTING}[case["task"]]
         others = {"requires_safety_checker": False} if "safety_checker" in pipeline.components else {}
-        pipeline = getattr(diffusers, table[name])(**pipeline.components, **others)
+        name = table[name]
+        pipeline = getattr(diffusers, name)(**pipeline.components, **others)
+    if name == "DDPMPipeline" and case["sampler"] == "ddim":
+        pipeline = diffusers.DDIMPipeline(**pipeline.components)
     pipeline.scheduler = scheduler(pipeline.scheduler, case)
     return pipeline
 
 
 def scheduler(published, case):
-    changes = {} if case["sampler"] in ("lcm", "consistency") else {"timestep_spacing": case["schedule"]}
-    made = SCHEDULERS[case["sampler"]].from_config(published.config, **changes)
-    return made
+    """Clipping is that of the published configuration: classes that know none must not start to."""
+    changes = {"clip_sample": published.config.get("clip_sample", False)}
+    if case["sampler"] not in ("lcm", "consistency"):
+        changes["timestep_spacing"] = case["schedule"]
+    return SCHEDULERS[case["sampler"]].from_config(published.config, **changes)
 
 
 def call(pipeline, case):
@@ -76,6 +89,8 @@ def call(pipeline, case):
     }
     if hasattr(pipeline, "text_encoder"):
         arguments |= text_arguments(pipeline, case)
+    else:
+        arguments |= class_arguments(pipeline, case)
     if case["image"]:
         arguments |= picture_arguments(case)
     return np.asarray(pipeline(**arguments).images)
@@ -91,6 +106,14 @@ def text_arguments(pipeline, case):
     if not case["image"]:
         arguments |= {"height": case["height"], "width": case["width"]}
     return arguments
+
+
+def class_arguments(pipeline, case):
+    name = type(pipeline).__name__
+    if name == "DiTPipeline":
+        return {"class_labels": [case["conditions"].get("class", 207)] * case["batch"], "guidance_scale": case["guidance"]}
+    labels = {"class_labels": [case["conditions"].get("class", 145)] * case["batch"]} if name.startswith("Consis") else {}
+    return {"batch_size": case["batch"]} | labels | ({"eta": case["eta"]} if case["sampler"] == "ddim" else {})
 
 
 def picture_arguments(case):
@@ -137,7 +160,7 @@ def record_scheduler(record, pipeline):
     @wraps(step)
     def stepped(*arguments, return_dict=True, **others):
         result = step(*arguments, **others)
-        denoised = result.denoised if hasattr(result, "denoised") else result.pred_original_sample
+        denoised = estimate(scheduler, result, arguments)
         record["steps"].append(denoised)
         record["latents"].append(result.prev_sample)
         return result if return_dict else (result.prev_sample, denoised)
@@ -151,6 +174,17 @@ def record_scheduler(record, pipeline):
 
     scheduler.add_noise = noised
     return lambda: (delattr(scheduler, "step"), delattr(scheduler, "add_noise"))
+
+
+def estimate(scheduler, result, arguments):
+    """The clean latent that a step made its own from."""
+    for name in ("denoised", "pred_original_sample"):
+        if getattr(result, name, None) is not None:
+            return getattr(result, name)
+    # A consistency model's scheduler does not tell it.
+    output, _, sample = arguments
+    skip, out = scheduler.get_scalings_for_boundary_condition(scheduler.sigmas[scheduler.step_index - 1])
+    return (out * output + skip * sample).clamp(-1, 1)
 
 
 def record_decoder(record, pipeline):

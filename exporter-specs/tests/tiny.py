@@ -11,8 +11,11 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
+    DiTTransformer2DModel,
     LatentConsistencyModelPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -115,6 +118,7 @@ def autoencoder(seed, scaling_factor, **changes):
     return model
 
 
+@torch.no_grad()
 def tiny_autoencoder(seed):
     torch.manual_seed(seed)
     model = AutoencoderTiny(
@@ -125,8 +129,11 @@ def tiny_autoencoder(seed):
         scaling_factor=1.0,
     ).eval()
     generator = torch.Generator().manual_seed(0)
-    latent = torch.randn(1, 4, SIDE, SIDE, generator=generator)
-    set_gain(model, model.decoder.layers[-1], 0.5, lambda: model.decode(latent).sample)
+    # An untrained model's first estimate is as large as this.
+    latent = 15.0 * torch.randn(1, 4, SIDE, SIDE, generator=generator)
+    set_gain(model, model.decoder.layers[-1], 0.4, lambda: model.decode(latent).sample)
+    # Pictures are twice the last layer less one.
+    model.decoder.layers[-1].bias -= (model.decode(latent).sample.mean(dim=(0, 2, 3)) / 2 * 100).round() / 100
     picture = torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1
     return set_gain(model, model.encoder.layers[-1], 1.0, lambda: model.encode(picture).latents)
 
@@ -142,3 +149,74 @@ def scale(model, name, factor):
 def guidance_embedding(guidance, width):
     # The method does not use its pipeline.
     return LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, torch.tensor([guidance - 1.0]), width)
+
+
+def added_conditions(config):
+    """What SDXL's U-Net takes beyond the text, as an example."""
+    width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "text_embeds": torch.randn(1, width, generator=generator),
+        "time_ids": torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]]),
+    }
+
+
+def plain_unet(seed, side, channels, **changes):
+    torch.manual_seed(seed)
+    config = {
+        "sample_size": side,
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 4,
+        "norm_num_groups": 4,
+    }
+    model = UNet2DModel(**(config | changes)).eval()
+    scale(model, "time_emb_proj", 3.0)
+    scale(model, "class_embedding", 2.0)
+    sample = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+    labels = {"class_labels": torch.tensor([3])} if model.config.num_class_embeds else {}
+    return set_gain(model, model.conv_out, 1.0, lambda: model(sample, 500, **labels).sample)
+
+
+@torch.no_grad()
+def transformer(seed):
+    torch.manual_seed(seed)
+    model = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=4,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        norm_num_groups=4,
+        sample_size=SIDE,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+    ).eval()
+    scale(model, "class_embedder.embedding_table", 3.0)
+    sample = torch.randn(1, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    run = lambda: model(sample, torch.tensor([500]), torch.tensor([3])).sample
+    return set_gain(model, model.proj_out_2, 1.0, run)
+
+
+@torch.no_grad()
+def vector_quantiser(seed):
+    torch.manual_seed(seed)
+    model = VQModel(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=3,
+        layers_per_block=1,
+        norm_num_groups=2,
+        num_vq_embeddings=64,
+        sample_size=32,
+        scaling_factor=0.18215,
+    ).eval()
+    # The codebook starts within 1/64 of zero.
+    model.quantize.embedding.weight *= 300.0
+    latent = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) / 0.18215
+    return set_gain(model, model.decoder.conv_out, 0.5, lambda: model.decode(latent).sample)

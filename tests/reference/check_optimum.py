@@ -3,7 +3,7 @@
     pip install "optimum-onnx[onnxruntime]==0.1.0" diffusers==0.39.0 torch==2.9.1
     cargo build --release && python tests/reference/check_optimum.py
 
-Makes a Stable Diffusion 1.x and an LCM pipeline of random weights, exports them, and prints the PSNR of pictures.
+Makes a Stable Diffusion 1.x, an LCM and an SDXL pipeline of random weights, exports them, and prints the PSNR of pictures.
 Not part of the tests: the packages are large and their versions do not fit those of requirements.txt.
 """
 
@@ -20,12 +20,17 @@ from diffusers import (
     LatentConsistencyModelPipeline,
     LCMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from optimum.exporters.onnx import main_export
-from optimum.onnxruntime import ORTLatentConsistencyModelPipeline, ORTStableDiffusionPipeline
+from optimum.onnxruntime import (
+    ORTLatentConsistencyModelPipeline,
+    ORTStableDiffusionPipeline,
+    ORTStableDiffusionXLPipeline,
+)
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -50,10 +55,38 @@ def main():
         theirs = ORTLatentConsistencyModelPipeline.from_pretrained(lcm, safety_checker=None)
         compare("lcm", theirs, {"num_inference_steps": 4, "guidance_scale": 8.5}, lcm, ["--steps", "4"])
 
+        euler = EulerDiscreteScheduler(steps_offset=1, timestep_spacing="leading", **BETAS)
+        xl = export(StableDiffusionXLPipeline, folder / "xl", euler, **XL)
+        theirs = ORTStableDiffusionXLPipeline.from_pretrained(xl)
+        theirs.tokenizer_2.model_max_length = 77
+        guided = {"num_inference_steps": 6, "guidance_scale": 5.0, "height": 256, "width": 256}
+        options = ["--steps", "6", "--guidance", "5"]
+        compare("xl, zeros as the negative prompt", theirs, guided, xl, options)
+        guided["negative_prompt"] = "blurry"
+        compare("xl, guided, negative prompt", theirs, guided, xl, [*options, "--negative", "blurry"])
+
+
+# Hidden states of both encoders side by side, 6 numbers of 8 each for the size, the pooled prompt.
+XL = {
+    "cross_attention_dim": 64,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 32,
+}
+
+
+def text_encoder(kind, tokenizer):
+    sizes = {"hidden_size": 32, "intermediate_size": 37, "num_attention_heads": 4, "num_hidden_layers": 3}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return kind(CLIPTextConfig(vocab_size=len(tokenizer), projection_dim=32, **sizes, **ids))
+
 
 def export(pipeline, folder, scheduler, **unet):
     words = ROOT / "tests/models/tiny-sd/tokenizer"
     tokenizer = CLIPTokenizer(str(words / "vocab.json"), str(words / "merges.txt"))
+    others = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if pipeline is StableDiffusionXLPipeline:
+        others = {"text_encoder_2": text_encoder(CLIPTextModelWithProjection, tokenizer), "tokenizer_2": tokenizer}
     pipeline(
         vae=AutoencoderKL(
             block_out_channels=[32, 64, 64, 64],
@@ -62,17 +95,7 @@ def export(pipeline, folder, scheduler, **unet):
             latent_channels=4,
             norm_num_groups=8,
         ),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                intermediate_size=37,
-                num_attention_heads=4,
-                num_hidden_layers=3,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-        ),
+        text_encoder=text_encoder(CLIPTextModel, tokenizer),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(
             block_out_channels=(32, 64),
@@ -80,14 +103,11 @@ def export(pipeline, folder, scheduler, **unet):
             sample_size=32,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=32,
             norm_num_groups=8,
-            **unet,
+            **{"cross_attention_dim": 32, **unet},
         ),
         scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        **others,
     ).save_pretrained(folder)
     exported = folder.with_name(f"{folder.name}-onnx")
     main_export(str(folder), output=exported, task="text-to-image", library_name="diffusers")

@@ -351,7 +351,11 @@ impl Denoise for Conditioned<'_> {
     }
 
     fn noise_estimate(&self) -> Option<&Latent> {
-        Some(&self.buffers.noise_estimate).filter(|_| self.is_plus_plus() || is_limited(self.with.plan))
+        Some(&self.buffers.noise_estimate).filter(|_| self.is_plus_plus())
+    }
+
+    fn unlimited_estimate(&self) -> Option<&Latent> {
+        Some(&self.buffers.noise_estimate).filter(|_| is_limited(self.with.plan))
     }
 }
 

@@ -102,10 +102,13 @@ impl Route {
     }
 }
 
-/// The model's own options, as far as its own sampler is used and anything takes them, and the request's.
+/// The model's own options, as far as anything takes them, and the request's. Those of its sampler hold for that alone;
+/// limits of estimates are the model's whatever the sampler.
 fn given_options(sampling: &Sampling, model: &Model, methods: &[(&str, &[(Opt, f64)])]) -> BTreeMap<String, Curve> {
     let taken = |name: &str| methods.iter().any(|(_, options)| options.iter().any(|(opt, _)| opt.row().name == name));
-    let own = model.defaults.options.iter().filter(|(name, _)| sampling.sampler.is_none() && taken(name));
+    let is_own = sampling.sampler.as_ref().is_none_or(|sampler| *sampler == model.defaults.sampler);
+    let is_limit = |name: &str| LIMITS.iter().any(|(opt, _)| opt.row().name == name);
+    let own = model.defaults.options.iter().filter(|(name, _)| (is_own || is_limit(name)) && taken(name));
     own.chain(&sampling.options).map(|(name, curve)| (name.clone(), curve.clone())).collect()
 }
 

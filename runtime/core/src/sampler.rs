@@ -38,8 +38,13 @@ pub trait Denoise {
     fn denoise(&mut self, x: &Latent, at: Level, denoised: &mut Latent) -> Result<()>;
 
     /// The estimate that tells how much of the last latent is noise, where that is another one than was written: the
-    /// unguided one for CFG++, the one before limits where those cut.
+    /// unguided one for CFG++.
     fn noise_estimate(&self) -> Option<&Latent> {
+        None
+    }
+
+    /// The last estimate before limits, where those cut.
+    fn unlimited_estimate(&self) -> Option<&Latent> {
         None
     }
 }

@@ -94,8 +94,13 @@ impl TextStage {
         plan: &Plan,
         cancel: &Cancel,
     ) -> Result<Vec<Arc<Hidden>>> {
-        let is_recent = |prompt: &&str| self.recent.iter().any(|(recent, _)| recent == prompt);
-        let unseen: Vec<_> = prompts.iter().copied().filter(|prompt| !is_recent(prompt)).collect();
+        let mut unseen = Vec::new();
+        for prompt in prompts {
+            let is_recent = self.recent.iter().any(|(recent, _)| recent == prompt);
+            if !is_recent && !unseen.contains(prompt) {
+                unseen.push(*prompt);
+            }
+        }
         let mut found = vec![Hidden::default(); unseen.len()];
         for reader in &mut self.readers {
             for (hidden, prompt) in found.iter_mut().zip(&unseen) {

@@ -8,9 +8,23 @@ use crate::{Error, Result};
 /// Euler's method for the probability-flow ODE (Karras et al. 2022, arXiv:2206.00364, algorithm 2 without the second
 /// half), and with eta the generalised DDPM of Song et al. 2021 (DDIM, arXiv:2010.02502, eqs. 12 and 16).
 ///
-/// Which of its names it goes by depends on the levels and on eta alone: ddim and ddpm walk whole timesteps, euler and
-/// euler_ancestral sigmas. Where the denoiser has another estimate for the noise, that is the noise which is kept.
-pub(super) fn ancestral(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> Result<Latent> {
+/// Which of its names it goes by depends on the levels and on eta alone: ddpm walks whole timesteps, euler and
+/// euler_ancestral sigmas. Where the denoiser has another estimate for the noise, that is the noise which is kept. What
+/// limits cut off an estimate is noise, too, as in the posterior of Ho et al. 2020 (arXiv:2006.11239, eq. 7).
+pub(super) fn ancestral(denoiser: &mut dyn Denoise, x: Latent, run: &mut Run) -> Result<Latent> {
+    walk(denoiser, x, run, |denoiser| denoiser.noise_estimate())
+}
+
+/// The same on whole timesteps, where limits leave the noise as it was predicted (`DDIMScheduler` of diffusers, unless
+/// told to `use_clipped_model_output`).
+pub(super) fn ddim(denoiser: &mut dyn Denoise, x: Latent, run: &mut Run) -> Result<Latent> {
+    walk(denoiser, x, run, |denoiser| denoiser.noise_estimate().or(denoiser.unlimited_estimate()))
+}
+
+/// The estimate that tells the noise, where that is another one than was written.
+type NoiseEstimate = fn(&dyn Denoise) -> Option<&Latent>;
+
+fn walk(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run, noisy: NoiseEstimate) -> Result<Latent> {
     let (mut denoised, mut fresh) = (alike(&x), alike(&x));
     for step in 0..run.steps() {
         let (from, to) = run.interval(step);
@@ -18,7 +32,7 @@ pub(super) fn ancestral(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run
         denoiser.denoise(&x, from, &mut denoised)?;
         let (kept, added) = split(from, to, run.at(Opt::Eta, step));
         let keep = kept.sigma / from.sigma;
-        match denoiser.noise_estimate() {
+        match noisy(denoiser) {
             None => blend(&mut x, keep, &[(to.alpha - keep * from.alpha, &denoised)]),
             Some(noisy) => blend(&mut x, keep, &[(to.alpha, &denoised), (-keep * from.alpha, noisy)]),
         }

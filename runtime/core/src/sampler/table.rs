@@ -41,6 +41,7 @@ pub const SAMPLERS: &[Method] = &[
         source: "Song et al. 2021, arXiv:2010.02502",
         suits: "all diffusion models",
         grid: Grid::Timesteps,
+        sample: first_order::ddim,
         options: &[(Opt::Eta, 0.0), NOISE],
         cfg_pp: true,
         ..PLAIN
