@@ -55,7 +55,14 @@ fn every_sampler_begins_with_a_picture() {
         match (method.steps, pipeline.generate(&request)) {
             (Steps::Any, made) => {
                 let picture = made.unwrap().pictures.remove(0);
-                assert_eq!((picture.provenance.steps, picture.provenance.strength), (3, Some(0.5)), "{}", method.name);
+                // A distillation's timetable keeps its steps, and begins later.
+                let steps = if method.schedule == Some("lcm") { 6 } else { 3 };
+                assert_eq!(
+                    (picture.provenance.steps, picture.provenance.strength),
+                    (steps, Some(0.5)),
+                    "{}",
+                    method.name
+                );
             }
             (Steps::One, made) => {
                 let error = made.unwrap_err();
@@ -87,7 +94,7 @@ fn strength_says_how_much_of_the_picture_is_left() {
         let differences = made.as_raw().iter().zip(house.as_raw()).map(|(a, b)| u64::from(a.abs_diff(*b)));
         differences.sum::<u64>() / made.as_raw().len() as u64
     };
-    let differences = [0.13, 0.5, 1.0].map(&mut difference);
+    let differences = [0.16, 0.5, 1.0].map(&mut difference);
     assert!(differences.is_sorted() && differences[0] < 15 && differences[2] > 25, "{differences:?}");
 }
 

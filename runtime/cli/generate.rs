@@ -381,7 +381,7 @@ fn summary(report: &Report, made: &[Made]) -> String {
     });
     let time = &report.timings;
     format!(
-        "{seeds}, {}, {} steps ({}), {} evaluations, {guidance}, {}×{}\n{} on {}: {} (ONNX Runtime {})\n\
+        "{seeds}, {}, {} steps ({}), {} evaluations, {guidance}, {}×{}{}\n{} on {}: {} (ONNX Runtime {})\n\
          opening {:.0} ms, text {:.1} ms, {}denoiser {:.1} ms ({:.1} ms a step), decoder {:.1} ms, \
          writing {:.1} ms, outside the graphs {:.2} ms",
         about.sampler,
@@ -390,6 +390,7 @@ fn summary(report: &Report, made: &[Made]) -> String {
         about.evaluations,
         about.width,
         about.height,
+        tiles(about),
         about.model,
         about.target,
         graphs.collect::<Vec<_>>().join("; "),
@@ -403,6 +404,11 @@ fn summary(report: &Report, made: &[Made]) -> String {
         time.handover_ms,
         time.own_ms(),
     )
+}
+
+/// Which stages worked in tiles, and how large those were.
+fn tiles(about: &Provenance) -> String {
+    about.tiles.iter().map(|(stage, [width, height])| format!(", {stage} in tiles of {width}×{height}")).collect()
 }
 
 /// What became of a graph in the cache, after its providers.

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use safelight::{InputMask, InputPicture, KeptPixels, Request, Target, Tiling};
+use image::{Rgb, RgbImage};
+use safelight::{InputMask, InputPicture, KeptPixels, Model, Request, Target, Tiling};
 
 #[derive(clap::Args)]
 pub(crate) struct PictureArguments {
@@ -30,4 +31,11 @@ impl PictureArguments {
         let kept = if self.keep_pixels { KeptPixels::Pasted } else { KeptPixels::Decoded };
         Ok(Request { image: image.map(Arc::new), mask: mask.map(Arc::new), kept, tile: self.tile, ..request })
     }
+}
+
+/// A picture for requests of which only what they run matters, not what they show.
+pub(crate) fn stand_in(size: Option<(usize, usize)>, model: &Model) -> Arc<InputPicture> {
+    let (width, height) = size.unwrap_or((model.picture.width, model.picture.height));
+    let gradient = |x, y| Rgb([(x % 256) as u8, (y % 256) as u8, 128]);
+    Arc::new(RgbImage::from_fn(width as u32, height as u32, gradient).into())
 }

@@ -6,6 +6,7 @@ use safelight::placement::{Placement, place, require};
 use safelight::{Request, Sampling};
 
 use crate::device::DeviceArguments;
+use crate::picture_arguments::stand_in;
 use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
@@ -23,6 +24,9 @@ pub(crate) struct Arguments {
     /// allow_fallback, or 0]
     #[arg(long, value_name = "SHARE", requires = "strict")]
     allow: Option<f64>,
+    /// Also the encoder, for requests that begin with a picture
+    #[arg(long)]
+    encoder: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -39,8 +43,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     choice.iter().for_each(|line| tell(line));
     let target = arguments.device.narrowed(target);
     arguments.device.open_library()?;
-    let sampling = Sampling::in_steps(arguments.steps);
-    let request = Request { sampling, ..Request::usual(&model) };
+    let strength = arguments.encoder.then_some(1.0);
+    let sampling = Sampling { strength, ..Sampling::in_steps(arguments.steps) };
+    let image = arguments.encoder.then(|| stand_in(None, &model));
+    let request = Request { sampling, image, ..Request::usual(&model) };
     let mut placements = place(&target, &model, &request)?;
     if arguments.strict {
         placements.iter_mut().for_each(|found| found.allowed = arguments.allow.or(found.allowed).or(Some(0.0)));

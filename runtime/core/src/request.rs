@@ -287,7 +287,7 @@ impl Plan {
     }
 
     /// The stages that the request runs, in the order of the data.
-    pub(crate) fn stages(&self, model: &Model) -> Vec<Stage> {
+    pub fn stages(&self, model: &Model) -> Vec<Stage> {
         let mut stages: Vec<_> = model.stages_to_picture().collect();
         let denoiser = stages.iter().position(|&stage| stage == Stage::Denoiser);
         if self.uses(Stage::Encoder) {
