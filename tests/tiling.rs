@@ -43,11 +43,11 @@ fn psnr_db(a: &RgbImage, b: &RgbImage) -> f64 {
     10.0 * (255.0 * 255.0 * a.as_raw().len() as f64 / squares.sum::<f64>()).log10()
 }
 
-/// A decoder of convolutions sees as much of a tile as of the whole, but for the edges, which are faded away; one that
-/// normalises does not.
+/// These decoders were never trained: how close tiles come to the whole says something of the edges of tiles, where a
+/// convolution sees zeros, and of statistics over a tile instead of the whole, and nothing of real pictures.
 #[test]
 fn tiles_come_close_to_the_whole_and_show_no_seams() {
-    for (model, least_psnr_db) in [("tiny-sd", 30.0), ("families/sd15", 20.0)] {
+    for (model, least_psnr_db) in [("tiny-sd", 25.0), ("families/sd15", 20.0)] {
         let mut pipeline = pipeline(&tiny(model));
         let [whole, tiled] = [Tiling::Off, Tiling::Pixels(64)].map(|tile| {
             let picture = pipeline.generate(&request(tile)).unwrap().pictures.remove(0);

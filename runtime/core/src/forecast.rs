@@ -485,6 +485,36 @@ mod tests {
     }
 
     #[test]
+    fn tiles_are_chosen_where_the_whole_would_not_fit() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/models/families/sd15");
+        let model = Model::open(&folder).unwrap();
+        let text = "schema: safelight-target/1\nname: t\ntitle: T\nprecision: [fp32]\n\
+                    providers: [{name: cpu, need: required}]\n";
+        let target = Target::parse(text).unwrap();
+        let tile = |size: usize, tiling: Tiling, mib: u64| {
+            let request = Request { size: Some((size, size)), tile: Some(tiling), ..Request::default() };
+            let mut plan = Plan::new(&request, &model, &target).unwrap();
+            let told = plan.warnings.len();
+            let rooms =
+                [Room { what: "a house".into(), bytes: 1 << 40 }, Room { what: "a box".into(), bytes: mib << 20 }];
+            Forecast::choose_tiles(&request, &mut plan, &model, &target, &rooms).unwrap();
+            (plan.tile, plan.warnings[told..].concat())
+        };
+        let (chosen, warning) = tile(1024, Tiling::Auto, 40);
+        assert_eq!(chosen, Some(USUAL_CELLS));
+        assert!(
+            warning.starts_with("the autoencoder works in tiles of 512×512 pixels that overlap: the whole"),
+            "{warning}"
+        );
+        assert!(warning.contains("MiB, and a box has 40"), "{warning}");
+        // It fits; nobody may cut it; it is no larger than a tile; somebody else has chosen.
+        assert_eq!(tile(1024, Tiling::Auto, 1 << 20), (None, String::new()));
+        assert_eq!(tile(1024, Tiling::Off, 40), (None, String::new()));
+        assert_eq!(tile(512, Tiling::Auto, 40), (None, String::new()));
+        assert_eq!(tile(1024, Tiling::Pixels(256), 40), (Some(32), String::new()));
+    }
+
+    #[test]
     fn rooms_are_read_from_the_machine() {
         let root = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {

@@ -336,6 +336,31 @@ mod tests {
         }
     }
 
+    /// A smooth picture whose tiles are brighter or darker than their neighbours, as statistics over a tile make them: the
+    /// difference is spread over the whole overlap.
+    #[test]
+    fn a_seam_of_a_smooth_picture_is_spread_over_the_overlap() {
+        const BRIGHTER: f32 = 0.2;
+        let (size, scale) = (20, 8);
+        for fixed in [false, true] {
+            let cut = Cut { tile: 8, fixed };
+            let plane = Plane { size: (8, size), cut: (cut, cut), channels: 1, scale };
+            let mut count = 0;
+            let whole = plane.tiled(|rows, columns| {
+                count += 1;
+                let offset = if count % 2 == 0 { BRIGHTER } else { 0.0 };
+                let row = (columns.start * scale..columns.end * scale).map(|x| x as f32 / 160.0 + offset);
+                let row: Vec<_> = row.collect();
+                Ok(row.repeat(rows.len() * scale))
+            });
+            let whole = whole.unwrap();
+            let steps = whole[..size * scale].windows(2).map(|pair| (pair[1] - pair[0]).abs());
+            // A quarter of a tile overlaps: 16 pixels.
+            let (slope, widest) = (1.0 / 160.0, steps.fold(0.0, f32::max));
+            assert!(widest < slope + BRIGHTER / 16.0 + 1e-5, "{widest}");
+        }
+    }
+
     #[test]
     fn tilings_are_written_as_they_are_read() {
         for (text, tiling) in [("auto", Tiling::Auto), ("off", Tiling::Off), ("512", Tiling::Pixels(512))] {
