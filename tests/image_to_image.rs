@@ -260,3 +260,27 @@ fn the_schedule_of_a_strength_is_told() {
     // A distilled timetable keeps its steps and leaves out its noisy part; others lose their first steps.
     assert_ne!(steps(&["--steps", "4"]), steps(&["--steps", "4", "--strength", "0.5"]));
 }
+
+/// What is built ahead, and what is asked where it runs, can be the encoder, too.
+#[test]
+fn the_encoder_is_warmed_and_placed_where_that_is_asked() {
+    let place = Place::new();
+    for model in ["sd15", "sd15-inpainting"] {
+        let command = |arguments: &[&str]| {
+            let mut command = place.command(arguments);
+            command.args(["--encoder", "--json", "--target", "generic-cpu", "--model"]).arg(family(model));
+            command
+        };
+        // The two share an encoder: each has a cache of its own.
+        let mut warm = command(&["warm"]);
+        warm.arg("--cache").arg(place.inputs().join(model));
+        let outcome = Outcome::of(warm);
+        outcome.expect("warm", 0, "encoder, built");
+        let told: Value = serde_json::from_slice(&outcome.stdout).unwrap();
+        assert_eq!(told["stages"]["encoder"]["outcome"], "built", "{told}");
+
+        let outcome = Outcome::of(command(&["place"]));
+        outcome.expect("place", 0, "");
+        assert!(String::from_utf8_lossy(&outcome.stdout).contains("\"stage\": \"encoder\""));
+    }
+}

@@ -6,10 +6,10 @@ mod common;
 
 use std::sync::Arc;
 
-use common::tiny;
+use common::{Outcome, Place, tiny};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use safelight::sampler::{SAMPLERS, Steps};
-use safelight::{KeptPixels, Model, Pipeline, Request, Sampling, Target};
+use safelight::{ErrorKind, KeptPixels, Model, Pipeline, Request, Sampling, Target};
 
 fn picture() -> RgbImage {
     RgbImage::from_fn(64, 64, |x, y| Rgb([(x * 3) as u8, (y * 3) as u8, (x * y / 20) as u8]))
@@ -76,4 +76,23 @@ fn kept_pixels_can_be_pasted() {
         let expected = if x < 32 { original } else { decoded.pixels.get_pixel(x, y) };
         assert_eq!(pasted.pixels.get_pixel(x, y), expected, "{x}, {y}");
     }
+}
+
+/// A denoiser that takes a mask and what is around it makes nothing without them.
+#[test]
+fn a_model_that_is_shown_masks_needs_a_picture_and_a_mask() {
+    let mut pipeline = pipeline("sd15-inpainting");
+    let told = "give it a picture and a mask (--image and --mask)";
+    for request in [
+        Request { mask: None, ..request(0.5, 1) },
+        Request { prompt: "a red apple".into(), guidance: Some(1.0.into()), ..Request::default() },
+    ] {
+        let error = pipeline.generate(&request).unwrap_err();
+        assert!(error.kind() == ErrorKind::Usage && error.to_string().contains(told), "{error}");
+    }
+    assert_eq!(pipeline.generate(&request(0.5, 1)).unwrap().pictures.len(), 1);
+    let place = Place::new();
+    let mut command = place.command(["generate", "apple", "--model"]);
+    command.arg(tiny("families").join("sd15-inpainting"));
+    Outcome::of(command).expect("command", 2, told);
 }

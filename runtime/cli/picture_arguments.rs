@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use image::{Rgb, RgbImage};
-use safelight::{InputMask, InputPicture, KeptPixels, Model, Request, Target, Tiling};
+use image::{GrayImage, Luma, Rgb, RgbImage};
+use safelight::{InputMask, InputPicture, KeptPixels, Model, Request, Sampling, Target, Tiling};
 
 #[derive(clap::Args)]
 pub(crate) struct PictureArguments {
@@ -33,7 +33,15 @@ impl PictureArguments {
     }
 }
 
-/// A picture for requests of which only what they run matters, not what they show.
+/// The request with a picture and a mask, for requests of which only what they run matters, not what they show.
+pub(crate) fn with_stand_ins(request: Request, model: &Model) -> Request {
+    let image = stand_in(request.size, model);
+    let mask = GrayImage::from_pixel(image.pixels.width(), image.pixels.height(), Luma([255]));
+    let sampling = Sampling { strength: Some(1.0), ..request.sampling };
+    Request { image: Some(image), mask: Some(Arc::new(mask.into())), sampling, ..request }
+}
+
+/// A picture that nobody will look at.
 pub(crate) fn stand_in(size: Option<(usize, usize)>, model: &Model) -> Arc<InputPicture> {
     let (width, height) = size.unwrap_or((model.picture.width, model.picture.height));
     let gradient = |x, y| Rgb([(x % 256) as u8, (y % 256) as u8, 128]);

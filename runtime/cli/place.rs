@@ -6,7 +6,7 @@ use safelight::placement::{Placement, place, require};
 use safelight::{Request, Sampling};
 
 use crate::device::DeviceArguments;
-use crate::picture_arguments::stand_in;
+use crate::picture_arguments::with_stand_ins;
 use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     /// allow_fallback, or 0]
     #[arg(long, value_name = "SHARE", requires = "strict")]
     allow: Option<f64>,
-    /// Also the encoder, for requests that begin with a picture
+    /// Also the encoder, for requests that begin with a picture; models that are shown masks need it
     #[arg(long)]
     encoder: bool,
     /// Print JSON
@@ -43,10 +43,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     choice.iter().for_each(|line| tell(line));
     let target = arguments.device.narrowed(target);
     arguments.device.open_library()?;
-    let strength = arguments.encoder.then_some(1.0);
-    let sampling = Sampling { strength, ..Sampling::in_steps(arguments.steps) };
-    let image = arguments.encoder.then(|| stand_in(None, &model));
-    let request = Request { sampling, image, ..Request::usual(&model) };
+    let sampling = Sampling::in_steps(arguments.steps);
+    let request = Request { sampling, ..Request::usual(&model) };
+    let request = if arguments.encoder { with_stand_ins(request, &model) } else { request };
     let mut placements = place(&target, &model, &request)?;
     if arguments.strict {
         placements.iter_mut().for_each(|found| found.allowed = arguments.allow.or(found.allowed).or(Some(0.0)));

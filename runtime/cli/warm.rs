@@ -9,13 +9,13 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use safelight::cache::{Build, Cached, Caching, Opening, Outcome};
 use safelight::{
-    Curve, Error, ErrorKind, Event, Model, Opened, Output, Pipeline, Plan, Request, Residency, Sampling, Stage, Target,
+    Curve, Error, ErrorKind, Event, Model, Opened, Output, Pipeline, Plan, Request, Residency, Stage, Target,
 };
 use serde_json::json;
 
 use crate::device::DeviceArguments;
 use crate::generate::{cancel_on_interrupt, size};
-use crate::picture_arguments::stand_in;
+use crate::picture_arguments::with_stand_ins;
 use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// How many pictures will go through the graphs together
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     batch: usize,
-    /// Also the encoder, for requests that begin with a picture
+    /// Also the encoder, for requests that begin with a picture; models that are shown masks need it
     #[arg(long)]
     encoder: bool,
     /// Print JSON
@@ -52,14 +52,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     choice.iter().for_each(|line| tell(line));
     let target = to_warm(arguments.device.narrowed(target), arguments.device.cached_only)?;
     let request = Request {
-        image: arguments.encoder.then(|| stand_in(arguments.size, &model)),
-        sampling: Sampling { strength: arguments.encoder.then_some(1.0), ..Sampling::default() },
         guidance: arguments.guidance.clone(),
         count: arguments.batch,
         batch: arguments.batch,
         size: arguments.size,
         ..Request::usual(&model)
     };
+    let request = if arguments.encoder { with_stand_ins(request, &model) } else { request };
     let stages = Plan::new(&request, &model, &target)?.stages(&model);
     cancel_on_interrupt(&request.cancel)?;
     arguments.device.open_library()?;

@@ -143,12 +143,12 @@ impl Forecast {
         if plan.tiling != Tiling::Auto || plan.tile.is_some() || !is_large {
             return Ok(());
         }
-        let whole = Self::new(request, plan, model, target)?.peak_bytes;
+        let whole = Self::new(request, plan, model, target)?.autoencoder_peak_bytes();
         if whole <= *bytes {
             return Ok(());
         }
         plan.tile = Some(USUAL_CELLS);
-        if Self::new(request, plan, model, target)?.peak_bytes >= whole {
+        if Self::new(request, plan, model, target)?.autoencoder_peak_bytes() >= whole {
             plan.tile = None;
             return Ok(());
         }
@@ -159,6 +159,12 @@ impl Forecast {
              {whole} MiB, and {what} has {room}; colours may differ a little between them"
         ));
         Ok(())
+    }
+
+    /// The process while the autoencoder works.
+    fn autoencoder_peak_bytes(&self) -> u64 {
+        let stages = self.stages.iter().filter(|stage| [Stage::Decoder, Stage::Encoder].contains(&stage.stage));
+        stages.map(|stage| stage.peak_bytes).max().unwrap_or(0)
     }
 
     /// The same, with a warning where one of `rooms` is too small.

@@ -83,6 +83,8 @@ pub enum Event<'a> {
         /// The estimate of the clean latent that it came from.
         denoised: &'a Latent,
     },
+    /// The picture to begin with is a latent.
+    Encoded,
     /// A picture is decoded.
     Decoded {
         /// Index of the picture.
@@ -168,7 +170,8 @@ impl Pipeline {
     /// [`ErrorKind::Model`] for a graph that is damaged or not what its stage needs,
     /// [`ErrorKind::Limit`] for one that is larger than the target allows.
     pub fn open(target: &Target, model: &Model) -> Result<Self> {
-        Self::open_for(target, model, &Request::usual(model))
+        let extras = Extras { is_any: true, ..Extras::default() };
+        Self::open_with(target, model, &Request::usual(model), extras)
     }
 
     /// The same for requests like `usual`: its size, batch and guidance. Every other request works, too, but opens
@@ -214,7 +217,7 @@ impl Pipeline {
         let mut plan = Plan::new(usual, model, target)?;
         check_graph_sizes(target, model)?;
         choose_tiles(usual, &mut plan, model, target)?;
-        let Extras { profiles, prompts, watch } = extras;
+        let Extras { profiles, prompts, watch, is_any } = extras;
         let store = Store::of(target, model, watch);
         let find = |stage: Stage| {
             let dispensable = Stage::TEXT_ENCODERS.contains(&stage) && prompts.is_some();
@@ -232,6 +235,9 @@ impl Pipeline {
         let entries = prompts.map(|prompts| prompts.of(&text, &denoiser, model)).transpose()?;
         let entries = entries.into_iter().flatten().map(Some).chain(std::iter::repeat_with(|| None));
         let traits = Traits::of(&denoiser.outline, model);
+        if !is_any {
+            Task::of(usual, traits.shown_channels > 0)?;
+        }
         let residency = target.residency;
         let reader = |(text, entries): (Source, _)| {
             (text.stage(), Slot::new(library, text, TextEncoder::open, residency), entries)
@@ -474,6 +480,7 @@ impl Pipeline {
         let timings = &mut job.report.timings;
         timings.graphs_ms += milliseconds(slot.take_run_time());
         timings.encoder_ms += milliseconds(start.elapsed());
+        (self.observer)(&Event::Encoded);
         self.tell_tiles(job, Stage::Encoder, &plane);
         self.warn_of_graphs(job);
         let kept = (request.kept == KeptPixels::Pasted).then(|| image.resized(plan.width, plan.height));
@@ -651,6 +658,8 @@ struct Extras<'a> {
     profiles: Option<&'a Path>,
     prompts: Option<PromptCache>,
     watch: Option<Watch>,
+    /// Whether nothing is known of the requests that will come.
+    is_any: bool,
 }
 
 pub(crate) type Observer = Box<dyn FnMut(&Event) + Send>;
