@@ -295,6 +295,25 @@ mod tests {
     }
 
     #[test]
+    fn damaged_files_are_errors_or_pictures() {
+        let picture = RgbImage::from_fn(24, 17, |x, y| Rgb([(x * 9) as u8, (y * 13) as u8, (x * y) as u8]));
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP] {
+            let bytes = encoded(picture.clone(), format);
+            for place in 0..bytes.len() {
+                let cut = &bytes[..place];
+                assert!(decode(cut, 1 << 12).map_or(true, |(picture, _)| picture.dimensions() == (24, 17)));
+                for value in [0, 0xff, bytes[place] ^ 1] {
+                    let mut damaged = bytes.clone();
+                    damaged[place] = value;
+                    if let Ok((picture, _)) = decode(&damaged, 1 << 12) {
+                        assert!(picture.width() * picture.height() <= 1 << 12);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn of_several_pictures_the_first_is_taken() {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, 1, 1);

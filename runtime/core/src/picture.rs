@@ -197,9 +197,10 @@ fn parameters(provenance: &Provenance) -> String {
     let Provenance { prompt, negative, steps, sampler, schedule, guidance, seed, width, height, model, .. } =
         provenance;
     let negative = negative.as_ref().map(|negative| format!("\nNegative prompt: {negative}")).unwrap_or_default();
+    let strength = provenance.strength.map(|strength| format!("Denoising strength: {strength}, ")).unwrap_or_default();
     let text = format!(
         "{prompt}{negative}\nSteps: {steps}, Sampler: {sampler}, Schedule type: {schedule}, CFG scale: {guidance}, \
-         Seed: {seed}, Size: {width}x{height}, Model: {model}, Version: safelight {}",
+         Seed: {seed}, Size: {width}x{height}, {strength}Model: {model}, Version: safelight {}",
         provenance.safelight
     );
     text.replace('\0', " ")
