@@ -13,6 +13,7 @@ use ndarray::{Array4, Array5, ArrayView3, Axis, s};
 use ndarray_npy::NpzReader;
 use safelight::model::list_models;
 use safelight::options::Options;
+use safelight::prompt::{LongPrompts, Syntax};
 use safelight::schedule::{Grid, Schedule, find_schedule};
 use safelight::target::Limits;
 use safelight::training::{Betas, DiffusionSpec, Prediction, Training, TrainingSpec};
@@ -46,6 +47,10 @@ struct Case {
     sampler: String,
     schedule: String,
     steps: usize,
+    #[serde(default)]
+    syntax: Syntax,
+    #[serde(default)]
+    long_prompts: LongPrompts,
     #[serde(default)]
     layout: Layout,
     #[serde(default)]
@@ -109,6 +114,8 @@ impl Case {
         let limits = Limits::default();
         let request = |seed, count, prompt: &String| Request {
             prompt: prompt.clone(),
+            syntax: self.syntax,
+            long_prompts: self.long_prompts,
             negative: Some(self.negative.clone()).filter(|negative| !negative.is_empty()),
             conditions: self.conditions.clone(),
             sampling: Sampling {
@@ -244,7 +251,8 @@ fn every_family_equals_diffusers() {
             Layout::Optimum => {
                 let copy = place.inputs().join("model");
                 copy_folder(&root().join(&model), &copy);
-                std::fs::remove_file(copy.join("model.yaml")).unwrap();
+                // Packs of the older layout never had one.
+                let _ = std::fs::remove_file(copy.join("model.yaml"));
                 copy
             }
         };

@@ -13,7 +13,7 @@ import diffusers  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from diffusers.loaders import single_file_utils as converters  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from safetensors import safe_open  # noqa: E402
 
 from .fault import Fault, unknown  # noqa: E402
 
@@ -22,14 +22,14 @@ diffusers.utils.logging.set_verbosity_error()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-UNKNOWN_WEIGHTS = "expected a diffusers folder (with model_index.json or a config.json) or a .safetensors file"
+UNKNOWN_WEIGHTS = "expected a diffusers folder (with model_index.json or a config.json), a .safetensors file or a folder of ONNX graphs"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json")
 # Where the authors' single files keep a component, by what its keys begin with.
 PREFIXES = {
-    "unet": "model.diffusion_model.",
-    "vae": "first_stage_model.",
+    "unet": ("model.diffusion_model.",),
+    "vae": ("first_stage_model.",),
     "text_encoder": ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.", "cond_stage_model.model."),
-    "text_encoder_2": "conditioner.embedders.1.model.",
+    "text_encoder_2": ("conditioner.embedders.1.model.",),
 }
 
 
@@ -38,7 +38,11 @@ def open_checkpoint(weights, spec, tokenizer=None):
 
     Raises Fault where there is neither; a hub's name such as `org/model` is never fetched.
     """
+    from .take import Graphs, is_graphs
+
     path = Path(weights)
+    if path.is_dir() and is_graphs(path):
+        return Graphs(path)
     if path.is_dir():
         return Folder(path)
     if path.is_file() and path.suffix == ".safetensors":
@@ -118,7 +122,6 @@ class SingleFile:
         return named if named.is_dir() else self.words
 
     def load(self, component):
-        weights = {name: tensor for name, tensor in load_file(self.path).items()}
         config = self.config(component.source)
         library = library_of(component.class_name)
         model_class = getattr(library, component.class_name)
@@ -126,23 +129,27 @@ class SingleFile:
             model = model_class(model_class.config_class(**config, **options_of(component, weights=False)))
         else:
             model = model_class.from_config(config)
-        converted = convert(component.source, weights, config, model)
+        converted = fitting(convert(component.source, self.weights(component.source), config, model), model)
         missing, left = model.load_state_dict(converted, strict=False)
-        missing = [name for name in missing if not name.endswith("position_ids")]
         if missing or left:
             told = [f"lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
             told += [f"has {left[0]} and {len(left) - 1} more that no layer takes"] if left else []
             raise Fault(f"{self.path}: {component.source} {'; '.join(told)}: is this the family of the spec?")
         return ready(model)
 
+    def weights(self, source):
+        """Tensors of one component, under the names of the file."""
+        if source not in PREFIXES:
+            raise Fault(unknown("component of a single file", source, PREFIXES))
+        with safe_open(self.path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(PREFIXES[source])}
+
 
 def convert(source, weights, config, model):
     """The authors' names of one component's tensors → diffusers' and transformers'."""
-    prefixes = PREFIXES[source]
-    prefixes = prefixes if isinstance(prefixes, tuple) else (prefixes,)
-    prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in weights)), None)
+    prefix = next((prefix for prefix in PREFIXES[source] if any(name.startswith(prefix) for name in weights)), None)
     if prefix is None:
-        raise Fault(f"the file has no {source}: no tensor begins with {' or '.join(prefixes)}")
+        raise Fault(f"the file has no {source}: no tensor begins with {' or '.join(PREFIXES[source])}")
     if source == "unet":
         return converters.convert_ldm_unet_checkpoint(weights, config)
     if source == "vae":
@@ -150,6 +157,16 @@ def convert(source, weights, config, model):
     if prefix.endswith("model."):
         return converters.convert_open_clip_checkpoint(model, weights, prefix=prefix)
     return converters.convert_ldm_clip_checkpoint(weights, remove_prefix=prefix)
+
+
+def fitting(weights, model):
+    """Versions of transformers differ in whether a text model's names begin with `text_model.`; positions are counted."""
+    own = model.state_dict()
+    fitted = {}
+    for name, tensor in weights.items():
+        forms = (name, name.removeprefix("text_model."), f"text_model.{name}")
+        fitted[next((form for form in forms if form in own), name)] = tensor
+    return {name: tensor for name, tensor in fitted.items() if not name.endswith("position_ids")}
 
 
 def library_of(class_name):

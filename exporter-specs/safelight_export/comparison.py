@@ -28,10 +28,10 @@ TOGETHER_BYTES = 3_000_000_000
 THUMBNAIL = 256
 
 
-def compare(manifest, root: Path, graphs, row, size=None) -> dict:
+def compare(manifest, root: Path, graphs, row, prompts, size=None) -> dict:
     """`graphs` are paths by precision and stage, `row` one sample of what the denoiser is given."""
     found = {"machine": machine(), "precisions": [name for name in ORDER if name in graphs]}
-    found["pictures"] = pictures(manifest, root, graphs, size)
+    found["pictures"] = pictures(manifest, root, graphs, prompts, size)
     found["latency"] = latency({name: graphs[name]["denoiser"] for name in found["precisions"]}, row)
     if "int8" in graphs:
         found["profile"] = profile(graphs["int8"]["denoiser"], row)
@@ -49,9 +49,9 @@ def machine():
     return {"cpu": model, "cores": os.cpu_count(), "threads": threads(), "system": platform.platform(), **versions}
 
 
-def pictures(manifest, root, graphs, size):
+def pictures(manifest, root, graphs, words, size):
     """For each seed and precision: the picture as PNG, its PSNR and the latents' distance at each step to FP32's."""
-    prompts = trajectories.PROMPTS if "text_encoder" in graphs["fp32"] else [""] * len(SEEDS)
+    prompts = words if "text_encoder" in graphs["fp32"] else [""] * len(SEEDS)
     requests = []
     for index, seed in enumerate(SEEDS):
         changes = {"steps": min(manifest["defaults"]["steps"], 8), "size": size}

@@ -15,6 +15,7 @@ from .graphs import Graph
 from .manifest import GRAPHS, Manifest
 from .spec import STAGES
 from .steps import Steps, modules
+from .take import Graphs, take
 
 # Cells of a latent on a side, for the proof against PyTorch.
 SIDE = 8
@@ -66,6 +67,11 @@ class Export:
     def traced(self, steps, folder):
         component, source = self.spec.components[folder], self.sources[folder]
         target = self.work / "fp32" / folder
+        if isinstance(source, Graphs):
+            make = lambda temporary: take(source.graph(folder), temporary / "model.onnx")
+            inputs = [*source.inputs(folder), *modules("take", "graphs")]
+            self.results[folder] = {"trace": steps.run(f"take:{folder}", inputs, target, make)}
+            return target / "model.onnx"
 
         def make(temporary):
             model = source.load(component)
@@ -150,6 +156,8 @@ class Export:
         return self.spec.recipe.get(STAGES[folder], {})
 
     def downscale(self):
+        if "latent" in self.spec.manifest:
+            return self.spec.manifest["latent"]["downscale"]
         if "vae_decoder" not in self.spec.components:
             return 1
         component = self.spec.components["vae_decoder"]

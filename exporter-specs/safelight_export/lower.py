@@ -12,7 +12,7 @@ from .steps import modules
 
 # Enough for ranges of a few-step model; what a device records itself is better.
 TRAJECTORIES = 8
-GOLDENS = (("a red apple", 3), ("a lighthouse at dusk, oil painting", 7))
+GOLDENS = ({"prompt": "a red apple", "seed": 3}, {"prompt": "a lighthouse at dusk, oil painting", "seed": 7})
 # On a CPU, FP16 graphs compute in float32: the best of what is shipped.
 GOLDEN_PRECISIONS = ("fp32", "fp16")
 
@@ -25,10 +25,11 @@ def calibrated(run, steps, content, graphs):
 
     def make(temporary):
         model = trajectories.Model(content, run.out, graphs)
-        return trajectories.record(model, temporary, TRAJECTORIES, run.static)
+        prompts = run.spec.prompts or trajectories.PROMPTS
+        return trajectories.record(model, temporary, prompts, max(TRAJECTORIES, len(run.spec.prompts)), run.static)
 
-    inputs = [*with_data(graphs.values()), *modules("trajectories", "graphs")]
-    return folder, steps.run("calibration", inputs, folder, make, defaults=content["defaults"], static=run.static)
+    inputs, settings = [*with_data(graphs.values()), *modules("trajectories", "graphs")], {"prompts": run.spec.prompts}
+    return folder, steps.run("calibration", inputs, folder, make, defaults=content["defaults"], static=run.static, **settings)
 
 
 def samples(folder, stage):
@@ -44,8 +45,10 @@ def goldens(run, steps, content):
     folder = run.out / "golden"
 
     def make(temporary):
-        prompts = GOLDENS if "text_encoder" in graphs else [("", seed) for _, seed in GOLDENS]
-        requests = [trajectories.defaults(content, prompt, seed) for prompt, seed in prompts]
+        asked = [dict(entry) for entry in run.spec.goldens or GOLDENS]
+        if "text_encoder" not in graphs:
+            asked = [entry | {"prompt": ""} for entry in asked]
+        requests = [trajectories.defaults(content, **entry) for entry in asked]
         model = trajectories.Model(content, run.out, graphs)
         found = []
         for request, result in zip(requests, trajectories.generate(model, requests)):
@@ -55,7 +58,7 @@ def goldens(run, steps, content):
         return {"requests": found}
 
     inputs = [*with_data(graphs.values()), *modules("trajectories", "lower")]
-    found = steps.run("goldens", inputs, folder, make, defaults=content["defaults"])
+    found = steps.run("goldens", inputs, folder, make, defaults=content["defaults"], asked=run.spec.goldens)
     return [golden(run, steps, dict(entry)) for entry in found["requests"]]
 
 
@@ -72,7 +75,8 @@ def compared(run, steps, content, fp32, folder):
     for name in lowered:
         graphs[name] = {STAGES[part]: run.out / part / GRAPHS[name] for part in run.spec.components}
     row = next(iter(samples(folder, "denoiser")))
-    make = lambda _: comparison.compare(content, run.out, graphs, row, run.static)
+    prompts = run.spec.prompts or trajectories.PROMPTS
+    make = lambda _: comparison.compare(content, run.out, graphs, row, prompts, run.static)
     inputs = [*with_data(path for each in graphs.values() for path in each.values()), *modules("comparison", "trajectories")]
     return steps.run("comparison", inputs, run.work, make, defaults=content["defaults"])
 

@@ -45,6 +45,8 @@ class Manifest:
     def process(self):
         if "edm" in self.spec.manifest:
             return {"edm": self.spec.manifest["edm"]}
+        if "beta_start" in self.spec.manifest.get("training", {}):
+            return {"training": self.spec.manifest["training"]}
         return {"training": training(self.scheduler, self.index.get("_class_name", "")) | self.spec.manifest.get("training", {})}
 
     def latent(self):

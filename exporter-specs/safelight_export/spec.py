@@ -48,7 +48,7 @@ class Spec:
     tokenizers: dict
     single_file: dict
     recipe: dict
-    graphs: dict
+    prompts: list
     goldens: list
 
 
@@ -94,7 +94,7 @@ def merged(base, change):
 
 
 def checked(content, path):
-    keys(content, "spec", REQUIRED | MANIFEST_KEYS | {"tokenizers", "single_file", "recipe", "graphs", "goldens"})
+    keys(content, "spec", REQUIRED | MANIFEST_KEYS | {"tokenizers", "single_file", "recipe", "prompts", "goldens"})
     missing = sorted(REQUIRED - content.keys())
     if missing:
         raise Fault(f"lacks {', '.join(missing)}")
@@ -117,7 +117,7 @@ def checked(content, path):
         tokenizers=mapping(content, "tokenizers"),
         single_file=mapping(content, "single_file"),
         recipe=recipe,
-        graphs=mapping(content, "graphs"),
+        prompts=content.get("prompts") or [],
         goldens=content.get("goldens") or [],
     )
 

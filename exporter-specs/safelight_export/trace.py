@@ -234,7 +234,13 @@ def plain_encoder(model):
     return Trace(PlainEncoder(model), {"sample": edge}, {"latent_sample": (BATCH, channels, HEIGHT, WIDTH)})
 
 
+def graph(_):
+    """No network: the family is there as graphs only."""
+    raise Fault("this family is exported from its ONNX graphs: give --weights a folder with unet.fp32.onnx or unet.fp16.onnx")
+
+
 TRACES = {
+    "graph": graph,
     "text_encoder": text_encoder,
     "unet": unet,
     "unet_plain": unet_plain,

@@ -241,7 +241,7 @@ def decode(model, session, latents, record):
     return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def record(model, folder: Path, count=8, size=None):
+def record(model, folder: Path, prompts=PROMPTS, count=8, size=None):
     """Writes what each graph is given along `count` trajectories, as `safelight generate --record-calibration` does, with
     an encoder's pictures from the decoder. Returns what a report says of it."""
     places, steps = {}, model.manifest["defaults"]["steps"]
@@ -253,7 +253,7 @@ def record(model, folder: Path, count=8, size=None):
     requests = []
     for index in range(count):
         varied = drawn_conditions(model.manifest, index)
-        prompt = PROMPTS[index % len(PROMPTS)]
+        prompt = prompts[index % len(prompts)] if "text_encoder" in model.paths else ""
         few = min(steps, 8)
         requests.append(defaults(model.manifest, prompt, index, steps=few, size=size, conditions=varied))
     found = generate(model, requests, keep)

@@ -18,6 +18,9 @@ def copy_tokenizer(source: Path, folder: Path, fixed):
 
     `fixed` are the spec's own values, for tokenizers whose files do not tell: `{pad, length}`.
     """
+    if {"length", "start", "end", "pad"} <= fixed.keys():
+        write_text(folder / "tokenizer.json", (source / "tokenizer.json").read_text(encoding="utf-8"))
+        return {name: fixed[name] for name in ("length", "start", "end", "pad")}
     for name in TOKENIZER_FILES:
         if (source / name).is_file() and name != "tokenizer.json":
             write_text(folder / name, (source / name).read_text(encoding="utf-8"))

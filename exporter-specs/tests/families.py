@@ -32,7 +32,9 @@ INPAINT = {"task": "inpainting", "image": PICTURE, "mask": MASK}
 
 
 class Family(NamedTuple):
-    """`build(folder of the vocabulary)` gives diffusers' pipeline; `without` are components not exported."""
+    """Families share encoders and decoders of equal conventions, which git keeps once.
+
+    `build(folder of the vocabulary)` gives diffusers' pipeline; `without` are components not exported."""
 
     name: str
     spec: str
@@ -68,8 +70,8 @@ def sd15_lcm(folder):
     words = tiny.tokenizer(folder)
     unet = tiny.unet(12, time_cond_proj_dim=32)
     return diffusers.LatentConsistencyModelPipeline(
-        vae=tiny.autoencoder(13, 0.18215),
-        text_encoder=tiny.text_encoder(11, words),
+        vae=tiny.autoencoder(3, 0.18215),
+        text_encoder=tiny.text_encoder(1, words),
         tokenizer=words,
         unet=tiny.live_unet(unet, 1.0, timestep_cond=tiny.guidance_embedding(8.5, 32)),
         scheduler=diffusers.LCMScheduler(clip_sample=False, steps_offset=1, **tiny.BETAS),
@@ -90,7 +92,7 @@ TRAILING = {"timestep_spacing": "trailing", **tiny.BETAS}
 def sd2(folder):
     words = tiny.tokenizer(folder, "!")
     return diffusers.StableDiffusionPipeline(
-        vae=tiny.autoencoder(33, 0.18215),
+        vae=tiny.autoencoder(3, 0.18215),
         text_encoder=tiny.text_encoder(31, words, act="gelu"),
         tokenizer=words,
         unet=tiny.live_unet(tiny.unet(32, **SD2_UNET), 1.0),
@@ -102,8 +104,8 @@ def sd2(folder):
 def sd_turbo(folder):
     words = tiny.tokenizer(folder, "!")
     return diffusers.StableDiffusionPipeline(
-        vae=tiny.autoencoder(43, 0.18215),
-        text_encoder=tiny.text_encoder(41, words, act="gelu"),
+        vae=tiny.autoencoder(3, 0.18215),
+        text_encoder=tiny.text_encoder(31, words, act="gelu"),
         tokenizer=words,
         unet=tiny.live_unet(tiny.unet(42, **SD2_UNET), 1.0),
         scheduler=diffusers.EulerDiscreteScheduler(**TRAILING),
@@ -115,7 +117,7 @@ def sdxs(folder):
     words = tiny.tokenizer(folder, "!")
     return diffusers.StableDiffusionPipeline(
         vae=tiny.tiny_autoencoder(53),
-        text_encoder=tiny.text_encoder(51, words, act="gelu"),
+        text_encoder=tiny.text_encoder(31, words, act="gelu"),
         tokenizer=words,
         unet=tiny.live_unet(tiny.unet(52, mid_block_type=None, **SD2_UNET), 1.0),
         scheduler=diffusers.EulerDiscreteScheduler(**TRAILING),
@@ -126,8 +128,8 @@ def sdxs(folder):
 def bk_sdm_tiny(folder):
     words = tiny.tokenizer(folder)
     return diffusers.StableDiffusionPipeline(
-        vae=tiny.autoencoder(63, 0.18215),
-        text_encoder=tiny.text_encoder(61, words),
+        vae=tiny.autoencoder(3, 0.18215),
+        text_encoder=tiny.text_encoder(1, words),
         tokenizer=words,
         unet=tiny.live_unet(tiny.unet(62, mid_block_type=None), 1.0),
         scheduler=diffusers.PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1, **tiny.BETAS),
@@ -146,15 +148,15 @@ XL_UNET = {
 
 def xl(seed, folder, scheduler, empty=True, **unet):
     words = tiny.tokenizer(folder)
-    model = tiny.unet(seed + 2, **(XL_UNET | unet))
+    model = tiny.unet(seed, **(XL_UNET | unet))
     extra = {"added_cond_kwargs": tiny.added_conditions(model.config)}
     if model.config.time_cond_proj_dim:
         extra["timestep_cond"] = tiny.guidance_embedding(8.0, model.config.time_cond_proj_dim)
     words_2 = tiny.tokenizer(folder.with_name("words_2"), "!")
     return diffusers.StableDiffusionXLPipeline(
-        vae=tiny.autoencoder(seed + 3, 0.13025, force_upcast=False),
-        text_encoder=tiny.text_encoder(seed, words),
-        text_encoder_2=tiny.text_encoder(seed + 1, words_2, projection=tiny.TEXT_WIDTH, act="gelu"),
+        vae=tiny.autoencoder(4, 0.13025, force_upcast=False),
+        text_encoder=tiny.text_encoder(1, words),
+        text_encoder_2=tiny.text_encoder(5, words_2, projection=tiny.TEXT_WIDTH, act="gelu"),
         tokenizer=words,
         tokenizer_2=words_2,
         unet=tiny.live_unet(model, 1.0, **extra),
@@ -181,7 +183,7 @@ def ssd_1b_lcm(folder):
 
 def dit(_):
     scheduler = diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False)
-    return diffusers.DiTPipeline(tiny.transformer(102), tiny.autoencoder(103, 0.18215), scheduler)
+    return diffusers.DiTPipeline(tiny.transformer(102), tiny.autoencoder(3, 0.18215), scheduler)
 
 
 def ldm(_):

@@ -18,12 +18,16 @@ sys.path[:0] = [str(ROOT / "exporter-specs"), str(ROOT / "tests/reference")]
 
 from compact_json import write_json  # noqa: E402
 from families import DEFAULTS, FAMILIES  # noqa: E402
+from legacy import write_legacy  # noqa: E402
 from references import generate  # noqa: E402
 from safelight_export.checkpoint import open_checkpoint  # noqa: E402
 from safelight_export.export import Export  # noqa: E402
 from safelight_export.spec import open_spec  # noqa: E402
 
 MODELS, GOLDEN = ROOT / "tests/models/families", ROOT / "tests/golden/families"
+
+# The older layout has the numbers of the newer one.
+LEGACY = {"name": "legacy-ddim", "of": "sd15-ddim"}
 
 
 def main():
@@ -35,7 +39,12 @@ def main():
         for family in FAMILIES:
             if family.name in chosen:
                 make(family, Path(folder) / family.name)
-    write_json(GOLDEN.with_suffix(".json"), {"cases": [case for family in FAMILIES for case in cases(family)]})
+    write_legacy(MODELS / "sd15", MODELS / "legacy-sd")
+    shutil.copy(GOLDEN / f"{LEGACY['of']}.npz", GOLDEN / f"{LEGACY['name']}.npz")
+    table = [case for family in FAMILIES for case in cases(family)]
+    same = next(case for case in table if case["name"] == LEGACY["of"])
+    legacy = same | {"name": LEGACY["name"], "model": "tests/models/families/legacy-sd", "layout": "optimum"}
+    write_json(GOLDEN.with_suffix(".json"), {"cases": [*table, legacy]})
 
 
 def cases(family):
@@ -49,6 +58,7 @@ def make(family, folder):
         arrays = generate(pipeline, case)
         check(case, arrays)
         np.savez(GOLDEN / f"{case['name']}.npz", **arrays)
+    check_steering(pipeline, cases(family)[0])
 
 
 def save(family, folder):
@@ -77,6 +87,16 @@ def check(case, arrays):
     clipped = np.isin(arrays["images"], (0, 255)).mean()
     print(f"{name}: latents {arrays['latents'].std():.2f}, contrast {contrast:.0f}, clipped {clipped:.0%}")
     assert contrast > 10 and clipped < 0.5, name
+
+
+def check_steering(pipeline, case):
+    """Words, classes and guidance must each move the latents by much more than the tests allow."""
+    base = generate(pipeline, case)["latents"]
+    changes = {"prompts": ["the moon!"]} if case["prompts"] else {"conditions": {"class": 3}}
+    steered = case["prompts"] or case["conditions"]
+    for change in [changes] * bool(steered) + [{"guidance": case["guidance"] + 1.5}] * (case["guidance"] > 1):
+        moved = np.linalg.norm(generate(pipeline, case | change)["latents"] - base) / np.linalg.norm(base)
+        assert moved > 0.01, f"{case['name']}: {change} moves latents by {moved:.1e}"
 
 
 def draw_pictures():

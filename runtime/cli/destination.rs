@@ -19,6 +19,15 @@ pub(crate) enum Destination {
     Folder(PathBuf, Format),
 }
 
+/// Which of several pictures one is, where its seed does not tell.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// Number of its prompt among those of a file.
+    pub(crate) number: Option<usize>,
+    /// Number of its frame in a walk.
+    pub(crate) frame: Option<usize>,
+}
+
 impl Destination {
     /// Understands what was typed as the place, if anything, and as the format.
     pub(crate) fn new(out: Option<&str>, asked: Option<Format>) -> safelight::Result<Self> {
@@ -53,15 +62,13 @@ impl Destination {
         }
     }
 
-    /// Writes one of `count` pictures of a prompt, the `number`th of several; returns its path, or none where it went
-    /// to standard output.
-    pub(crate) fn write(
-        &self,
-        picture: &Picture,
-        count: usize,
-        number: Option<usize>,
-    ) -> safelight::Result<Option<PathBuf>> {
-        let seed = picture.provenance.seed;
+    /// Writes one of `count` pictures of a prompt; returns its path, or none where it went to standard output.
+    pub(crate) fn write(&self, picture: &Picture, count: usize, place: Place) -> safelight::Result<Option<PathBuf>> {
+        // Frames between two seeds have the same seed; as numbers of four digits, a list of files has them in order.
+        let which = match place.frame {
+            Some(frame) => format!("walk-{frame:04}"),
+            None => picture.provenance.seed.to_string(),
+        };
         let (path, format) = match self {
             Self::Standard(format) => {
                 print_bytes(&picture.encode(*format)?)?;
@@ -70,15 +77,15 @@ impl Destination {
             Self::Folder(folder, format) => {
                 let extension = if *format == Format::Jpeg { "jpg" } else { format.name() };
                 // Prompts of one file may be cut to the same name.
-                let number = number.map(|number| format!("{number:04}-")).unwrap_or_default();
-                let name = format!("{number}{}-{seed}.{extension}", slug(&picture.provenance.prompt));
+                let number = place.number.map(|number| format!("{number:04}-")).unwrap_or_default();
+                let name = format!("{number}{}-{which}.{extension}", slug(&picture.provenance.prompt));
                 (folder.join(name), format)
             }
             Self::File(path, format) if count == 1 => (path.clone(), format),
             Self::File(path, format) => {
                 let extension =
                     path.extension().map(|extension| format!(".{}", extension.display())).unwrap_or_default();
-                (path.with_file_name(format!("{}-{seed}{extension}", folders::stem(path))), format)
+                (path.with_file_name(format!("{}-{which}{extension}", folders::stem(path))), format)
             }
         };
         safelight::save(&path, &picture.encode(*format)?)?;

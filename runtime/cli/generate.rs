@@ -11,6 +11,7 @@ use safelight::cache::{Outcome, Watch};
 use safelight::forecast::rooms;
 use safelight::guidance::GUIDANCES;
 use safelight::noise::GENERATORS;
+use safelight::prompt::{LongPrompts, Syntax};
 use safelight::sampler::Latent;
 use safelight::{
     Curve, Error, ErrorKind, Event, Forecast, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline, Plan,
@@ -18,7 +19,7 @@ use safelight::{
 };
 use serde_json::json;
 
-use crate::destination::{Destination, prepare_folder};
+use crate::destination::{Destination, Place, prepare_folder};
 use crate::device::{DeviceArguments, tell_opening};
 use crate::picture_arguments::PictureArguments;
 use crate::sampling::SamplingArguments;
@@ -52,9 +53,18 @@ pub(crate) struct Arguments {
     /// What the picture must not show; needs guidance
     #[arg(long, value_name = "PROMPT")]
     negative: Option<String>,
+    /// Read weights in prompts: (words:1.3), (words) for 1.1, [words] for 1/1.1; a backslash before a plain bracket
+    #[arg(long)]
+    weighted: bool,
+    #[arg(long, value_name = "HOW", value_parser = long_prompts, help = long_prompts_help())]
+    long_prompts: Option<LongPrompts>,
     /// Seed of the first picture; the next has the next seed [default: a new one each time]
     #[arg(short, long, value_name = "SEED", allow_negative_numbers = true)]
     seed: Option<u64>,
+    /// Walk from the seed to this one, or along several, such as 9,12: the noise of COUNT pictures goes from one seed's to
+    /// the next's; first and last are the pictures of their seeds
+    #[arg(long, value_name = "SEEDS", value_delimiter = ',', requires_all = ["seed", "count"], allow_negative_numbers = true)]
+    walk: Vec<u64>,
     /// Seed of the sampler's own noise [default: it continues the initial noise]
     #[arg(long, value_name = "SEED", allow_negative_numbers = true)]
     noise_seed: Option<u64>,
@@ -106,6 +116,8 @@ const EXAMPLES: &str = "\
 Examples:
   safelight generate \"a red apple\"
   safelight generate \"a blue house\" --seed 7 --count 4 --out houses/
+  safelight generate \"a red apple\" --seed 7 --walk 9 --count 24 --out frames/
+  safelight generate \"a (red:1.4) apple on [a table]\" --weighted
   safelight generate --prompts words.txt --seed 7 --out pictures/
   safelight generate --prompts kiosk.txt --prompt-cache cache/
   safelight generate \"a blue house\" --image red-house.png --strength 0.6
@@ -193,7 +205,8 @@ fn make(
         let number = arguments.prompts.as_ref().map(|_| index + 1);
         let mut made = Vec::new();
         let outcome = pipeline.generate_each(request, |picture| {
-            let path = destination.write(&picture, request.count, number)?;
+            let frame = (!request.walk.is_empty()).then_some(made.len() + 1);
+            let path = destination.write(&picture, request.count, Place { number, frame })?;
             if let Some(path) = path.as_ref().filter(|_| !arguments.json) {
                 progress.suspend(|| print(&path.display().to_string()))?;
             }
@@ -269,12 +282,15 @@ fn requests(arguments: &Arguments, target: &Target) -> safelight::Result<Vec<Req
 fn request(arguments: &Arguments) -> Request {
     Request {
         negative: arguments.negative.clone(),
+        syntax: if arguments.weighted { Syntax::Weighted } else { Syntax::Plain },
+        long_prompts: arguments.long_prompts.unwrap_or_default(),
         conditions: arguments.conditions.iter().cloned().collect(),
         sampling: arguments.sampling.sampling(),
         guidance: arguments.guidance.clone(),
         guidance_method: arguments.guidance_method.clone(),
         guidance_runs: if arguments.sequential_guidance { GuidanceRuns::InTurn } else { GuidanceRuns::Together },
         seed: arguments.seed.unwrap_or_else(new_seed),
+        walk: arguments.walk.clone(),
         noise_seed: arguments.noise_seed,
         generator: arguments.generator.clone(),
         sampler_noise: if arguments.brownian { SamplerNoise::Brownian } else { SamplerNoise::Independent },
@@ -362,6 +378,9 @@ fn as_json(report: &Report, made: &[Made], forecast: Option<&Forecast>) -> serde
 fn summary(report: &Report, made: &[Made]) -> String {
     let (Some((_, about)), Some((_, last))) = (made.first(), made.last()) else { return String::new() };
     let seeds = match last.seed {
+        last if made.iter().any(|(_, about)| about.walk.is_some()) => {
+            format!("{} frames from seed {} to {last}", made.len(), about.seed)
+        }
         last if last != about.seed => format!("seeds {} to {last}", about.seed),
         only => format!("seed {only}"),
     };
@@ -437,6 +456,16 @@ pub(crate) fn guidance_help() -> String {
 fn generator_help() -> String {
     let generators = GENERATORS.iter().map(|generator| format!("{} ({})", generator.name, generator.about));
     format!("Where noise comes from [default: torch_cpu]: {}", generators.collect::<Vec<_>>().join("; "))
+}
+
+fn long_prompts(name: &str) -> Result<LongPrompts, String> {
+    let found = LongPrompts::ALL.into_iter().find(|way| way.name() == name);
+    found.ok_or_else(|| format!("expected {}", LongPrompts::ALL.map(LongPrompts::name).join(" or ")))
+}
+
+fn long_prompts_help() -> String {
+    let ways = LongPrompts::ALL.map(|way| format!("{} ({})", way.name(), way.about()));
+    format!("What becomes of prompts that are longer than the model reads at once [default: cut]: {}", ways.join("; "))
 }
 
 fn format(name: &str) -> Result<Format, String> {

@@ -16,7 +16,9 @@ from diffusers import (
     LCMScheduler,
 )
 from diffusers.utils.torch_utils import randn_tensor
+from transformers import CLIPTokenizer
 
+import weighted_prompts
 from compact_json import write_json
 from golden_tokens import emoji_ids, clip_ids
 from pipeline_cases import CASES
@@ -60,6 +62,7 @@ def write_pipelines(repository: Path, emoji: Path, golden: Path):
 
 
 class Model(NamedTuple):
+    folder: Path
     text_encoder: onnxruntime.InferenceSession
     unet: onnxruntime.InferenceSession
     vae_decoder: onnxruntime.InferenceSession
@@ -74,6 +77,7 @@ class Model(NamedTuple):
 def load_model(folder):
     vae = read_json(folder / "vae_decoder/config.json")
     return Model(
+        folder=folder,
         text_encoder=session(folder / "text_encoder/model.onnx"),
         unet=session(folder / "unet/model.onnx"),
         vae_decoder=session(folder / "vae_decoder/model.onnx"),
@@ -88,6 +92,7 @@ def load_model(folder):
 
 def load_emoji(folder):
     return Model(
+        folder=folder,
         text_encoder=session(folder / "text_encoder.fp16.onnx"),
         unet=session(folder / "unet.fp16.onnx"),
         vae_decoder=session(folder / "vae_decoder.fp16.onnx"),
@@ -159,14 +164,12 @@ def check_grid(scheduler):
 
 def make_predictor(model, case):
     """The model's output at one step, as a function of the scaled sample and the timestep."""
-    prompts = case["prompts"] if len(case["prompts"]) == case["batch"] else case["prompts"] * case["batch"]
-    text = encode(model, prompts)
+    text, unwanted = texts(model, case)
     if model.guidance_width:
         embedding = guidance_embedding(case["guidance"], model.guidance_width, case["batch"])
         return lambda sample, timestep: run_unet(model, sample, timestep, text, timestep_cond=embedding)
     if case["guidance"] <= 1.0:
         return lambda sample, timestep: run_unet(model, sample, timestep, text)
-    unwanted = encode(model, [case["negative"]] * case["batch"])
     run_both = run_in_turn if isinstance(graph_input(model.unet, "sample").shape[0], int) else run_together
 
     def guided(sample, timestep):
@@ -174,6 +177,25 @@ def make_predictor(model, case):
         return without + case["guidance"] * (with_text - without)
 
     return guided
+
+
+def texts(model, case):
+    """Hidden states of the prompts and of the negative prompt, a row a picture."""
+    if "sections" in case:
+        return weighted_texts(model, case)
+    prompts = case["prompts"] if len(case["prompts"]) == case["batch"] else case["prompts"] * case["batch"]
+    return encode(model, prompts), encode(model, [case["negative"]] * case["batch"])
+
+
+def weighted_texts(model, case):
+    tokenizer = CLIPTokenizer.from_pretrained(model.folder / "tokenizer")
+
+    def hidden(ids):
+        return run(model.text_encoder, {"input_ids": np.array([ids])}, "last_hidden_state")
+
+    both = [weighted_prompts.encode(case[name], tokenizer, hidden) for name in ("sections", "negative_sections")]
+    tokens = max(states.shape[1] for states in both)
+    return [np.repeat(weighted_prompts.pad(states, tokens, tokenizer, hidden), case["batch"], axis=0) for states in both]
 
 
 def run_together(model, sample, timestep, unwanted, text):

@@ -29,6 +29,29 @@ def row(name, sampler, schedule, steps, **fields):
 THREE_IMAGES = {"batch": 3, "height": 32, "width": 32}
 NEGATIVE = {"negative": "low quality, blurry"}
 
+# The prompts as they are typed, and what they say: sections of texts with their weights.
+WEIGHTED = {
+    "syntax": "weighted",
+    "prompts": ["a (red:1.5) apple on [the (moon:0.4)], \\(ripe\\) ((sharp))"],
+    "negative": "(blurry:1.3)",
+    "sections": [
+        [
+            *[("a ", 1), ("red", 1.5), (" apple on ", 1), ("the ", 1 / 1.1), ("moon", 0.4 / 1.1)],
+            *[(", (ripe) ", 1), ("sharp", 1.21)],
+        ]
+    ],
+    "negative_sections": [[("blurry", 1.3)]],
+}
+LINE = "the cat in the hat on the moon with a red apple and a purple umbrella, "
+LONG = {
+    "syntax": "weighted",
+    "long_prompts": "chunks",
+    "prompts": [f"{LINE * 3}(a painting:1.2) {LINE * 4}BREAK (gold:2)"],
+    "negative": LINE * 8,
+    "sections": [[(LINE * 3, 1), ("a painting", 1.2), (" " + LINE * 4, 1)], [("gold", 2)]],
+    "negative_sections": [[(LINE * 8, 1)]],
+}
+
 CASES = [
     *cases(
         "tests/models/tiny-sd",
@@ -51,6 +74,9 @@ CASES = [
         row("sd-lcm", "lcm", "lcm", 4),
         row("sd-lcm-guided", "lcm", "lcm", 3, guidance=2.0, noise="shared", **THREE_IMAGES),
         row("sd-lcm-one-step", "lcm", "lcm", 1),
+        row("sd-weighted", "ddim", "leading", 4, height=32, width=32, **WEIGHTED),
+        row("sd-weighted-guided", "ddim", "leading", 4, guidance=7.5, height=32, width=32, **WEIGHTED),
+        row("sd-long-guided", "ddim", "leading", 4, guidance=7.5, height=32, width=32, **LONG),
     ),
     *cases(
         "tests/models/tiny-lcm",

@@ -11,6 +11,7 @@ use crate::model::Model;
 use crate::onnx::{Outline, Size};
 use crate::options::Opt;
 use crate::original::Shown;
+use crate::prompt::LongPrompts;
 use crate::request::{Chosen, GuidanceRuns, Plan};
 use crate::residency::RunsGraph;
 use crate::sampler::{Denoise, Latent};
@@ -66,6 +67,8 @@ pub(crate) struct Traits {
     pub(crate) fixed_batch: Option<usize>,
     /// Channels that it takes with each latent, where those are a mask and the latent of what is around it.
     pub(crate) shown_channels: usize,
+    /// How many hidden states it takes, where it was exported for a fixed number.
+    pub(crate) fixed_tokens: Option<usize>,
 }
 
 impl Traits {
@@ -74,16 +77,29 @@ impl Traits {
             let name = model.tensor(Stage::Denoiser, name);
             outline.inputs.iter().find(|input| input.name == name)
         };
-        let fixed_batch = match find("sample").and_then(|sample| sample.sizes.first()) {
-            Some(Size::Fixed(rows)) => usize::try_from(*rows).ok(),
+        let fixed = |name, axis| match find(name).and_then(|input| input.sizes.get(axis)) {
+            Some(Size::Fixed(size)) => usize::try_from(*size).ok(),
             _ => None,
         };
-        let channels = model.latent.channels;
-        let takes = find("sample").and_then(|sample| sample.sizes.get(1));
-        let shown = channels + 1;
-        let sees_masks = matches!(takes, Some(Size::Fixed(takes)) if *takes == (channels + shown) as u64);
-        let shown_channels = if sees_masks { shown } else { 0 };
-        Self { embeds_guidance: find("timestep_cond").is_some(), fixed_batch, shown_channels }
+        let shown = model.latent.channels + 1;
+        let sees_masks = fixed("sample", 1) == Some(model.latent.channels + shown);
+        Self {
+            shown_channels: if sees_masks { shown } else { 0 },
+            embeds_guidance: find("timestep_cond").is_some(),
+            fixed_batch: fixed("sample", 0),
+            fixed_tokens: fixed("encoder_hidden_states", 1),
+        }
+    }
+
+    /// Refuses the chunks of a long prompt where there is room for one.
+    pub(crate) fn check_tokens(&self, tokens: usize, plan: &Plan) -> Result<()> {
+        match self.fixed_tokens {
+            Some(fixed) if tokens > fixed && plan.prompt.long == LongPrompts::Chunks => Err(Error::usage(format!(
+                "a prompt fills {tokens} tokens in chunks, but the denoiser's graph was exported for {fixed}; take \
+                 --long-prompts cut, or export it with a free axis of tokens"
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 

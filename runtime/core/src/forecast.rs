@@ -16,6 +16,7 @@ use crate::request::{Plan, Request};
 use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
 use crate::target::{GraphOptimization, Target};
+use crate::text::count_windows;
 use crate::tiling::{Tiling, USUAL_CELLS};
 use crate::{Machine, Result, bounded};
 
@@ -106,7 +107,7 @@ impl Forecast {
             parts.push(Part::read(stage, model, target)?);
         }
         let denoiser = parts.iter().find(|part| part.stage == Stage::Denoiser);
-        let shapes = Shapes::new(&denoiser.expect("every model has one").outline, plan, model);
+        let shapes = Shapes::new(&denoiser.expect("every model has one").outline, plan, model)?;
         for part in &mut parts {
             part.activations = part.file.activations(&shapes.inputs(part, model))?;
             part.plans_ahead &= shapes.runs_again(part.stage, request, plan);
@@ -314,10 +315,10 @@ struct Shapes {
     rows: u64,
     /// `[channels, height, width]`.
     latent: [u64; 3],
-    /// `[tokens, width]`; the width is 0 where the denoiser takes any.
+    /// `[tokens, width]` of a prompt; the width is 0 where the denoiser takes any.
     hidden: [u64; 2],
-    /// Whether there is a negative prompt to read.
-    negative: bool,
+    /// Whether text encoders read more than one window.
+    reads_more: bool,
     /// Height and width of the cells that the autoencoder works on at once.
     tile: [u64; 2],
     /// Pixels a cell is wide and high.
@@ -325,8 +326,9 @@ struct Shapes {
 }
 
 impl Shapes {
-    fn new(denoiser: &Outline, plan: &Plan, model: &Model) -> Self {
-        let Traits { embeds_guidance, fixed_batch, .. } = Traits::of(denoiser, model);
+    fn new(denoiser: &Outline, plan: &Plan, model: &Model) -> Result<Self> {
+        let traits = Traits::of(denoiser, model);
+        let Traits { embeds_guidance, fixed_batch, .. } = traits;
         let together = fixed_batch.map_or(runs_together(plan), |fixed| fixed == 2 * plan.batch);
         let negative = plan.is_guided() && !embeds_guidance;
         let doubled = negative && together;
@@ -334,20 +336,23 @@ impl Shapes {
         let hidden = model.tensor(Stage::Denoiser, "encoder_hidden_states");
         let hidden = denoiser.inputs.iter().find(|input| input.name == hidden).and_then(|input| input.sizes.last());
         let hidden_width = if let Some(Size::Fixed(width)) = hidden { *width } else { 0 };
-        Self {
+        let prompts = [&plan.prompt, if negative { &plan.negative } else { &plan.prompt }];
+        let tokens = count_windows(&prompts, model)? as u64 * window(model);
+        traits.check_tokens(tokens as usize, plan)?;
+        Ok(Self {
             rows: if doubled { 2 * plan.batch } else { plan.batch } as u64,
             latent: [channels, height, width].map(|size| size as u64),
-            hidden: [tokens(model), hidden_width],
-            negative,
+            hidden: [tokens, hidden_width],
             tile: [height, width].map(|size| plan.tile.map_or(size, |tile| tile.min(size)) as u64),
             downscale: model.latent.downscale as u64,
-        }
+            reads_more: negative || tokens > window(model),
+        })
     }
 
     /// Whether a request runs a stage's graph more than once.
     fn runs_again(&self, stage: Stage, request: &Request, plan: &Plan) -> bool {
         match stage {
-            Stage::TextEncoder | Stage::TextEncoder2 => self.negative,
+            Stage::TextEncoder | Stage::TextEncoder2 => self.reads_more,
             Stage::Denoiser => plan.steps() != Some(1) || request.count > plan.batch,
             Stage::Decoder | Stage::Encoder => request.count > 1 || self.tile != self.latent[1..],
         }
@@ -357,7 +362,7 @@ impl Shapes {
     fn inputs(&self, part: &Part, model: &Model) -> Vec<(String, Vec<u64>)> {
         let ([channels, height, width], [tokens, hidden_width]) = (self.latent, self.hidden);
         let usual = |name: &str| match part.stage {
-            Stage::TextEncoder | Stage::TextEncoder2 => vec![1, tokens],
+            Stage::TextEncoder | Stage::TextEncoder2 => vec![1, window(model)],
             Stage::Denoiser if name == model.tensor(Stage::Denoiser, "encoder_hidden_states") => {
                 vec![self.rows, tokens, hidden_width]
             }
@@ -391,8 +396,8 @@ impl Shapes {
     }
 }
 
-/// Token ids of a prompt; none where no words steer the model.
-fn tokens(model: &Model) -> u64 {
+/// Token ids of a window; none where no words steer the model.
+fn window(model: &Model) -> u64 {
     model.tokenizers.values().next().map_or(0, |tokenizer| tokenizer.window.length as u64)
 }
 

@@ -11,16 +11,20 @@ use ndarray::Array4;
 
 use crate::error::unknown;
 use crate::{Error, Result};
+use walk::Between;
 
 mod torch_cpu;
 mod torch_cuda;
 mod numpy;
 mod brownian;
+mod walk;
 
 pub use brownian::Brownian;
 pub use numpy::Numpy;
 pub use torch_cpu::TorchCpu;
 pub use torch_cuda::TorchCuda;
+pub use walk::Leg;
+pub(crate) use walk::leg;
 
 /// A generator of standard normal numbers with the name that users type.
 #[derive(Debug, Clone, Copy)]
@@ -87,14 +91,19 @@ impl Stream {
 pub struct Noise(Source<Stream>);
 
 impl Noise {
+    /// Noise of a batch of images from its seeds.
+    pub fn start(generator: &Generator, seeds: Seeds) -> Self {
+        Self(Source::start(seeds, generator.start))
+    }
+
     /// One generator for the whole batch, as diffusers' `generator=g`: an image depends on the batch it is in.
     pub fn shared(generator: &Generator, seed: u64) -> Self {
-        Self(Source::Shared((generator.start)(seed)))
+        Self::start(generator, Seeds::Shared(seed))
     }
 
     /// One generator an image, as diffusers' `generator=[g, …]`: an image is the same alone and in any batch.
     pub fn per_image(generator: &Generator, seeds: impl IntoIterator<Item = u64>) -> Self {
-        Self(Source::PerImage(seeds.into_iter().map(generator.start).collect()))
+        Self::start(generator, Seeds::PerImage(seeds.into_iter().collect()))
     }
 
     /// Overwrites `latent`, of shape `[batch, channels, height, width]`, with standard normal numbers.
@@ -108,12 +117,14 @@ impl Noise {
 }
 
 /// Seeds of a batch of images.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Seeds {
     /// One for the whole batch: an image depends on the batch it is in.
     Shared(u64),
     /// One an image: an image is the same alone and in any batch.
     PerImage(Vec<u64>),
+    /// A place between two seeds an image: an image is the same alone and in any batch.
+    Walk(Vec<Leg>),
 }
 
 /// Whatever numbers come from, for the whole batch or for each of its images.
@@ -121,6 +132,7 @@ pub enum Seeds {
 enum Source<T> {
     Shared(T),
     PerImage(Vec<T>),
+    Walk(Vec<Between<T>>),
 }
 
 impl<T> Source<T> {
@@ -128,6 +140,7 @@ impl<T> Source<T> {
         match seeds {
             Seeds::Shared(seed) => Self::Shared(start(seed)),
             Seeds::PerImage(seeds) => Self::PerImage(seeds.into_iter().map(start).collect()),
+            Seeds::Walk(legs) => Self::Walk(legs.into_iter().map(|leg| Between::start(leg, &mut start)).collect()),
         }
     }
 
@@ -137,20 +150,33 @@ impl<T> Source<T> {
         latent: &mut Array4<f32>,
         mut fill_one: impl FnMut(&mut T, &mut [f32]) -> Result<()>,
     ) -> Result<()> {
-        let sources = match self {
-            Self::Shared(source) => slice::from_mut(source),
-            Self::PerImage(sources) => {
-                check_batch(latent.shape()[0], sources.len())?;
-                sources
-            }
-        };
         if !latent.is_standard_layout() {
             *latent = Array4::zeros(latent.raw_dim());
         }
+        let batch = latent.shape()[0];
         let values = latent.as_slice_mut().expect("the layout is standard");
-        let len = (values.len() / sources.len().max(1)).max(1);
-        sources.iter_mut().zip(values.chunks_exact_mut(len)).try_for_each(|(source, part)| fill_one(source, part))
+        match self {
+            Self::Shared(source) => fill_parts(slice::from_mut(source), values, fill_one),
+            Self::PerImage(sources) => {
+                check_batch(batch, sources.len())?;
+                fill_parts(sources, values, fill_one)
+            }
+            Self::Walk(sources) => {
+                check_batch(batch, sources.len())?;
+                fill_parts(sources, values, |between, part| between.fill(part, &mut fill_one))
+            }
+        }
     }
+}
+
+/// Has each source fill as many numbers as the others.
+fn fill_parts<T>(
+    sources: &mut [T],
+    values: &mut [f32],
+    mut fill_one: impl FnMut(&mut T, &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    let len = (values.len() / sources.len().max(1)).max(1);
+    sources.iter_mut().zip(values.chunks_exact_mut(len)).try_for_each(|(source, part)| fill_one(source, part))
 }
 
 fn check_batch(batch: usize, seeds: usize) -> Result<()> {

@@ -12,6 +12,8 @@ use serde::Serialize;
 
 use crate::curve::Curve;
 use crate::graph::Opened;
+use crate::noise::Leg;
+use crate::prompt::{LongPrompts, Syntax};
 use crate::request::{KeptPixels, NoiseLayout, SamplerNoise};
 use crate::sampler::Tally;
 use crate::stage::Stage;
@@ -39,11 +41,20 @@ pub struct Provenance {
     /// What was asked to be absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negative: Option<String>,
+    /// How both were read.
+    #[serde(skip_serializing_if = "is_default")]
+    pub syntax: Syntax,
+    /// What became of them where they were long.
+    #[serde(skip_serializing_if = "is_default")]
+    pub long_prompts: LongPrompts,
     /// Numbers that steered the denoiser besides.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub conditions: BTreeMap<String, f64>,
-    /// Seed of this picture.
+    /// Seed of this picture; of one between two seeds, the first of them.
     pub seed: u64,
+    /// Where between two seeds its noise lies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub walk: Option<Leg>,
     /// Where noise came from.
     pub noise: NoiseLayout,
     /// Seed of the sampler's own noise, where that does not continue the initial noise.
@@ -109,6 +120,10 @@ pub struct Provenance {
     pub target: String,
     /// Version of ONNX Runtime.
     pub onnxruntime: String,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A file format, with the name that users type.
@@ -194,13 +209,15 @@ fn encode_png(
 
 /// The one-paragraph form that began with the Stable Diffusion web UI.
 fn parameters(provenance: &Provenance) -> String {
-    let Provenance { prompt, negative, steps, sampler, schedule, guidance, seed, width, height, model, .. } =
+    let Provenance { prompt, negative, steps, sampler, schedule, guidance, seed, walk, width, height, model, .. } =
         provenance;
     let negative = negative.as_ref().map(|negative| format!("\nNegative prompt: {negative}")).unwrap_or_default();
     let strength = provenance.strength.map(|strength| format!("Denoising strength: {strength}, ")).unwrap_or_default();
+    let walk = walk.map(|Leg { to, share, .. }| format!(", Variation seed: {to}, Variation seed strength: {share}"));
+    let walk = walk.unwrap_or_default();
     let text = format!(
         "{prompt}{negative}\nSteps: {steps}, Sampler: {sampler}, Schedule type: {schedule}, CFG scale: {guidance}, \
-         Seed: {seed}, Size: {width}x{height}, {strength}Model: {model}, Version: safelight {}",
+         Seed: {seed}{walk}, Size: {width}x{height}, {strength}Model: {model}, Version: safelight {}",
         provenance.safelight
     );
     text.replace('\0', " ")

@@ -27,7 +27,7 @@ use crate::residency::{AnySlot, Residency, Slot};
 use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::target::Target;
-use crate::text::{Hidden, Reading, TextEncoder, TextStage};
+use crate::text::{Hidden, Reading, Run, TextEncoder, TextStage};
 use crate::tiling::{Plane, USUAL_CELLS};
 use crate::training::{Level, Training};
 use crate::trajectory::Walk;
@@ -131,9 +131,9 @@ pub struct Timings {
     pub reopen_ms: f64,
     /// Prompts to hidden states.
     pub text_encoder_ms: f64,
-    /// Prompts whose hidden states came from the prompt cache on disk, a count.
+    /// Prompts, or chunks of them, whose hidden states came from the prompt cache on disk, a count.
     pub text_hits: usize,
-    /// Prompts that the text encoder read, a count; those that the pipeline remembers are neither.
+    /// Prompts, or chunks of them, that a text encoder read, a count; those that the pipeline remembers are neither.
     pub text_misses: usize,
     /// The picture to begin with to its latent, with its mask.
     pub encoder_ms: f64,
@@ -422,16 +422,20 @@ impl Pipeline {
         let request = job.request;
         let classifier_free = job.plan.is_guided() && !self.traits.embeds_guidance;
         let zeros = request.negative.is_none() && self.model.empty_prompt == EmptyPrompt::Zeros;
-        let mut texts = vec![request.prompt.as_str()];
-        texts.extend((classifier_free && !zeros).then(|| request.negative.as_deref().unwrap_or_default()));
+        let mut texts = vec![&job.plan.prompt];
+        texts.extend((classifier_free && !zeros).then_some(&job.plan.negative));
         let mut prompts = if self.model.reads_prompts() {
-            self.text.encode(&texts, &self.model, job.plan, &request.cancel)?.into_iter()
+            let run = Run { model: &self.model, plan: job.plan, cancel: &request.cancel };
+            self.text.encode(&texts, run)?.into_iter()
         } else {
             Vec::new().into_iter()
         };
         let (positive, negative) = (prompts.next(), prompts.next());
         let negative =
             negative.or_else(|| Some(positive.as_ref()?.zeros_like().into()).filter(|_| zeros && classifier_free));
+        if let Some(hidden) = &positive {
+            self.traits.check_tokens(hidden.tokens, job.plan)?;
+        }
         let Reading { hits, misses, warnings } = self.text.take_reading();
         (job.report.timings.text_hits, job.report.timings.text_misses) = (hits, misses);
         warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
@@ -444,7 +448,11 @@ impl Pipeline {
         }
         for (what, hidden) in [("prompt", positive.as_ref()), ("negative prompt", negative.as_ref())] {
             if let Some(cut) = hidden.and_then(|hidden| hidden.cut.as_ref()) {
-                let warning = format!("the {what} is longer than the model reads; cut off: \"{cut}\"");
+                let instead = match self.traits.fixed_tokens {
+                    Some(_) => "",
+                    None => "; --long-prompts chunks reads all of it",
+                };
+                let warning = format!("the {what} is longer than the model reads; cut off: \"{cut}\"{instead}");
                 job.warn(&mut self.observer, &warning);
             }
         }
@@ -503,7 +511,7 @@ impl Pipeline {
         self.denoiser.begin(&self.model, job.plan)?;
         self.warn_of_graphs(job);
         let (request, plan) = (job.request, job.plan);
-        let mut noise = job.noise(first, request.seed);
+        let mut noise = Noise::start(plan.generator, job.seeds(first));
         let beginning = given.original.begin(&mut noise, (request.noise, job.rows(first)), plan)?;
         (self.observer)(&Event::Noise { first, latent: beginning.noise() });
         let latent = beginning.latent(plan);
@@ -579,10 +587,13 @@ impl Pipeline {
             safelight: env!("CARGO_PKG_VERSION"),
             prompt: request.prompt.clone(),
             negative: request.negative.clone(),
+            syntax: request.syntax,
+            long_prompts: request.long_prompts,
             conditions: plan.conditions.iter().map(|chosen| (chosen.name.clone(), chosen.value)).collect(),
-            seed: request.seed + index as u64,
+            seed: request.seed_of(index),
+            walk: Some(request.leg(index)).filter(|leg| leg.share > 0.0),
             noise: request.noise,
-            noise_seed: request.noise_seed.map(|seed| seed + index as u64),
+            noise_seed: request.noise_seed_of(index),
             generator: plan.generator.name,
             sampler_noise: request.sampler_noise,
             sampler: plan.relay.to_string(),
@@ -717,20 +728,26 @@ impl<'a> Job<'a> {
         self.batch.min(self.request.count - first)
     }
 
-    fn noise(&self, first: usize, seed: u64) -> Noise {
-        let generator = self.plan.generator;
-        match self.seeds(first, seed) {
-            Seeds::PerImage(seeds) => Noise::per_image(generator, seeds),
-            Seeds::Shared(seed) => Noise::shared(generator, seed),
+    /// Seeds of the initial noise of the batch that starts with picture `first`.
+    fn seeds(&self, first: usize) -> Seeds {
+        let request = self.request;
+        let pictures = first..first + self.rows(first);
+        match request.noise {
+            NoiseLayout::PerImage if request.walk.is_empty() => {
+                Seeds::PerImage(pictures.map(|i| request.seed_of(i)).collect())
+            }
+            NoiseLayout::PerImage => Seeds::Walk(pictures.map(|i| request.leg(i)).collect()),
+            NoiseLayout::Shared => Seeds::Shared(request.seed),
         }
     }
 
-    fn seeds(&self, first: usize, seed: u64) -> Seeds {
-        match self.request.noise {
-            NoiseLayout::PerImage => {
-                Seeds::PerImage((first..first + self.rows(first)).map(|i| seed + i as u64).collect())
-            }
-            NoiseLayout::Shared => Seeds::Shared(seed),
+    /// Seeds of the sampler's own noise, where the request has one for it.
+    fn noise_seeds(&self, first: usize) -> Option<Seeds> {
+        let (request, pictures) = (self.request, first..first + self.rows(first));
+        let of_each = |i| request.noise_seed_of(i);
+        match request.noise {
+            NoiseLayout::PerImage => pictures.map(of_each).collect::<Option<_>>().map(Seeds::PerImage),
+            NoiseLayout::Shared => request.noise_seed.map(Seeds::Shared),
         }
     }
 
@@ -753,15 +770,17 @@ impl<'a> SamplerSource<'a> {
     /// `initial` goes on, unless the request has a seed for this noise alone.
     fn new(job: &Job<'a>, first: usize, initial: Noise) -> Result<Self> {
         let Job { request, plan, .. } = job;
-        let seed = request.noise_seed.unwrap_or(request.seed);
+        let own = job.noise_seeds(first);
         match request.sampler_noise {
-            SamplerNoise::Independent if request.noise_seed.is_none() => Ok(Self::Independent(initial)),
-            SamplerNoise::Independent => Ok(Self::Independent(job.noise(first, seed))),
+            SamplerNoise::Independent => {
+                Ok(Self::Independent(own.map_or(initial, |seeds| Noise::start(plan.generator, seeds))))
+            }
             SamplerNoise::Brownian => {
+                let seeds = own.unwrap_or_else(|| job.seeds(first));
                 let (least, most) = plan.training.sigma_range();
                 let times = plan.trajectory.levels().map(|level| brownian_time(&plan.training, level));
                 let least = times.filter(|&time| time > 0.0).fold(least, f64::min);
-                Ok(Self::Brownian(Box::new(Brownian::new(job.seeds(first, seed), least, most)?), &plan.training))
+                Ok(Self::Brownian(Box::new(Brownian::new(seeds, least, most)?), &plan.training))
             }
         }
     }

@@ -11,9 +11,10 @@ use crate::error::unknown;
 use crate::guidance::{Rule, find_guidance};
 use crate::input_picture::{InputMask, InputPicture};
 use crate::model::{Condition, Model};
-use crate::noise::{Generator, TORCH_CPU, find_generator};
+use crate::noise::{Generator, Leg, TORCH_CPU, find_generator, leg};
 use crate::options::Options;
 use crate::original;
+use crate::prompt::{LongPrompts, Prompt, Syntax, find_weight};
 use crate::route::{Route, Sampling};
 use crate::stage::Stage;
 use crate::target::Target;
@@ -29,6 +30,10 @@ pub struct Request {
     pub prompt: String,
     /// What it must not show; needs guidance.
     pub negative: Option<String>,
+    /// How both are read.
+    pub syntax: Syntax,
+    /// What becomes of them where they are longer than the text encoder's window.
+    pub long_prompts: LongPrompts,
     /// Numbers for the model's [`conditions`](Model::conditions), by name.
     pub conditions: BTreeMap<String, f64>,
     /// How the noise becomes a latent.
@@ -41,7 +46,10 @@ pub struct Request {
     pub guidance_runs: GuidanceRuns,
     /// Seed of the first picture; the next has the next seed.
     pub seed: u64,
-    /// Seed of the sampler's own noise, where that is not to continue the initial noise.
+    /// Seeds to walk to from `seed`, one after the other: the pictures are then the frames of that walk, the first
+    /// exactly the picture of the first seed and the last that of the last. All noise is walked, the sampler's too.
+    pub walk: Vec<u64>,
+    /// Seed of the sampler's own noise, where that is not to continue the initial noise; all frames of a walk share it.
     pub noise_seed: Option<u64>,
     /// A name from [`GENERATORS`](crate::noise::GENERATORS).
     pub generator: Option<String>,
@@ -117,12 +125,15 @@ impl Default for Request {
         Self {
             prompt: String::new(),
             negative: None,
+            syntax: Syntax::default(),
+            long_prompts: LongPrompts::default(),
             conditions: BTreeMap::new(),
             sampling: Sampling::default(),
             guidance: None,
             guidance_method: None,
             guidance_runs: GuidanceRuns::default(),
             seed: 0,
+            walk: Vec::new(),
             noise_seed: None,
             generator: None,
             sampler_noise: SamplerNoise::default(),
@@ -147,6 +158,30 @@ impl Request {
         let conditions = model.conditions.iter().map(|(name, condition)| (name.clone(), number(condition)));
         Self { prompt: prompt.into(), conditions: conditions.collect(), ..Self::default() }
     }
+
+    /// Where on the walk picture `index` is; without a walk, at its own seed.
+    pub(crate) fn leg(&self, index: usize) -> Leg {
+        if self.walk.is_empty() {
+            let seed = self.seed + index as u64;
+            return Leg { from: seed, to: seed, share: 0.0 };
+        }
+        leg(&self.walked_seeds(), index, self.count)
+    }
+
+    /// Seed of picture `index`; of one between two seeds, the first of them.
+    pub(crate) fn seed_of(&self, index: usize) -> u64 {
+        self.leg(index).from
+    }
+
+    /// Seed of the sampler's own noise of picture `index`.
+    pub(crate) fn noise_seed_of(&self, index: usize) -> Option<u64> {
+        let offset = if self.walk.is_empty() { index as u64 } else { 0 };
+        self.noise_seed.map(|seed| seed + offset)
+    }
+
+    fn walked_seeds(&self) -> Vec<u64> {
+        [&[self.seed], self.walk.as_slice()].concat()
+    }
 }
 
 /// What is asked for where any prompt will do.
@@ -154,6 +189,10 @@ const USUAL_PROMPT: &str = "a red apple";
 
 /// A request with every default filled in and every bound checked.
 pub struct Plan {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// What guidance leads away from, where it is on and words steer the model.
+    pub negative: Prompt,
     /// The samplers.
     pub relay: Relay,
     /// The schedule's name; `timesteps` or `sigmas` where the request gives those, `adaptive` where a tolerance decides.
@@ -252,10 +291,13 @@ impl Plan {
             Tiling::Pixels(pixels) => Some(tiling::cells(pixels, model.latent.downscale)?),
             Tiling::Auto | Tiling::Off => None,
         };
+        let [prompt, negative] = read_prompts(request)?;
         Ok(Self {
             strength,
             tiling,
             tile,
+            prompt,
+            negative,
             conditions: conditions(request, model)?,
             generator: request.generator.as_deref().map_or(Ok(&TORCH_CPU), find_generator)?,
             batch,
@@ -266,6 +308,7 @@ impl Plan {
             warnings: [
                 warnings(request, model, &guidance, (steps, on)),
                 route.warnings(),
+                weight_warnings(request),
                 noise_warnings(request, &route),
                 original::warnings(request, (width, height)),
             ]
@@ -316,10 +359,10 @@ fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {
             return Err(Error::usage(format!("{name} is 0, expected at least 1")));
         }
     }
-    if request.noise_seed == Some(request.seed) && request.sampler_noise == SamplerNoise::Independent {
+    let same = request.noise_seed.filter(|seed| request.walked_seeds().contains(seed));
+    if let Some(seed) = same.filter(|_| request.sampler_noise == SamplerNoise::Independent) {
         return Err(Error::usage(format!(
-            "noise seed {0} is the seed, too: the sampler would draw the initial noise again; give it another one",
-            request.seed
+            "noise seed {seed} is the seed, too: the sampler would draw the initial noise again; give it another one"
         )));
     }
     if request.sampler_noise == SamplerNoise::Brownian && !request.sampling.restarts.is_empty() {
@@ -327,12 +370,41 @@ fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {
             "restarts walk an interval again, and Brownian noise would be the same each time; leave one of them out",
         ));
     }
+    if !request.walk.is_empty() {
+        return check_walk(request);
+    }
     for seed in [Some(request.seed), request.noise_seed].into_iter().flatten() {
         if seed.checked_add(request.count as u64 - 1).is_none() {
             return Err(Error::usage(format!("seed {seed} leaves no room for {} pictures", request.count)));
         }
     }
     Ok(())
+}
+
+fn check_walk(request: &Request) -> Result<()> {
+    let seeds = request.walked_seeds();
+    if let Some(pair) = seeds.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Error::usage(format!("the walk goes from seed {} to itself; give another one", pair[0])));
+    }
+    if request.count < seeds.len() {
+        return Err(Error::usage(format!(
+            "count is {}, but a walk along {} seeds has at least as many frames; try --count {}",
+            request.count,
+            seeds.len(),
+            12 * (seeds.len() - 1) + 1
+        )));
+    }
+    if request.noise == NoiseLayout::Shared {
+        return Err(Error::usage("a walk needs noise of its own for each picture; leave out the shared noise"));
+    }
+    Ok(())
+}
+
+/// The prompt and the negative prompt.
+fn read_prompts(request: &Request) -> Result<[Prompt; 2]> {
+    let read = |text: &str| Prompt::new(text, request.syntax, request.long_prompts);
+    let negative = read(request.negative.as_deref().unwrap_or_default());
+    Ok([read(&request.prompt)?, negative.map_err(|e| e.context("negative"))?])
 }
 
 /// Refuses words for a model that reads none, and guidance away from nothing.
@@ -439,6 +511,16 @@ fn warnings(request: &Request, model: &Model, guidance: &Curve, (steps, on): (Op
         warnings.push(format!("the negative prompt has no effect: guidance {guidance} is off; try --guidance 2"));
     }
     warnings
+}
+
+/// What is said of weights in prompts that are read as plain text.
+fn weight_warnings(request: &Request) -> Vec<String> {
+    let prompts = [("prompt", Some(&request.prompt)), ("negative prompt", request.negative.as_ref())];
+    let found = prompts.into_iter().filter_map(|(what, text)| Some((what, find_weight(text?)?)));
+    let found = found.filter(|_| request.syntax == Syntax::Plain);
+    found
+        .map(|(what, weight)| format!("\"{weight}\" in the {what} is read as text; --weighted reads weights"))
+        .collect()
 }
 
 /// What is said of a sampler's own noise where there is none.

@@ -7,11 +7,12 @@ use crate::cancel::Cancel;
 use crate::graph::{Contract, Geometry, Graph, Source};
 use crate::library::Library;
 use crate::model::{Model, TokenizerFiles, Vocabulary};
+use crate::prompt::{LongPrompts, Prompt, chunks};
 use crate::prompt_cache::Entries;
 use crate::request::Plan;
 use crate::residency::{AnySlot as _, RunsGraph, Slot};
 use crate::stage::Stage;
-use crate::tokenizer::{Tokenizer, Tokens};
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// Prompts whose hidden states are kept; a product's prompt and its negative repeat.
@@ -24,7 +25,7 @@ const QUOTED_CHARACTERS: usize = 80;
 pub(crate) struct TextStage {
     /// In the order of their hidden states; none where no words steer the model.
     readers: Vec<Reader>,
-    recent: VecDeque<(String, Arc<Hidden>)>,
+    recent: VecDeque<(Prompt, Arc<Hidden>)>,
     read: Reading,
 }
 
@@ -34,14 +35,24 @@ struct Reader {
     encoder: Slot<TextEncoder>,
     tokenizer: Tokenizer,
     entries: Option<Entries>,
+    /// Of a window without words, once a weight has needed it.
+    empty: Option<Hidden>,
+}
+
+/// What running an encoder takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) plan: &'a Plan,
+    pub(crate) cancel: &'a Cancel,
 }
 
 /// Where hidden states came from.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
-    /// Prompts found in the prompt cache on disk.
+    /// Windows of ids found in the prompt cache on disk.
     pub(crate) hits: usize,
-    /// Prompts that the text encoder read.
+    /// Windows of ids that a text encoder read.
     pub(crate) misses: usize,
     /// What is wrong with the prompt cache.
     pub(crate) warnings: Vec<String>,
@@ -79,24 +90,31 @@ impl TextStage {
                 encoder.settle(model, plan)?;
             }
             let Some(files) = model.tokenizers.get(&stage) else { continue };
-            readers.push(Reader { stage, encoder, tokenizer: open_tokenizer(files)?, entries });
+            readers.push(Reader { stage, encoder, tokenizer: open_tokenizer(files)?, entries, empty: None });
         }
         let noted = readers.iter().filter_map(|reader| reader.entries.as_ref()?.warning.clone());
         let read = Reading { warnings: noted.collect(), ..Reading::default() };
         Ok(Self { readers, recent: VecDeque::new(), read })
     }
 
-    /// Hidden states of prompts, in their order; a prompt that was seen lately costs nothing.
-    pub(crate) fn encode(
-        &mut self,
-        prompts: &[&str],
-        model: &Model,
-        plan: &Plan,
-        cancel: &Cancel,
-    ) -> Result<Vec<Arc<Hidden>>> {
+    /// Hidden states of prompts, in their order and with as many tokens each; a prompt that was seen lately costs
+    /// nothing.
+    pub(crate) fn encode(&mut self, prompts: &[&Prompt], run: Run) -> Result<Vec<Arc<Hidden>>> {
+        let mut hidden = self.encode_each(prompts, run)?;
+        let tokens = hidden.iter().map(|hidden| hidden.tokens).max().unwrap_or_default();
+        for (hidden, prompt) in hidden.iter_mut().zip(prompts) {
+            if hidden.tokens < tokens {
+                let empty = self.encode_each(&[&prompt.without_words()], run)?;
+                Arc::make_mut(hidden).lengthen(tokens, &empty[0])?;
+            }
+        }
+        Ok(hidden)
+    }
+
+    fn encode_each(&mut self, prompts: &[&Prompt], run: Run) -> Result<Vec<Arc<Hidden>>> {
         let mut unseen = Vec::new();
         for prompt in prompts {
-            let is_recent = self.recent.iter().any(|(recent, _)| recent == prompt);
+            let is_recent = self.recent.iter().any(|(recent, _)| recent == *prompt);
             if !is_recent && !unseen.contains(prompt) {
                 unseen.push(*prompt);
             }
@@ -104,14 +122,14 @@ impl TextStage {
         let mut found = vec![Hidden::default(); unseen.len()];
         for reader in &mut self.readers {
             for (hidden, prompt) in found.iter_mut().zip(&unseen) {
-                hidden.join(reader.encode(prompt, &mut self.read, model, plan, cancel)?)?;
+                hidden.join(reader.encode(prompt, &mut self.read, run)?)?;
             }
             // Staged, one encoder is in memory at a time.
             reader.encoder.end();
         }
-        self.recent.extend(unseen.into_iter().map(str::to_owned).zip(found.into_iter().map(Arc::new)));
-        let hidden = |prompt: &&str| {
-            let seen = self.recent.iter().find(|(recent, _)| recent == prompt);
+        self.recent.extend(unseen.into_iter().cloned().zip(found.into_iter().map(Arc::new)));
+        let hidden = |prompt: &&Prompt| {
+            let seen = self.recent.iter().find(|(recent, _)| recent == *prompt);
             seen.map(|(_, hidden)| Arc::clone(hidden)).expect("it was seen before, or a moment ago")
         };
         let hidden = prompts.iter().map(hidden).collect();
@@ -136,32 +154,39 @@ impl TextStage {
 }
 
 impl Reader {
-    /// Hidden states of a prompt, from the prompt cache or the encoder.
-    fn encode(
-        &mut self,
-        prompt: &str,
-        read: &mut Reading,
-        model: &Model,
-        plan: &Plan,
-        cancel: &Cancel,
-    ) -> Result<Hidden> {
-        let Tokens { ids, cut } = self.tokenizer.encode(prompt);
-        let hidden = match self.find_entry(&ids, read) {
-            Some(hidden) => hidden,
-            None => {
-                let hidden = match (self.encoder.begin(model, plan), &self.entries) {
-                    (Err(e), Some(entries)) => {
-                        let folder = entries.folder().display();
-                        let prompt = shorten(prompt.to_owned());
-                        return Err(e.context(format_args!("\"{prompt}\" is not in the prompt cache {folder}")));
-                    }
-                    (encoder, _) => encoder?.run(&ids, cancel)?,
+    /// Hidden states of a prompt, chunk after chunk, each word at its weight.
+    fn encode(&mut self, prompt: &Prompt, read: &mut Reading, run: Run) -> Result<Hidden> {
+        let (chunks, cut) = chunks(prompt, &self.tokenizer)?;
+        let mut whole = Hidden::default();
+        for chunk in &chunks {
+            let mut hidden = self.encode_window(&chunk.ids, prompt, read, run)?;
+            if chunk.is_weighted() {
+                let empty = match self.empty.take() {
+                    Some(empty) => empty,
+                    None => self.encode_window(&self.tokenizer.frame(&[]), prompt, read, run)?,
                 };
-                self.keep_entry(&ids, &hidden, read);
-                hidden
+                hidden.weigh(&chunk.weights, &empty).map_err(|e| e.context(self.stage))?;
+                self.empty = Some(empty);
             }
+            whole.append(hidden);
+        }
+        Ok(Hidden { cut: cut.map(shorten), ..whole })
+    }
+
+    /// Hidden states of a window of a prompt's ids, from the prompt cache or the encoder.
+    fn encode_window(&mut self, ids: &[u32], prompt: &Prompt, read: &mut Reading, run: Run) -> Result<Hidden> {
+        if let Some(hidden) = self.find_entry(ids, read) {
+            return Ok(hidden);
+        }
+        let hidden = match (self.encoder.begin(run.model, run.plan), &self.entries) {
+            (Err(e), Some(entries)) => {
+                let (prompt, folder) = (shorten(prompt.text()), entries.folder().display());
+                return Err(e.context(format_args!("\"{prompt}\" is not in the prompt cache {folder}")));
+            }
+            (encoder, _) => encoder?.run(ids, run.cancel)?,
         };
-        Ok(Hidden { cut: cut.map(shorten), ..hidden })
+        self.keep_entry(ids, &hidden, read);
+        Ok(hidden)
     }
 
     fn find_entry(&self, ids: &[u32], read: &mut Reading) -> Option<Hidden> {
@@ -187,6 +212,49 @@ impl Hidden {
     pub(crate) fn zeros_like(&self) -> Self {
         let zeros = |values: &[f32]| vec![0.0; values.len()];
         Self { values: zeros(&self.values), pooled: zeros(&self.pooled), cut: None, ..*self }
+    }
+
+    /// Makes words count more or less: each token's z becomes `z₀ + weight·(z − z₀)`, where z₀ is the same place of a
+    /// window without words, as ComfyUI and compel do it. Weight 0 leaves the place empty, weight 1 as it is. (The web UI
+    /// scales z and then restores the mean of the whole, which fails where that is near 0.)
+    fn weigh(&mut self, weights: &[f32], empty: &Self) -> Result<()> {
+        if (self.tokens, self.values.len()) != (weights.len(), empty.values.len()) {
+            return Err(Error::model(format!(
+                "gives {} hidden states for {} token ids, so a weight has no place to act; leave weights out",
+                self.tokens,
+                weights.len()
+            )));
+        }
+        let rows = self.values.chunks_exact_mut(self.width).zip(empty.values.chunks_exact(self.width));
+        for ((row, empty), &weight) in rows.zip(weights).filter(|(_, weight)| **weight != 1.0) {
+            row.iter_mut().zip(empty).for_each(|(z, empty)| *z = empty + weight * (*z - empty));
+        }
+        Ok(())
+    }
+
+    /// Puts those of the next chunk behind these. The first chunk's pooled vector counts.
+    fn append(&mut self, next: Self) {
+        if self.tokens == 0 {
+            *self = next;
+            return;
+        }
+        self.values.extend(next.values);
+        self.tokens += next.tokens;
+    }
+
+    /// Adds chunks without words until there are so many tokens.
+    fn lengthen(&mut self, tokens: usize, empty: &Self) -> Result<()> {
+        if !(tokens - self.tokens).is_multiple_of(empty.tokens.max(1)) || self.width != empty.width {
+            return Err(Error::model(format!(
+                "text encoders give {} and {tokens} tokens for two prompts, {} for one without words; chunks cannot \
+                 make up for that",
+                self.tokens, empty.tokens
+            )));
+        }
+        while self.tokens < tokens {
+            self.append(empty.clone());
+        }
+        Ok(())
     }
 
     /// Puts the hidden states of a further encoder beside these, token by token (Podell et al. 2023, arXiv:2307.01952,
@@ -265,9 +333,53 @@ fn shorten(text: String) -> String {
     }
 }
 
+/// How many windows the longest of a plan's prompts fills; nothing is opened where each is cut to one.
+pub(crate) fn count_windows(prompts: &[&Prompt], model: &Model) -> Result<usize> {
+    let Some(files) = model.tokenizers.values().next() else { return Ok(0) };
+    if prompts.iter().all(|prompt| prompt.long == LongPrompts::Cut) {
+        return Ok(1);
+    }
+    let tokenizer = open_tokenizer(files)?;
+    let counts = prompts.iter().map(|prompt| Ok(chunks(prompt, &tokenizer)?.0.len()));
+    counts.reduce(|most, count| Ok(most?.max(count?))).unwrap_or(Ok(1))
+}
+
 fn open_tokenizer(files: &TokenizerFiles) -> Result<Tokenizer> {
     match &files.vocabulary {
         Vocabulary::TokenizerJson(path) => Tokenizer::from_tokenizer_json(path, files.window),
         Vocabulary::VocabAndMerges(vocab, merges) => Tokenizer::from_vocab_and_merges(vocab, merges, files.window),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hidden(values: &[f32], pooled: f32) -> Hidden {
+        Hidden { values: values.to_vec(), tokens: values.len() / 2, width: 2, pooled: vec![pooled], cut: None }
+    }
+
+    #[test]
+    fn weights_lead_away_from_the_empty_window_and_towards_it() {
+        let empty = hidden(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 0.0);
+        let mut words = hidden(&[2.0, 1.0, 5.0, 0.0, 0.3, 0.1, 9.0, 8.0], 0.5);
+        words.weigh(&[1.5, 0.0, 1.0, 0.5], &empty).unwrap();
+        // The third is bit for bit as it was, which 0.3 = 5 + (0.3 − 5) is not.
+        assert_eq!(words.values, [2.5, 0.5, 3.0, 4.0, 0.3, 0.1, 8.0, 8.0]);
+        assert_eq!(words.pooled, [0.5]);
+        let error = words.weigh(&[2.0; 3], &empty).unwrap_err();
+        assert!(error.to_string().contains("gives 4 hidden states for 3 token ids"), "{error}");
+    }
+
+    #[test]
+    fn chunks_follow_one_another_and_the_first_is_pooled() {
+        let (first, empty) = (hidden(&[1.0, 2.0, 3.0, 4.0], 0.5), hidden(&[7.0, 8.0, 9.0, 9.5], 0.25));
+        let mut whole = Hidden::default();
+        whole.append(first);
+        whole.append(hidden(&[5.0, 6.0, 0.0, 0.0], 0.75));
+        whole.lengthen(6, &empty).unwrap();
+        assert_eq!(whole.values, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 0.0, 0.0, 7.0, 8.0, 9.0, 9.5]);
+        assert_eq!((whole.tokens, whole.pooled.as_slice()), (6, &[0.5_f32] as &[f32]));
+        assert!(whole.lengthen(7, &empty).is_err());
     }
 }

@@ -41,6 +41,12 @@ pub struct Tokens {
     pub cut: Option<String>,
 }
 
+/// Text that was cut off, if there is more of it than spaces.
+pub(crate) fn tidy(mut cut: String) -> Option<String> {
+    cut.truncate(cut.trim_end().len());
+    (!cut.is_empty()).then_some(cut)
+}
+
 /// Splits prompts into the tokens of one vocabulary.
 #[derive(Clone)]
 pub struct Tokenizer {
@@ -68,21 +74,38 @@ impl Tokenizer {
     /// Any text is a prompt; the time is about linear in its length.
     pub fn encode(&self, prompt: &str) -> Tokens {
         let mut ids = Vec::with_capacity(self.window.length);
-        ids.push(self.window.start);
-        let mut cut = String::new();
-        for segment in self.segments(prompt) {
-            let fitting = if cut.is_empty() { self.push_segment(&segment, &mut ids) } else { 0 };
-            cut.push_str(&segment.text[fitting..]);
-        }
-        ids.push(self.window.end);
-        ids.resize(self.window.length, self.window.pad);
-        cut.truncate(cut.trim_end().len());
-        Tokens { ids, cut: (!cut.is_empty()).then_some(cut) }
+        let cut = self.read(prompt, self.room(), &mut ids);
+        Tokens { ids: self.frame(&ids), cut: tidy(cut) }
     }
 
-    /// Appends the ids of `segment` until one place is left for the end; returns how many bytes of text fit.
-    fn push_segment(&self, segment: &Segment, ids: &mut Vec<u32>) -> usize {
-        let room = self.window.length - 1;
+    /// How many tokens fit between start and end.
+    pub fn room(&self) -> usize {
+        self.window.length - 2
+    }
+
+    /// Appends the ids of `text`, unframed, until there are `room`; returns the normalised text that did not fit.
+    pub(crate) fn read(&self, text: &str, room: usize, ids: &mut Vec<u32>) -> String {
+        let mut cut = String::new();
+        for segment in self.segments(text) {
+            let fitting = if cut.is_empty() { self.push_segment(&segment, room, ids) } else { 0 };
+            cut.push_str(&segment.text[fitting..]);
+        }
+        cut
+    }
+
+    /// A window of ids: start, `ids`, of which there is [`room`](Self::room), end, padding.
+    pub(crate) fn frame(&self, ids: &[u32]) -> Vec<u32> {
+        let Window { length, start, end, pad } = self.window;
+        let mut framed = Vec::with_capacity(length);
+        framed.push(start);
+        framed.extend_from_slice(ids);
+        framed.push(end);
+        framed.resize(length, pad);
+        framed
+    }
+
+    /// Appends the ids of `segment` until there are `room`; returns how many bytes of text fit.
+    fn push_segment(&self, segment: &Segment, room: usize, ids: &mut Vec<u32>) -> usize {
         if let Some(id) = segment.token {
             if ids.len() == room {
                 return 0;
