@@ -128,6 +128,27 @@ fn other_requests_know_nothing_of_the_encoder() {
     assert_eq!(stages(&mut pipeline, &plain), ["text_encoder", "denoiser", "decoder"]);
 }
 
+/// A model that makes pixels has no autoencoder: the picture is its own latent (Meng et al. 2021, SDEdit).
+#[test]
+fn a_model_of_pixels_begins_with_them() {
+    let mut pipeline = pipeline(&family("ddpm"), Residency::Resident);
+    let (width, height) = (pipeline.model().picture.width as u32, pipeline.model().picture.height as u32);
+    let mask = GrayImage::from_fn(width, height, |x, _| Luma([if x < width / 2 { 0 } else { 255 }]));
+    let original = picture(width, height);
+    let request = Request {
+        prompt: String::new(),
+        image: Some(Arc::new(original.clone().into())),
+        mask: Some(Arc::new(mask.into())),
+        ..request(4, 0.5)
+    };
+    let made = pipeline.generate(&request).unwrap().pictures.remove(0);
+    assert_eq!(made.provenance.graphs.keys().map(|stage| stage.name()).collect::<Vec<_>>(), ["denoiser"]);
+    let halves = made.pixels.enumerate_pixels().filter(|(x, ..)| *x < width / 2);
+    let differ = halves.filter(|(x, y, pixel)| original.get_pixel(*x, *y) != *pixel).count();
+    assert_eq!(differ, 0);
+    assert_ne!(made.pixels, original);
+}
+
 #[test]
 fn a_request_can_be_cancelled_before_its_picture_is_encoded() {
     let mut pipeline = pipeline(&family("sd15"), Residency::Staged);

@@ -136,6 +136,26 @@ impl Encoder {
 }
 
 impl Posterior {
+    /// A picture, `[3, height, width]` in −1 … 1, of a model that makes pixels: these are its latent. One channel is the
+    /// luma (ITU-R 601).
+    pub(crate) fn of_pixels(planes: &[f32], plan: &Plan, latent: LatentGeometry) -> Result<Self> {
+        const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
+        let (channels, height, width) = plan.latent;
+        let values = match channels {
+            1 => {
+                let weighted =
+                    |i: usize| LUMA.iter().zip(planes.chunks_exact(height * width)).map(move |(w, p)| w * p[i]);
+                (0..height * width).map(|i| weighted(i).sum()).collect()
+            }
+            _ => planes.to_vec(),
+        };
+        let mean = Array3::from_shape_vec(plan.latent, values).map_err(|_| {
+            let what = "a picture has 3 channels, and this model's are";
+            Error::model(format!("{what} {channels}: it cannot begin with one"))
+        })?;
+        Ok(Self { mean, deviation: None, latent })
+    }
+
     /// Draws a latent for each picture of a batch, in the scale of the denoiser: `(mean + deviation·noise − shift)·scale`.
     /// With a generator for all of them, all have one latent, as in diffusers where one picture is given.
     pub(crate) fn sample(&self, noise: &mut Noise, layout: NoiseLayout, rows: usize) -> Result<Latent> {

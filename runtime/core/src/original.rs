@@ -26,9 +26,11 @@ pub(crate) fn check(request: &Request, model: &Model, target: &Target) -> Result
     if request.mask.as_ref().is_some_and(|mask| mask.pixels.pixels().all(|grey| grey[0] < 128)) {
         return Err(Error::usage("the mask is black everywhere, so that nothing would be painted; white is painted"));
     }
-    model
-        .graph(Stage::Encoder, &target.stage(Stage::Encoder).precision)
-        .map_err(|e| e.context("a picture to begin with needs the encoder of the model's autoencoder (vae_encoder)"))?;
+    if model.stages.contains_key(&Stage::Decoder) {
+        model.graph(Stage::Encoder, &target.stage(Stage::Encoder).precision).map_err(|e| {
+            e.context("a picture to begin with needs the encoder of the model's autoencoder (vae_encoder)")
+        })?;
+    }
     let (width, height) = image.pixels.dimensions();
     let least = model.latent.downscale as u32;
     if width < least || height < least {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::cache::{Cached, Store, Watch};
 use crate::decoder::{self, Decoder};
 use crate::denoiser::{Conditions, Denoiser, Guidance, Steering, Traits};
-use crate::encoder::Encoder;
+use crate::encoder::{Encoder, Posterior};
 use crate::forecast::{Forecast, rooms};
 use crate::graph::{Opened, Source};
 use crate::library::Library;
@@ -253,7 +253,7 @@ impl Pipeline {
         });
         let text = settled.0?;
         settled.1.and(settled.2)?;
-        let encoder = usual.image.as_ref().map(|_| {
+        let encoder = plan.stages(model).contains(&Stage::Encoder).then(|| {
             let source = find_encoder(model, target, store.clone())?.profiled(profiles);
             let mut encoder = Slot::new(library, source, Encoder::open, residency);
             encoder.settle(model, &plan).map(|()| encoder)
@@ -468,6 +468,29 @@ impl Pipeline {
         let Some(image) = &request.image else { return Ok(Original::none()) };
         let mut planes = image.planes(plan.width, plan.height);
         let painted = request.mask.as_ref().map(|mask| mask.painted(plan.width, plan.height)).unwrap_or_default();
+        let begins_with_noise = task != Task::WholePicture && plan.strength == Some(1.0);
+        let mut pictures = Vec::new();
+        if task != Task::Shown || !begins_with_noise {
+            pictures.push(self.encode(job, &planes)?);
+        }
+        if task == Task::Shown {
+            original::grey_out(&mut planes, &painted);
+            pictures.push(self.encode(job, &planes)?);
+        }
+        let masked = if task == Task::Shown { pictures.pop() } else { None };
+        let picture = pictures.pop();
+        job.report.timings.encoder_ms += milliseconds(start.elapsed());
+        (self.observer)(&Event::Encoded);
+        let kept = (request.kept == KeptPixels::Pasted).then(|| image.resized(plan.width, plan.height));
+        Ok(Original { task, picture, masked, begins_with_noise, mask: Mask::new(painted, plan), kept })
+    }
+
+    /// A picture, `[3, height, width]` in −1 … 1 → its latents; where the model makes pixels, it is one.
+    fn encode(&mut self, job: &mut Job, picture: &[f32]) -> Result<Posterior> {
+        let (request, plan) = (job.request, job.plan);
+        if self.decoder.is_none() {
+            return Posterior::of_pixels(picture, plan, self.model.latent);
+        }
         let slot = match self.encoder.take() {
             Some(slot) => slot,
             None => self.new_encoder()?,
@@ -475,24 +498,11 @@ impl Pipeline {
         let slot = self.encoder.insert(slot);
         let encoder = slot.begin(&self.model, plan)?;
         let plane = encoder.plane(plan);
-        let mut encode = |planes: &[f32]| encoder.encode(planes, &plane, &request.cancel);
-        let begins_with_noise = task != Task::WholePicture && plan.strength == Some(1.0);
-        let picture = if task == Task::Shown && begins_with_noise { None } else { Some(encode(&planes)?) };
-        let masked = match task {
-            Task::Shown => {
-                original::grey_out(&mut planes, &painted);
-                Some(encode(&planes)?)
-            }
-            Task::FromNoise | Task::WholePicture | Task::PutBack => None,
-        };
-        let timings = &mut job.report.timings;
-        timings.graphs_ms += milliseconds(slot.take_run_time());
-        timings.encoder_ms += milliseconds(start.elapsed());
-        (self.observer)(&Event::Encoded);
+        let posterior = encoder.encode(picture, &plane, &request.cancel)?;
+        job.report.timings.graphs_ms += milliseconds(slot.take_run_time());
         self.tell_tiles(job, Stage::Encoder, &plane);
         self.warn_of_graphs(job);
-        let kept = (request.kept == KeptPixels::Pasted).then(|| image.resized(plan.width, plan.height));
-        Ok(Original { task, picture, masked, begins_with_noise, mask: Mask::new(painted, plan), kept })
+        Ok(posterior)
     }
 
     /// The encoder, which is looked for when the first request begins with a picture.

@@ -333,7 +333,8 @@ impl Plan {
     pub fn stages(&self, model: &Model) -> Vec<Stage> {
         let mut stages: Vec<_> = model.stages_to_picture().collect();
         let denoiser = stages.iter().position(|&stage| stage == Stage::Denoiser);
-        if self.uses(Stage::Encoder) {
+        // A model that makes pixels has no autoencoder.
+        if self.uses(Stage::Encoder) && model.stages.contains_key(&Stage::Decoder) {
             stages.insert(denoiser.unwrap_or(0), Stage::Encoder);
         }
         stages
