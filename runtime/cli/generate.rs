@@ -149,14 +149,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let forecast =
         (arguments.plan || arguments.dry_run).then(|| forecast(&requests[0], &mut plans[0], &model, &target));
     let forecast = forecast.transpose()?;
-    if let Some(forecast) = &forecast {
-        if arguments.dry_run {
-            plans[0].warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
-        }
-        tell_plan(arguments, forecast)?;
-        if arguments.dry_run {
-            return Ok(());
-        }
+    forecast.as_ref().map_or(Ok(()), |forecast| tell_plan(arguments, &plans[0], forecast))?;
+    if arguments.dry_run {
+        return Ok(());
     }
     destination.prepare()?;
     arguments.save_latents.as_deref().map_or(Ok(()), prepare_folder)?;
@@ -220,8 +215,10 @@ fn make(
 }
 
 /// Tells what is expected of memory: to standard error beside pictures, as the result where it is all that is wanted.
-fn tell_plan(arguments: &Arguments, forecast: &Forecast) -> anyhow::Result<()> {
-    forecast.warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
+fn tell_plan(arguments: &Arguments, plan: &Plan, forecast: &Forecast) -> anyhow::Result<()> {
+    // Those of the plan are told with the pictures, where some are made.
+    let told = plan.warnings.iter().filter(|_| arguments.dry_run).chain(&forecast.warnings);
+    told.for_each(|warning| tell(&format!("warning: {warning}")));
     match (arguments.dry_run, arguments.json) {
         (true, true) => print(&serde_json::to_string_pretty(&json!({ "plan": forecast }))?)?,
         (true, false) => print(&memory::expected(forecast))?,

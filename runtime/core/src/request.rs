@@ -18,7 +18,7 @@ use crate::prompt::{LongPrompts, Prompt, Syntax, find_weight};
 use crate::route::{Route, Sampling};
 use crate::stage::Stage;
 use crate::target::Target;
-use crate::tiling::{self, Tiling};
+use crate::tiling::Tiling;
 use crate::training::Training;
 use crate::trajectory::{Relay, Trajectory};
 use crate::{Error, Result};
@@ -287,15 +287,11 @@ impl Plan {
         };
         within("batch", batch as u64, target.limits.max_batch as u64)?;
         let tiling = request.tile.unwrap_or(target.tile);
-        let tile = match tiling {
-            Tiling::Pixels(pixels) => Some(tiling::cells(pixels, model.latent.downscale)?),
-            Tiling::Auto | Tiling::Off => None,
-        };
         let [prompt, negative] = read_prompts(request)?;
         Ok(Self {
             strength,
             tiling,
-            tile,
+            tile: tiling.cells(model.latent.downscale)?,
             prompt,
             negative,
             conditions: conditions(request, model)?,

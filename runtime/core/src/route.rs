@@ -74,13 +74,7 @@ impl Route {
         methods.push(("every sampler", LIMITS));
         let options = Options::resolve(&methods, &given_options(sampling, model, &methods))?;
         check_orders(&relay, &options)?;
-        let grid = relay.first().grid;
-        let strength = sampling.strength.unwrap_or(1.0);
-        if adaptive && sampling.strength.is_some() {
-            return Err(Error::usage(format!(
-                "sampler {relay} chooses its own levels, so that no strength can tell where a picture begins; take another"
-            )));
-        }
+        let (grid, strength) = (relay.first().grid, strength(sampling, &relay)?);
         let schedule = match (sampling.given(), timetable) {
             (Some(Given::Timesteps(timesteps)), _) => {
                 Schedule::of_timesteps(&training, timesteps, grid)?.cut(strength)?
@@ -199,6 +193,16 @@ fn schedule_name(sampling: &Sampling, relay: &Relay, model: &Model) -> Result<St
         return Err(Error::usage(format!("{count} {what} are given, but {steps} steps; leave the steps out")));
     }
     Ok(what.to_owned())
+}
+
+/// How much of a picture to begin with noise takes: all of it where there is none.
+fn strength(sampling: &Sampling, relay: &Relay) -> Result<f64> {
+    match sampling.strength {
+        Some(_) if relay.first().steps == Steps::Adaptive => Err(Error::usage(format!(
+            "sampler {relay} chooses its own levels, so that no strength can tell where a picture begins; take another"
+        ))),
+        strength => Ok(strength.unwrap_or(1.0)),
+    }
 }
 
 fn steps(sampling: &Sampling, relay: &Relay, model: &Model) -> Result<usize> {

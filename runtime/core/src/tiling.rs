@@ -90,17 +90,22 @@ pub(crate) const USUAL_CELLS: usize = 64;
 /// Cells of the smallest tile: a quarter of it overlaps.
 const LEAST_CELLS: usize = 4;
 
-/// Cells of a tile of so many pixels.
-///
-/// # Errors
-/// [`ErrorKind::Usage`](crate::ErrorKind::Usage) unless they are a whole number of cells, and enough.
-pub(crate) fn cells(pixels: usize, downscale: usize) -> Result<usize> {
-    let cells = pixels / downscale;
-    if !pixels.is_multiple_of(downscale) || cells < LEAST_CELLS {
-        let least = LEAST_CELLS * downscale;
-        return Err(Error::usage(format!("tile is {pixels} pixels, expected a multiple of {downscale} from {least}")));
+impl Tiling {
+    /// Latent cells of a tile each way, where that is said.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) unless they are whole, and enough.
+    pub(crate) fn cells(self, downscale: usize) -> Result<Option<usize>> {
+        let Self::Pixels(pixels) = self else { return Ok(None) };
+        let cells = pixels / downscale;
+        if !pixels.is_multiple_of(downscale) || cells < LEAST_CELLS {
+            let least = LEAST_CELLS * downscale;
+            return Err(Error::usage(format!(
+                "tile is {pixels} pixels, expected a multiple of {downscale} from {least}"
+            )));
+        }
+        Ok(Some(cells))
     }
-    Ok(cells)
 }
 
 /// How one axis is cut.
@@ -369,8 +374,8 @@ mod tests {
             assert_eq!(serde_yaml::from_str::<Tiling>(text).unwrap(), tiling);
         }
         assert!("on".parse::<Tiling>().unwrap_err().to_string().contains("expected auto, off or the pixels"));
-        assert!(cells(500, 8).unwrap_err().to_string().contains("a multiple of 8 from 32"));
-        assert_eq!(cells(512, 8).unwrap(), 64);
+        assert!(Tiling::Pixels(500).cells(8).unwrap_err().to_string().contains("a multiple of 8 from 32"));
+        assert_eq!(Tiling::Pixels(512).cells(8).unwrap(), Some(64));
     }
 
     /// Tiles that see nothing of each other, each with the number of its first cell, as `AutoencoderKL.tiled_decode` of
