@@ -6,7 +6,7 @@ use crate::encoder::Posterior;
 use crate::model::Model;
 use crate::noise::Noise;
 use crate::request::{KeptPixels, NoiseLayout, Plan, Request};
-use crate::sampler::{Latent, Step};
+use crate::sampler::{Denoise, Latent, Step};
 use crate::stage::Stage;
 use crate::target::Target;
 use crate::training::Level;
@@ -240,19 +240,55 @@ impl Beginning<'_> {
         }
     }
 
-    /// Puts back what is not painted: the picture under as much noise as the level has that a step has led to, and after
-    /// the last step the picture itself (`StableDiffusionInpaintPipeline` of diffusers).
+    /// Puts back what is not painted after a step: the picture under as much noise as the level has that the step has led
+    /// to, and after the last step the picture itself (`StableDiffusionInpaintPipeline` of diffusers).
     pub(crate) fn put_back(&self, step: &mut Step, is_last: bool) {
+        self.put_back_at(if is_last { Level::CLEAN } else { step.to }, step.latent);
+    }
+
+    fn put_back_at(&self, level: Level, latent: &mut Latent) {
         let (Task::PutBack, Some(picture)) = (self.original.task, &self.picture) else { return };
-        let level = if is_last { Level::CLEAN } else { step.to };
         let (alpha, sigma) = (level.alpha as f32, level.sigma as f32);
         let painted = self.original.mask.cells.iter().cycle();
         let originals = picture.iter().zip(&self.noise);
-        for ((x, (original, noise)), painted) in step.latent.iter_mut().zip(originals).zip(painted) {
+        for ((x, (original, noise)), painted) in latent.iter_mut().zip(originals).zip(painted) {
             if !painted {
                 *x = original * alpha + noise * sigma;
             }
         }
+    }
+}
+
+/// A denoiser that sees what is not painted as it is put back, in evaluations inside of a step, too: diffusers puts it
+/// back after each. The first sees what the denoising begins with.
+pub(crate) struct PuttingBack<'a, D> {
+    denoiser: &'a mut D,
+    beginning: &'a Beginning<'a>,
+    /// Of no rows where nothing is put back.
+    seen: Latent,
+    has_begun: bool,
+}
+
+impl<'a, D> PuttingBack<'a, D> {
+    pub(crate) fn new(denoiser: &'a mut D, beginning: &'a Beginning<'a>) -> Self {
+        let (rows, channels, height, width) = beginning.noise.dim();
+        let rows = if beginning.original.task == Task::PutBack { rows } else { 0 };
+        Self { denoiser, beginning, seen: Latent::zeros((rows, channels, height, width)), has_begun: false }
+    }
+}
+
+impl<D: Denoise> Denoise for PuttingBack<'_, D> {
+    fn denoise(&mut self, x: &Latent, at: Level, denoised: &mut Latent) -> Result<()> {
+        if !std::mem::replace(&mut self.has_begun, true) || self.seen.is_empty() {
+            return self.denoiser.denoise(x, at, denoised);
+        }
+        self.seen.assign(x);
+        self.beginning.put_back_at(at, &mut self.seen);
+        self.denoiser.denoise(&self.seen, at, denoised)
+    }
+
+    fn noise_estimate(&self) -> Option<&Latent> {
+        self.denoiser.noise_estimate()
     }
 }
 

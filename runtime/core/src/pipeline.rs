@@ -19,7 +19,7 @@ use crate::library::Library;
 use crate::memory::{Memory, OpeningMemory, Reading as MemoryReading};
 use crate::model::{EmptyPrompt, Model};
 use crate::noise::{Brownian, Noise, Seeds};
-use crate::original::{self, Beginning, Mask, Original, Task};
+use crate::original::{self, Beginning, Mask, Original, PuttingBack, Task};
 use crate::picture::{Picture, Provenance};
 use crate::prompt_cache::PromptCache;
 use crate::request::{KeptPixels, NoiseLayout, Plan, Request, SamplerNoise};
@@ -549,7 +549,8 @@ impl Pipeline {
             noise: &mut |latent, from, to| fresh.fill(latent, from, to),
             on_step: &mut |step| watch.step(step),
         };
-        let walked = plan.trajectory.walk(&mut denoiser, latent, &mut walk);
+        let mut putting_back = PuttingBack::new(&mut denoiser, beginning);
+        let walked = plan.trajectory.walk(&mut putting_back, latent, &mut walk);
         let (latents, tally) = walked.map_err(|e| watch.locate(e))?;
         let work = Work { steps: done.get(), evaluations: denoiser.evaluations(), saved: denoiser.saved(), tally };
         job.report.timings.graphs_ms += milliseconds(self.denoiser.take_run_time());
