@@ -290,6 +290,10 @@ impl<D: Denoise> Denoise for PuttingBack<'_, D> {
     fn noise_estimate(&self) -> Option<&Latent> {
         self.denoiser.noise_estimate()
     }
+
+    fn unlimited_estimate(&self) -> Option<&Latent> {
+        self.denoiser.unlimited_estimate()
+    }
 }
 
 #[cfg(test)]
