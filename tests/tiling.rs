@@ -92,6 +92,14 @@ fn a_decoder_of_one_size_makes_larger_pictures_in_tiles() {
 }
 
 #[test]
+fn a_model_of_pixels_has_nothing_to_cut() {
+    let place = Place::new();
+    let mut command = place.without_library(["generate", "--tile", "64", "--model"]);
+    command.arg(tiny("families/ddpm"));
+    Outcome::of(command).expect("pixels", 2, "makes pixels and has no autoencoder; leave --tile out");
+}
+
+#[test]
 fn a_target_can_ask_for_tiles() {
     let place = Place::new();
     let told = |tile: &str, arguments: &[&str]| {

@@ -29,7 +29,7 @@ pub(crate) struct Encoder {
 enum Gives {
     /// Its mean and the logarithm of its variance, one after the other.
     Parameters,
-    /// The latent itself: autoencoders without a distribution, and exports that draw it inside the graph.
+    /// The latent itself: autoencoders without a distribution, and older exports.
     Sample,
 }
 

@@ -286,7 +286,7 @@ impl Plan {
             NoiseLayout::Shared => request.count,
         };
         within("batch", batch as u64, target.limits.max_batch as u64)?;
-        let tiling = request.tile.unwrap_or(target.tile);
+        let tiling = tiling(request, model, target)?;
         let [prompt, negative] = read_prompts(request)?;
         Ok(Self {
             strength,
@@ -444,6 +444,17 @@ fn conditions(request: &Request, model: &Model) -> Result<Vec<Chosen>> {
         Ok(Chosen { name: name.clone(), tensor: condition.tensor.clone(), value, unguided })
     });
     chosen.collect()
+}
+
+/// Whether the autoencoder works in tiles.
+fn tiling(request: &Request, model: &Model, target: &Target) -> Result<Tiling> {
+    match request.tile {
+        Some(Tiling::Pixels(_)) if !model.stages.contains_key(&Stage::Decoder) => Err(Error::usage(format!(
+            "tiles would have no effect: model \"{}\" makes pixels and has no autoencoder; leave --tile out",
+            model.name
+        ))),
+        asked => Ok(asked.unwrap_or(target.tile)),
+    }
 }
 
 fn check_size(width: usize, height: usize, model: &Model) -> Result<()> {
