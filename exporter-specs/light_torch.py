@@ -18,7 +18,13 @@ from pathlib import Path
 CUDA = re.compile(r"lib(cu|nv|nccl)")
 SYMBOL = re.compile(r" U (\w+)(?:@+(\S+))?")
 # By what their unversioned symbols begin with.
-OWNERS = {"nccl": "libnccl.", "cuFile": "libcufile.", "cusparseLt": "libcusparseLt.", "curand": "libcurand.", "nvshmem": "libnvshmem"}
+OWNERS = {
+    "nccl": "libnccl.",
+    "cuFile": "libcufile.",
+    "cusparseLt": "libcusparseLt.",
+    "curand": "libcurand.",
+    "nvshmem": "libnvshmem",
+}
 
 
 def main():

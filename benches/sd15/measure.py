@@ -1,6 +1,6 @@
 """Peak memory and time of the model that build.py made, by variants of a target, in turns.
 
-    python benches/sd15/measure.py FOLDER [--kinds int8 int8-fused] [--variants ...] [--rounds 3] [--out FILE.json]
+    python benches/sd15/measure.py FOLDER [--kinds fused fused:fp32] [--variants ...] [--rounds 3] [--out FILE.json]
 
 needs a release build and the fetched library. Every round runs every pair of kind and variant once, each in a process
 of its own. Prints medians of memory, and ratios to the first pair, round by round.
@@ -34,6 +34,8 @@ MALLOC_ONE = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
 # Residency, what each variant says of sessions, and what it adds to the environment.
 VARIANTS = {
     "staged": ("staged", "memory_pattern: false", {}),  # which is what staged graphs have anyway
+    # Of graphs with free axes: sizes that are not known before nothing plans for, and buffers are not kept for others.
+    "sizes free": ("staged", "memory_pattern: false, fixed_shapes: false", {}),
     "pattern on": ("staged", "memory_pattern: true", {}),
     "arena off": ("staged", "memory_pattern: false, arena: false", {}),
     "parallel": ("staged", "memory_pattern: false, inter_threads: 2", {}),
@@ -61,7 +63,7 @@ COLUMNS = ["peak", "anonymous", "step", "total", "open", "after_text", "after_de
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--kinds", nargs="+", default=["int8"], help="model folders in FOLDER, or paths")
+    parser.add_argument("--kinds", nargs="+", default=["fused"], help="model folders in FOLDER, or paths; FOLDER:PRECISION where not int8")
     parser.add_argument("--variants", nargs="+", default=["staged", "resident"], help=", ".join(VARIANTS))
     parser.add_argument("--openvino-library", type=Path, help="folder of its ONNX Runtime: adds the variant openvino")
     parser.add_argument("--openvino-plugin", type=Path, help="its file: adds openvino plug-in, and the same, cached")
@@ -104,12 +106,14 @@ def openvino(args):
 
 def measure(model, residency, session, environment, providers, args):
     """One picture in a process of its own: MiB and milliseconds."""
+    model, _, precision = str(model).partition(":")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "measured.yaml"
         session = ", ".join(filter(None, ["spinning: false", session]))
         text = TARGET.format(residency=residency, session=session, providers=providers)
         target.write_text(text + ("cache: {}\n" if "SAFELIGHT_CACHE" in environment else ""))
         command = [BINARY, "generate", "a red apple", "--seed", "1", "--json", "--quiet", "--target", target]
+        command += ["--precision", precision] if precision else []
         command += ["--model", model, "--threads", args.threads, "--steps", args.steps, "--out", f"{folder}/p.png"]
         with open(f"{folder}/report", "w+b") as report_file:
             process = subprocess.Popen(command, stdout=report_file, env={**os.environ, **environment})

@@ -3,14 +3,15 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from .fault import Fault
-from .spec import PRECISIONS, SPECS, open_spec
+from .fault import Fault, unknown
+from .spec import PRECISIONS, SPECS, STAGES, open_spec
 
 EXAMPLES = """examples:
   python -m safelight_export sd15-lcm --weights ~/checkpoints/lcm --out models/lcm --precisions int8,fp16
-  python -m safelight_export sd15-lcm --weights model.safetensors --tokenizer ~/clip --out models/lcm
+  python -m safelight_export sd15 --weights model.safetensors --tokenizer ~/clip --out models/photo
   python -m safelight_export sd-turbo --weights ~/turbo --decoder taesd=~/taesd --out models/turbo
   python -m safelight_export sdxl-turbo --weights ~/xl --out models/xl --static 512x512 --only int8:unet --again
 
@@ -42,13 +43,36 @@ def parser():
     parser.add_argument("spec", help=f"a YAML file, or one of: {specs}")
     parser.add_argument("--weights", required=True, metavar="PATH", help="a diffusers folder, or a .safetensors file")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where the model goes")
-    parser.add_argument("--precisions", type=precisions, default=["int8", "fp16"], metavar="LIST", help="of int8, fp16, fp32; default int8,fp16")
-    parser.add_argument("--calibration", type=Path, metavar="FOLDER", help="tensors recorded along real trajectories: safelight generate --record-calibration")
-    parser.add_argument("--tokenizer", metavar="FOLDER", help="vocab.json and merges.txt, for a single file, which has none")
-    parser.add_argument("--decoder", metavar="SPEC=PATH", help="decoder and encoder of another spec, such as taesd=FOLDER")
-    parser.add_argument("--static", type=size, metavar="WxH", help="fix every axis, for accelerators: one picture of this size")
+    parser.add_argument(
+        "--precisions",
+        type=precisions,
+        default=["int8", "fp16"],
+        metavar="LIST",
+        help="of int8, fp16, fp32; default int8,fp16",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FOLDER",
+        help="tensors recorded along real trajectories: safelight generate --record-calibration",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FOLDER", help="vocab.json and merges.txt, for a single file, which has none"
+    )
+    parser.add_argument(
+        "--decoder", metavar="SPEC=PATH", help="decoder and encoder of another spec, such as taesd=FOLDER"
+    )
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="PART", help="leave out components, such as vae_encoder"
+    )
+    parser.add_argument(
+        "--static", type=size, metavar="WxH", help="fix every axis, for accelerators: one picture of this size"
+    )
+    parser.add_argument("--licence", metavar="SPDX", help="the checkpoint's own, where it is not the family's")
     parser.add_argument("--plain", action="store_true", help="leave graphs as they were traced")
-    parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help="run these steps, such as int8 or int8:unet")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="STEP", help="run these steps, such as int8 or int8:unet"
+    )
     parser.add_argument("--again", action="store_true", help="run steps although nothing has changed")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
     return parser
@@ -71,12 +95,15 @@ def size(text):
 
 def export(arguments):
     # Late, because torch takes seconds, and a mistyped argument should not.
-    from .export import Export
     from .checkpoint import open_checkpoint
+    from .export import Export
 
     spec = open_spec(arguments.spec)
     if arguments.calibration and not arguments.calibration.is_dir():
         raise Fault(f"calibration {arguments.calibration}: is not a folder; make one by generate --record-calibration")
+    if arguments.licence:
+        spec = replace(spec, licence=arguments.licence)
+    spec = without(spec, arguments.without)
     weights = open_checkpoint(arguments.weights, spec, arguments.tokenizer)
     sources = dict.fromkeys(spec.components, weights)
     if arguments.decoder:
@@ -93,10 +120,19 @@ def export(arguments):
     return run.run(arguments.again, arguments.only)
 
 
+def without(spec, parts):
+    for part in parts:
+        if part not in spec.components:
+            raise Fault(f"--without: {unknown('component', part, spec.components)}")
+    kept = {folder: part for folder, part in spec.components.items() if folder not in parts}
+    stages = {STAGES[folder] for folder in kept}
+    return replace(
+        spec, components=kept, recipe={stage: part for stage, part in spec.recipe.items() if stage in stages}
+    )
+
+
 def with_decoder(spec, sources, text):
     """Takes decoder and encoder from another spec and other weights."""
-    from dataclasses import replace
-
     from .checkpoint import open_checkpoint
 
     name, equals, path = text.partition("=")

@@ -7,7 +7,12 @@ import json
 import os
 from pathlib import Path
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "1",
+}
 
 import diffusers  # noqa: E402
 import torch  # noqa: E402
@@ -22,13 +27,19 @@ diffusers.utils.logging.set_verbosity_error()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-UNKNOWN_WEIGHTS = "expected a diffusers folder (with model_index.json or a config.json), a .safetensors file or a folder of ONNX graphs"
+UNKNOWN_WEIGHTS = (
+    "expected a diffusers folder (with model_index.json or a config.json), a .safetensors file or a folder of ONNX graphs"
+)
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json")
 # Where the authors' single files keep a component, by what its keys begin with.
 PREFIXES = {
     "unet": ("model.diffusion_model.",),
     "vae": ("first_stage_model.",),
-    "text_encoder": ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.", "cond_stage_model.model."),
+    "text_encoder": (
+        "cond_stage_model.transformer.",
+        "conditioner.embedders.0.transformer.",
+        "cond_stage_model.model.",
+    ),
     "text_encoder_2": ("conditioner.embedders.1.model.",),
 }
 
@@ -41,7 +52,9 @@ def open_checkpoint(weights, spec, tokenizer=None):
     from .take import Graphs, is_graphs
 
     path = Path(weights)
-    if path.is_dir() and is_graphs(path):
+    # Some published folders hold both; weights are nearer to the source.
+    weighted = any(path.glob("*.safetensors")) or any(path.glob("*/*.safetensors")) or any(path.glob("*/*.bin"))
+    if path.is_dir() and is_graphs(path) and not weighted:
         return Graphs(path)
     if path.is_dir():
         return Folder(path)
@@ -62,7 +75,7 @@ class Folder:
     def inputs(self, source):
         """The files that decide what a component is."""
         folder = self.folder(source)
-        return sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".bin", ".txt"))
+        return sorted(folder.glob("*.json")) + weight_files(folder)[1]
 
     def folder(self, source):
         folder = self.path / source
@@ -82,14 +95,44 @@ class Folder:
         return read_json(self.path / "model_index.json") if (self.path / "model_index.json").is_file() else {}
 
     def tokenizer(self, name):
-        """The folder of a tokenizer, or None."""
         folder = self.path / name
-        return folder if folder.is_dir() else None
+        if not folder.is_dir():
+            raise Fault(f"weights {self.path}: has no folder {name}, the vocabulary of what steers it")
+        return folder
 
     def load(self, component):
         folder = self.folder(component.source)
-        library = library_of(component.class_name)
-        return ready(getattr(library, component.class_name).from_pretrained(folder, **options_of(component)))
+        model_class = getattr(library_of(component.class_name), component.class_name)
+        options = options_of(component) | {"variant": weight_files(folder)[0], "output_loading_info": True}
+        try:
+            model, found = model_class.from_pretrained(folder, **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            told = f"weights {folder}: cannot be loaded as {component.class_name}: {error}"
+            config = self.config(component.source)
+            known = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
+            raise Fault(told if known in (None, component.class_name) else f"{told}; it is a {known}") from error
+        # The libraries would draw at random what a file lacks, and say so in a warning.
+        complete(folder, found["missing_keys"], found["unexpected_keys"], found.get("mismatched_keys", ()))
+        return ready(model)
+
+
+def weight_files(folder):
+    """(variant, files): the weights in full, or where there are none, a variant such as fp16."""
+    for suffix in (".safetensors", ".bin"):
+        files = sorted(folder.glob(f"*{suffix}"))
+        plain = [file for file in files if variant_of(file) is None]
+        if plain:
+            return None, plain
+        if files:
+            variant = variant_of(files[0])
+            return variant, [file for file in files if variant_of(file) == variant]
+    return None, []
+
+
+def variant_of(file):
+    """`fp16` of `diffusion_pytorch_model.fp16.safetensors` or `model.fp16-00001-of-00002.safetensors`."""
+    parts = file.stem.split(".")
+    return parts[1].split("-")[0] if len(parts) > 1 else None
 
 
 class SingleFile:
@@ -130,11 +173,11 @@ class SingleFile:
         else:
             model = model_class.from_config(config)
         converted = fitting(convert(component.source, self.weights(component.source), config, model), model)
-        missing, left = model.load_state_dict(converted, strict=False)
-        if missing or left:
-            told = [f"lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
-            told += [f"has {left[0]} and {len(left) - 1} more that no layer takes"] if left else []
-            raise Fault(f"{self.path}: {component.source} {'; '.join(told)}: is this the family of the spec?")
+        try:
+            missing, left = model.load_state_dict(converted, strict=False)
+        except RuntimeError as error:
+            raise Fault(f"weights {self.path}: {component.source}: {error}: is this the family of the spec?") from error
+        complete(f"{self.path}: {component.source}", missing, left)
         return ready(model)
 
     def weights(self, source):
@@ -160,13 +203,23 @@ def convert(source, weights, config, model):
 
 
 def fitting(weights, model):
-    """Versions of transformers differ in whether a text model's names begin with `text_model.`; positions are counted."""
+    """Versions of transformers differ in whether names of a text model begin with `text_model.`; positions are counted."""
     own = model.state_dict()
     fitted = {}
     for name, tensor in weights.items():
         forms = (name, name.removeprefix("text_model."), f"text_model.{name}")
         fitted[next((form for form in forms if form in own), name)] = tensor
     return {name: tensor for name, tensor in fitted.items() if not name.endswith("position_ids")}
+
+
+def complete(where, missing, left, mismatched=()):
+    """Raises Fault where a model and its weights do not have the same tensors, of the same shapes."""
+    told = []
+    for what, names in (("lacks", missing), ("has, for no layer,", left), ("has, of another shape,", mismatched)):
+        names = sorted(str(name) for name in names if "position_ids" not in str(name))
+        told += [f"{what} {names[0]} and {len(names) - 1} more"] if names else []
+    if told:
+        raise Fault(f"weights {where} {'; '.join(told)}: is this the family of the spec?")
 
 
 def library_of(class_name):

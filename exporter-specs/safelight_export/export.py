@@ -1,5 +1,6 @@
 """The whole way of an export, step by step: trace and prove, optimise, lower the precision, describe, report."""
 
+import sys
 from pathlib import Path
 
 import diffusers
@@ -13,7 +14,7 @@ from .compact import compact
 from .files import write_json
 from .graphs import Graph
 from .manifest import GRAPHS, Manifest
-from .spec import STAGES
+from .spec import PRECISIONS, STAGES
 from .steps import Steps, modules
 from .take import Graphs, take
 
@@ -31,7 +32,7 @@ class Export:
         self.precisions, self.static, self.plain, self.calibration = precisions, static, plain, calibration
         self.work = out.with_name(f"{out.name}.work")
         self.results = {}
-        self.samples_in = None
+        self.samples_in = {}
 
     def run(self, again=False, only=()):
         """Makes what is not there yet; returns what the report holds."""
@@ -58,8 +59,10 @@ class Export:
             self.samples_in, found["calibration"] = lower.calibrated(self, steps, content, graphs)
         for folder, path in fp32.items():
             self.precise(steps, folder, path)
-        # Once more, now that there are graphs to list.
         content = self.described(steps, () if self.plain else lower.goldens(self, steps, content))
+        self.tell_left()
+        manifest.write(self.out / "model.yaml", content, self.provenance(steps))
+        steps.tell("manifest", "made", 0.0)
         if "calibration" in found:
             found["comparison"] = lower.compared(self, steps, content, graphs, self.samples_in)
         return found
@@ -100,7 +103,7 @@ class Export:
             target, name = self.out / folder, GRAPHS[precision]
             recipe = self.recipe(folder).get(precision, {})
             make = lambda temporary: self.lower(precision, path, temporary / name, recipe, folder)
-            inputs = [*with_data(path), *modules(*MODULES[precision]), *self.samples_of(folder)]
+            inputs = [*with_data(path), *modules(*MODULES[precision]), *self.samples_of(precision, folder)]
             found = steps.run(f"{precision}:{folder}", inputs, target, make, recipe=recipe)
             self.results[folder][precision] = found
 
@@ -113,13 +116,14 @@ class Export:
         return function(path, out, recipe, self.samples(folder))
 
     def samples(self, folder):
-        return lower.samples(self.samples_in, STAGES[folder])
+        return lower.samples(self.samples_in[STAGES[folder]], STAGES[folder])
 
-    def samples_of(self, folder):
-        return sorted(self.samples_in.glob(f"{STAGES[folder]}-*.npz")) if self.samples_in else []
+    def samples_of(self, precision, folder):
+        stage = STAGES[folder]
+        return sorted(self.samples_in[stage].glob(f"{stage}-*.npz")) if precision != "fp32" else []
 
     def described(self, steps, goldens=()):
-        """Configs, tokenizers and scheduler as diffusers has them, and the manifest."""
+        """Writes configs, tokenizers and scheduler as diffusers has them; returns the manifest's content."""
         main = self.sources[next(folder for folder in DENOISERS if folder in self.spec.components)]
         index, scheduler, tokenizers = main.index(), main.config("scheduler"), {}
         configs = {folder: self.config(folder) for folder in self.spec.components}
@@ -133,18 +137,30 @@ class Export:
                 fixed = self.spec.tokenizers.get(name, {})
                 entry = words.copy_tokenizer(main.tokenizer(name), self.out / name, fixed)
                 tokenizers[name] = {"file": f"{name}/tokenizer.json"} | entry
-        content = Manifest(self.spec, configs, scheduler, tokenizers, index).content(self.out, steps.hash, goldens)
-        manifest.write(self.out / "model.yaml", content, self.provenance())
-        steps.tell("manifest", "made", 0.0)
-        return content
+        described = Manifest(self.spec, configs, scheduler, tokenizers, index, self.static)
+        return described.content(self.out, steps.hash, self.precisions, goldens)
 
-    def provenance(self):
+    def tell_left(self):
+        """Graphs of an earlier export, in precisions that this one was not asked for, may be of other weights."""
+        for folder in self.spec.components:
+            for precision in set(PRECISIONS) - set(self.precisions):
+                if (path := self.out / folder / GRAPHS[precision]).is_file():
+                    print(f"{path} is from an earlier export and not listed; remove it, or ask for {precision}", file=sys.stderr)
+
+    def provenance(self, steps):
+        """Lines for people: by what this was made, and from which weights."""
         versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
         return [
             f"Written by python -m safelight_export {self.spec.path.name}.",
             f"With {versions}.",
             f"Sources of the spec: {'; '.join(self.spec.sources)}",
+            *dict.fromkeys(line for folder in self.spec.components for line in self.weights(steps, folder)),
         ]
+
+    def weights(self, steps, folder):
+        source = self.spec.components[folder].source
+        files = (path for path in self.sources[folder].inputs(source) if path.suffix not in (".json", ".txt"))
+        return [f"{source} from {path.name}, sha256 {steps.hash(path)}" for path in files]
 
     def config(self, folder):
         component = self.spec.components[folder]

@@ -6,6 +6,7 @@ PyTorch and diffusers step here too, by `trajectories`; the graphs run in ONNX R
 import numpy as np
 
 from . import calibration, comparison, report, trajectories
+from .fault import Fault
 from .manifest import GRAPHS
 from .spec import STAGES
 from .steps import modules
@@ -18,18 +19,32 @@ GOLDEN_PRECISIONS = ("fp32", "fp16")
 
 
 def calibrated(run, steps, content, graphs):
-    """(folder of samples, where they are from): what was recorded, or trajectories of the FP32 graphs."""
-    if run.calibration:
-        return run.calibration, {"source": f"recorded in {run.calibration.name}"}
-    folder = run.work / "calibration"
+    """({stage: folder of its samples}, where they are from): what was recorded, or trajectories of the FP32 graphs.
 
+    A stage that no recorded request ran, such as the encoder where pictures came from words, has those all the same.
+    """
+    recorded = [stage for stage in graphs if run.calibration and any(run.calibration.glob(f"{stage}-*.npz"))]
+    if run.calibration and not recorded:
+        raise Fault(f"calibration {run.calibration}: holds no samples of {', '.join(graphs)}")
+    missing = [stage for stage in graphs if stage not in recorded]
+    places, source = dict.fromkeys(recorded, run.calibration), f"recorded in {run.calibration and run.calibration.name}"
+    if not missing:
+        return places, {"source": source}
+    folder = run.work / "calibration"
+    found = walked(run, steps, content, graphs, folder)
+    if recorded:
+        found = found | {"source": f"{source}; of {', '.join(missing)}: {found['source']}"}
+    return places | dict.fromkeys(missing, folder), found
+
+
+def walked(run, steps, content, graphs, folder):
     def make(temporary):
         model = trajectories.Model(content, run.out, graphs)
         prompts = run.spec.prompts or trajectories.PROMPTS
         return trajectories.record(model, temporary, prompts, max(TRAJECTORIES, len(run.spec.prompts)), run.static)
 
     inputs, settings = [*with_data(graphs.values()), *modules("trajectories", "graphs")], {"prompts": run.spec.prompts}
-    return folder, steps.run("calibration", inputs, folder, make, defaults=content["defaults"], static=run.static, **settings)
+    return steps.run("calibration", inputs, folder, make, defaults=content["defaults"], static=run.static, **settings)
 
 
 def samples(folder, stage):
@@ -68,13 +83,13 @@ def golden(run, steps, entry):
     return entry | place
 
 
-def compared(run, steps, content, fp32, folder):
+def compared(run, steps, content, fp32, places):
     """Precisions beside each other, where there is more than FP32."""
     lowered = [name for name in run.precisions if name != "fp32"]
     graphs = {"fp32": fp32}
     for name in lowered:
         graphs[name] = {STAGES[part]: run.out / part / GRAPHS[name] for part in run.spec.components}
-    row = next(iter(samples(folder, "denoiser")))
+    row = next(iter(samples(places["denoiser"], "denoiser")))
     prompts = run.spec.prompts or trajectories.PROMPTS
     make = lambda _: comparison.compare(content, run.out, graphs, row, prompts, run.static)
     inputs = [*with_data(path for each in graphs.values() for path in each.values()), *modules("comparison", "trajectories")]

@@ -16,12 +16,12 @@ ORDER = ["text_encoder", "text_encoder_2", "denoiser", "decoder", "encoder"]
 class Manifest:
     """What is known of an export before its files are listed."""
 
-    def __init__(self, spec, configs, scheduler, tokenizers, index):
+    def __init__(self, spec, configs, scheduler, tokenizers, index, static=None):
         self.spec, self.configs, self.scheduler = spec, configs, scheduler
-        self.tokenizers, self.index = tokenizers, index
+        self.tokenizers, self.index, self.static = tokenizers, index, static
 
-    def content(self, out: Path, digest, goldens=()):
-        """The manifest as a dict; `digest(path)` gives a file's sha256."""
+    def content(self, out: Path, digest, precisions, goldens=()):
+        """The manifest as a dict, of the graphs that are there; `digest(path)` gives a file's sha256."""
         spec, fixed = self.spec, self.spec.manifest
         latent = fixed.get("latent") or self.latent()
         content = {
@@ -29,7 +29,7 @@ class Manifest:
             "name": out.name,
             "title": spec.title,
             "licence": spec.licence,
-            "picture": fixed.get("picture") or self.picture(latent),
+            "picture": self.picture(latent),
             "latent": latent,
             **self.process(),
             **self.tokenizers,
@@ -37,7 +37,7 @@ class Manifest:
         if self.index.get("force_zeros_for_empty_prompt"):
             content["empty_prompt"] = "zeros"
         content |= {key: fixed[key] for key in ("conditions", "defaults", "range") if key in fixed}
-        content["stages"] = self.stages(out, digest)
+        content["stages"] = self.stages(out, digest, precisions)
         if goldens:
             content["goldens"] = list(goldens)
         return content
@@ -47,7 +47,10 @@ class Manifest:
             return {"edm": self.spec.manifest["edm"]}
         if "beta_start" in self.spec.manifest.get("training", {}):
             return {"training": self.spec.manifest["training"]}
-        return {"training": training(self.scheduler, self.index.get("_class_name", "")) | self.spec.manifest.get("training", {})}
+        return {
+            "training": training(self.scheduler, self.index.get("_class_name", ""))
+            | self.spec.manifest.get("training", {})
+        }
 
     def latent(self):
         """From the decoder's own config; a model in pixel space has none."""
@@ -65,6 +68,10 @@ class Manifest:
         return latent | ({"shift": vae["shift_factor"]} if vae.get("shift_factor") else {})
 
     def picture(self, latent):
+        if self.static:
+            return {"width": self.static[1], "height": self.static[0]}
+        if "picture" in self.spec.manifest:
+            return self.spec.manifest["picture"]
         side = self.denoiser()["sample_size"]
         height, width = side if isinstance(side, (list, tuple)) else (side, side)
         factor = latent["downscale"]
@@ -76,10 +83,10 @@ class Manifest:
     def denoiser(self):
         return self.configs.get("unet") or self.configs["transformer"]
 
-    def stages(self, out, digest):
+    def stages(self, out, digest, precisions):
         stages = {}
         for folder in sorted(self.configs, key=lambda folder: ORDER.index(STAGES[folder])):
-            names = {precision: out / folder / GRAPHS[precision] for precision in PRECISIONS}
+            names = {name: out / folder / GRAPHS[name] for name in PRECISIONS if name in precisions}
             graphs = {precision: graph(out, path, digest) for precision, path in names.items() if path.is_file()}
             stages[STAGES[folder]] = {"graphs": graphs} | self.renamed(folder)
         return stages

@@ -55,6 +55,8 @@ def rewrite(graph, options):
         done["attention"] = fuse_attention(graph)
     if options["gates"] == "halves":
         done["gates"] = split_gates(graph)
+    if options["rows_bytes"]:
+        done["rows"] = split_rows(graph, options["rows_bytes"])
     if options["linears"] == "gemm":
         done["linears"] = make_gemm(graph)
     graphs.sort(graph)
@@ -249,6 +251,62 @@ def part_of(match, node):
     if len(values) < 3 or any(value is None or value.size != 1 for value in values) or (len(values) == 4 and values[3] != 1):
         return None
     return tuple(int(value.ravel()[0]) for value in values[:3])
+
+
+def split_rows(graph, most_bytes):
+    """What works row by row, from one tensor to one other, in parts of the rows: its inner tensors are as much smaller."""
+    known = [shapes.Shapes(graph, sizes) for sizes in shapes.probes(graph)]
+    used, count = graphs.consumers(graph.nodes), 0
+    sources = [node.input[0] for node in graph.nodes if node.op_type == "MatMul" and node.input[1] in graph.weights]
+    for source in dict.fromkeys(sources):
+        region, ends = row_by_row(graph, used, source)
+        rows = {each.shape(source)[1] for each in known if len(each.shape(source) or ()) == 3}
+        inner = [each.shape(name) for each in known for node in region for name in node.output]
+        if len(ends) != 1 or len(rows) != 1 or None in inner:
+            continue
+        parts = -(-max(4 * int(np.prod(shape[1:])) for shape in inner) // most_bytes)
+        if parts > 1:
+            run_in_parts(graph, region, source, ends.pop(), rows.pop(), parts)
+            used, count = graphs.consumers(graph.nodes), count + 1
+    return count
+
+
+ROW_BY_ROW = ("MatMul", "Add", "Mul", "Div", "Sub", "Erf", "Gelu", "Sigmoid", "Tanh", "Relu")
+
+
+def row_by_row(graph, used, source):
+    """(nodes, ends): all that follows from one tensor row by row, and its tensors that something else takes."""
+    inside, region, waiting = {source}, [], list(used.get(source, ()))
+    while waiting:
+        node = waiting.pop(0)
+        others = [graph.weights.get(name) for name in node.input if name not in inside]
+        fits = node.op_type in ROW_BY_ROW and all(w is not None and w.ndim <= 1 + (node.op_type == "MatMul") for w in others)
+        if fits and node.output[0] not in inside and (node.op_type != "MatMul" or node.input[1] in graph.weights):
+            inside.add(node.output[0])
+            region.append(node)
+            waiting += used.get(node.output[0], ())
+    names = {node.name for node in region}
+    taken = {n for n in inside - {source} for user in used.get(n, ()) if user.name not in names}
+    return region, taken | (inside & set(graph.outputs()))
+
+
+def run_in_parts(graph, region, source, end, rows, parts):
+    sizes = [rows // parts + (index < rows % parts) for index in range(parts)]
+    graph.weights[f"{end}/rows"] = np.array(sizes, np.int64)
+    pieces = [f"{source}/{end}.{index}" for index in range(parts)]
+    made = [helper.make_node("Split", [source, f"{end}/rows"], pieces, name=f"{end}/Split", axis=1)]
+    for index, piece in enumerate(pieces):
+        inner = {name: f"{name}.rows{index}" for node in region for name in node.output} | {source: piece}
+        for node in region:
+            copy = graphs.copy_of(node)
+            copy.name = f"{node.name}.rows{index}"
+            copy.input[:] = [inner.get(name, name) for name in node.input]
+            copy.output[:] = [inner[name] for name in node.output]
+            made.append(copy)
+    made.append(helper.make_node("Concat", [f"{end}.rows{i}" for i in range(parts)], [end], name=f"{end}/Concat", axis=1))
+    gone = {node.output[0] for node in region}
+    graph.set_nodes([graphs.copy_of(node) for node in graph.nodes if node.output[0] not in gone] + made)
+    graphs.sort(graph)
 
 
 def make_gemm(graph):

@@ -403,7 +403,7 @@ class Quantiser:
         array = np.asarray(self.source.weights[name]).ravel()
         scale = (self.scales[activation] * self.weights[f"{weight}/s8/scale"]).astype(np.float32)
         # A bias beyond what its scale can count only occurs where the weights of a channel are all but zero.
-        counts = np.clip(np.rint(array / scale), -(2**31), 2**31 - 1).astype(np.int32)
+        counts = np.rint(array / scale.astype(np.float64)).clip(-(2**31), 2**31 - 1).astype(np.int32)
         own = f"{name}/s32.{len(self.nodes)}"
         self.weights[own], self.weights[f"{own}/scale"] = counts, scale
         self.weights[f"{own}/zero"] = np.zeros(scale.size, np.int32)

@@ -17,6 +17,8 @@ SECTIONS = {
         "gates": "halves",
         # gemm: linear layers with a bias become Gemm, which runs in INT8 with its bias; matmul: as exported.
         "linears": "gemm",
+        # A layer after a layer whose tensors take more bytes than this is run in parts of its rows, where sizes are fixed.
+        "rows_bytes": 12_000_000,
         # Sizes of free axes for the proof, by axis name; others are small.
         "sizes": {},
         # Largest relative L2 between the graphs before and after.

@@ -1,5 +1,6 @@
 """A spec: what is a fact about a family of models and stands in none of its checkpoints' own configs."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import yaml
 from .fault import Fault, unknown
 from .recipe import SECTIONS
 
-SPECS = Path(__file__).resolve().parents[1]
+# Beside the package in a checkout, where pip puts them otherwise.
+BESIDE = Path(__file__).resolve().parents[1]
+SPECS = BESIDE if (BESIDE / "taesd.yaml").is_file() else Path(sys.prefix) / "share/safelight-export"
 PRECISIONS = ("int8", "fp16", "fp32")
 # A component's folder in an export, and the stage that model.yaml calls it.
 STAGES = {

@@ -5,9 +5,9 @@ Names and axes are those that Optimum writes, so that whatever reads its exports
 
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 import onnxruntime
 import torch
@@ -236,7 +236,9 @@ def plain_encoder(model):
 
 def graph(_):
     """No network: the family is there as graphs only."""
-    raise Fault("this family is exported from its ONNX graphs: give --weights a folder with unet.fp32.onnx or unet.fp16.onnx")
+    raise Fault(
+        "this family is exported from its ONNX graphs: give --weights a folder with unet.fp32.onnx or unet.fp16.onnx"
+    )
 
 
 TRACES = {
@@ -277,24 +279,42 @@ def export(trace: Trace, path: Path, sets, static):
     inputs = example(trace, sets[0], seed=0)
     raw = path.with_name("raw")
     raw.mkdir()
-    dynamic = {} if static else named_axes(trace)
+    try:
+        write_graph(trace, inputs, raw / path.name, static)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise Fault(f"{type(trace.module.model).__name__} cannot be traced: {error or type(error).__name__}") from error
+    # Of a large graph, the exporter leaves a file a weight.
+    graph = Graph.load(raw / path.name)
+    declare(graph, trace, sets[0] if static else {})
+    graph.save(path)
+    shutil.rmtree(raw)
+    return parity(trace, path, sets)
+
+
+def write_graph(trace, inputs, path, static):
     with torch.no_grad(), warnings.catch_warnings():
-        # The tracer warns of every shape that a module compares; sizes are proven below.
+        # The tracer warns of every shape that a module compares; sizes are proven afterwards.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             trace.module.eval(),
             tuple(inputs.values()),
-            str(raw / path.name),
+            str(path),
             input_names=list(inputs),
             output_names=list(trace.outputs),
-            dynamic_axes=dynamic,
+            dynamic_axes={} if static else named_axes(trace),
             opset_version=OPSET,
             dynamo=False,
         )
-    # Of a large graph, the exporter leaves a file a weight.
-    Graph.load(raw / path.name).save(path)
-    shutil.rmtree(raw)
-    return parity(trace, path, sets)
+
+
+def declare(graph, trace, fixed):
+    """Outputs' axes under our names, or in numbers: the tracer loses some on the way."""
+    for entry in graph.model.graph.output:
+        axes = entry.type.tensor_type.shape.dim
+        del axes[:]
+        for axis in trace.outputs[entry.name]:
+            size = fixed.get(axis, axis)
+            axes.add(**{"dim_param" if isinstance(size, str) else "dim_value": size})
 
 
 def named_axes(trace):

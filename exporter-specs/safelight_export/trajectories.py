@@ -31,8 +31,13 @@ SCHEDULERS = {
     "lcm": diffusers.LCMScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
     "ddim": diffusers.DDIMScheduler,
+    "euler_ancestral": diffusers.EulerAncestralDiscreteScheduler,
+    "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
+    "consistency": diffusers.CMStochasticIterativeScheduler,
 }
 SPACINGS = ("leading", "linspace", "trailing")
+# Schedules that a sampler has with the same numbers, where those are not the spacings.
+SCHEDULES = {"lcm": ("lcm", "trailing"), "dpmpp_2m": ("karras", "linspace", "trailing"), "consistency": ("consistency",)}
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,9 @@ def generate(model, requests, record=lambda stage, feeds: None):
         session = model.open("decoder")
         for result in found:
             result["images"] = decode(model, session, result["latents"], record)
+    elif model.manifest["latent"]["downscale"] == 1:
+        for result in found:
+            result["images"] = pixels(torch.from_numpy(result["latents"]))
     return found
 
 
@@ -156,16 +164,18 @@ def config(manifest, schedule):
         "original_inference_steps": training.get("original_steps", 50),
         "timestep_scaling": training.get("timestep_scaling", 10.0),
         "timestep_spacing": schedule if schedule in SPACINGS else "trailing",
+        "use_karras_sigmas": schedule == "karras",
         "clip_sample": False,
     }
 
 
 def exact(manifest):
     """Whether diffusers' scheduler here is the model's default sampler on its default schedule, as goldens need it."""
-    sampler, schedule = manifest["defaults"]["sampler"], manifest["defaults"].get("schedule", "trailing")
-    if sampler not in SCHEDULERS or "training" not in manifest:
-        return False
-    return schedule in ("lcm", "trailing") if sampler == "lcm" else schedule in SPACINGS
+    known = manifest["defaults"]
+    sampler, schedule = known["sampler"], known.get("schedule", "trailing")
+    # What is limited, and how strongly, is the sampler's own affair.
+    plain = not known.get("options") or sampler == "consistency"
+    return sampler in SCHEDULERS and plain and schedule in SCHEDULES.get(sampler, SPACINGS)
 
 
 def denoise(model, session, request, text, record):
@@ -182,10 +192,18 @@ def denoise(model, session, request, text, record):
         options = {} if isinstance(scheduler, diffusers.DDIMScheduler) else {"generator": generator}
         result = scheduler.step(output, timestep, z, **options)
         z = result.prev_sample
-        denoised = getattr(result, "denoised", None)
-        denoised = getattr(result, "pred_original_sample", None) if denoised is None else denoised
-        steps.append((z if denoised is None else denoised).numpy())
+        steps.append(estimate(scheduler, result).numpy())
     return {"initial": initial.numpy(), "steps": np.stack(steps), "latents": z.numpy()}
+
+
+def estimate(scheduler, result):
+    """The clean latent that a step was made from."""
+    for name in ("denoised", "pred_original_sample"):
+        if getattr(result, name, None) is not None:
+            return getattr(result, name)
+    # DPM-Solver++ keeps it; of one step of a consistency model, it is the result.
+    outputs = getattr(scheduler, "model_outputs", None)
+    return outputs[-1] if outputs else result.prev_sample
 
 
 def predictor(model, session, request, text, record):
@@ -197,9 +215,11 @@ def predictor(model, session, request, text, record):
         # The method does not use its pipeline.
         fixed["timestep_cond"] = diffusers.LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, scale, width)
 
+    beside = painted(known["sample"][1], request, model)
+
     def run(sample, timestep, words, changes):
         time = np.full([1] * len(known.get("timestep", [])), timestep.item())
-        feeds = {"sample": sample.numpy(), "timestep": time, **fixed, **changes, **(words or {})}
+        feeds = {"sample": np.concatenate([sample.numpy(), *beside(sample)], 1), "timestep": time, **fixed, **changes, **(words or {})}
         feeds = {name: np.asarray(feeds[name]).astype(kind) for name, kind in session.types.items()}
         record("denoiser", feeds)
         return torch.from_numpy(next(iter(session.run(feeds).values())).astype(np.float32))
@@ -215,6 +235,22 @@ def predictor(model, session, request, text, record):
         return plain + request.guidance * (wanted - plain)
 
     return predict
+
+
+def painted(channels, request, model):
+    """What an inpainting denoiser takes behind the latent: a mask, and the latent of what is outside of it."""
+    extra = channels - model.manifest["latent"]["channels"]
+    if extra == 0:
+        return lambda sample: ()
+    generator = torch.Generator().manual_seed(request.seed + 1000)
+
+    def beside(sample):
+        mask = torch.zeros(1, 1, *sample.shape[2:])
+        mask[..., sample.shape[3] // 3 :] = 1
+        kept = torch.randn(1, extra - 1, *sample.shape[2:], generator=generator) * (1 - mask)
+        return mask.numpy(), kept.numpy()
+
+    return beside
 
 
 def conditions(model, session, request):
@@ -233,11 +269,16 @@ def unguided(model):
 
 
 def decode(model, session, latents, record):
-    """Bytes as diffusers rounds them, [1, height, width, 3]."""
+    """Bytes [1, height, width, 3] of a latent."""
     latent = model.manifest["latent"]
     feeds = {"latent_sample": (latents / latent["scale"] + latent.get("shift", 0.0)).astype(np.float32)}
     record("decoder", feeds)
-    unit = (torch.from_numpy(next(iter(session.run(feeds).values()))).float() / 2 + 0.5).clamp(0, 1)
+    return pixels(torch.from_numpy(next(iter(session.run(feeds).values()))).float())
+
+
+def pixels(picture):
+    """Bytes as diffusers rounds them, [1, height, width, 3]."""
+    unit = (picture / 2 + 0.5).clamp(0, 1)
     return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 

@@ -10,6 +10,7 @@ from .fault import Fault
 from .files import write_json, write_text
 
 SPECIALS = ("bos_token", "eos_token", "pad_token", "unk_token")
+VOCABULARIES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
 CLIP_LENGTH = 77
 
 
@@ -21,6 +22,9 @@ def copy_tokenizer(source: Path, folder: Path, fixed):
     if {"length", "start", "end", "pad"} <= fixed.keys():
         write_text(folder / "tokenizer.json", (source / "tokenizer.json").read_text(encoding="utf-8"))
         return {name: fixed[name] for name in ("length", "start", "end", "pad")}
+    # Without them, an empty vocabulary would be made up.
+    if not any(all((source / name).is_file() for name in files) for files in VOCABULARIES):
+        raise Fault(f"tokenizer {source}: holds neither vocab.json with merges.txt nor tokenizer.json")
     for name in TOKENIZER_FILES:
         if (source / name).is_file() and name != "tokenizer.json":
             write_text(folder / name, (source / name).read_text(encoding="utf-8"))

@@ -1,7 +1,8 @@
-"""A diffusers pipeline → the single file that Stable Diffusion's authors publish: their names for the same tensors."""
+"""A diffusers pipeline → the single file that its authors publish: their names for the same tensors."""
 
 import re
 
+import torch
 from safetensors.torch import save_file
 
 RESNET = {
@@ -13,11 +14,24 @@ RESNET = {
     "conv_shortcut": "skip_connection",
 }
 UNET = {
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+}
+OPEN_CLIP = {
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm": "ln_final",
+    "encoder.layers": "transformer.resblocks",
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
 }
 ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
@@ -29,9 +43,15 @@ def write_file(pipeline, path):
     for name, tensor in pipeline.vae.state_dict().items():
         # Attention is a convolution there.
         flat = "attentions" in name and tensor.dim() == 2
-        tensors[f"first_stage_model.{vae_name(name, pipeline.vae.config)}"] = tensor[:, :, None, None] if flat else tensor
+        tensors[f"first_stage_model.{vae_name(name, pipeline.vae.config)}"] = (
+            tensor[:, :, None, None] if flat else tensor
+        )
+    second = getattr(pipeline, "text_encoder_2", None)
+    clip = "conditioner.embedders.0.transformer" if second else "cond_stage_model.transformer"
     for name, tensor in pipeline.text_encoder.state_dict().items():
-        tensors[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+        tensors[f"{clip}.text_model.{name.removeprefix('text_model.')}"] = tensor
+    if second:
+        tensors |= open_clip(second.state_dict(), "conditioner.embedders.1.model")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
@@ -49,7 +69,9 @@ def unet_name(name, config):
         return f"{'input' if side == 'down' else 'output'}_blocks.{number}.{int(kind == 'attentions')}.{rest}"
     if match := re.match(r"mid_block\.(resnets|attentions)\.(\d+)\.(.*)", name):
         kind, layer, rest = match[1], int(match[2]), match[3]
-        return f"middle_block.{1 if kind == 'attentions' else 2 * layer}.{resnet_name(rest) if kind == 'resnets' else rest}"
+        if kind == "attentions":
+            return f"middle_block.1.{rest}"
+        return f"middle_block.{2 * layer}.{resnet_name(rest)}"
     return renamed(name, UNET)
 
 
@@ -67,6 +89,26 @@ def vae_name(name, config):
     if match := re.match(r"(.*)mid_block\.attentions\.0\.(.*)", name):
         return f"{match[1]}mid.attn_1.{renamed(match[2], ATTENTION)}"
     return name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+
+
+def open_clip(tensors, prefix):
+    """OpenCLIP's names: query, key and value of a layer in one, the projection turned round, and a scale besides."""
+    made, tensors = {"logit_scale": tensors["text_projection.weight"].new_tensor(4.6)}, dict(tensors)
+    made["text_projection"] = tensors.pop("text_projection.weight").T
+    tensors = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        if match := re.match(r"encoder\.layers\.(\d+)\.self_attn\.q_proj\.(weight|bias)", name):
+            parts = [tensors[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            made[f"transformer.resblocks.{match[1]}.attn.in_proj_{match[2]}"] = torch.cat(parts)
+        elif not re.search(r"\.[kv]_proj\.", name):
+            made[open_clip_name(name)] = tensor
+    return {f"{prefix}.{name}": tensor for name, tensor in made.items()}
+
+
+def open_clip_name(name):
+    for theirs, ours in OPEN_CLIP.items():
+        name = name.replace(theirs, ours)
+    return name
 
 
 def renamed(name, table):

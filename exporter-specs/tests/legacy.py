@@ -1,7 +1,7 @@
 """The layout that diffusers' own script wrote before Optimum: sd15's graphs again, as it would have named things.
 
-Ids are int32, weights of the U-Net lie in `weights.pb`, no component has a config but for the decoder, to which its user
-has added what a runtime needs, and the encoder gives one latent (here the mean; the script's drew from the distribution
+Ids are int32, weights of the U-Net lie in `weights.pb`, no component has a config but for the decoder, to which its
+user has added what a runtime needs, and the encoder gives one latent (here the mean; the script's drew from the distribution
 inside the graph).
 """
 

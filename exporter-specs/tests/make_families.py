@@ -1,12 +1,11 @@
 """Writes tests/models/families and tests/golden/families: tiny checkpoints, exported by the package, run by diffusers.
 
-    python exporter-specs/tests/make_families.py [FAMILY ...]
+python exporter-specs/tests/make_families.py [FAMILY ...]
 """
 
 import shutil
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from compact_json import write_json  # noqa: E402
 from families import DEFAULTS, FAMILIES  # noqa: E402
 from legacy import write_legacy  # noqa: E402
 from references import generate  # noqa: E402
+from safelight_export.__main__ import without  # noqa: E402
 from safelight_export.checkpoint import open_checkpoint  # noqa: E402
 from safelight_export.export import Export  # noqa: E402
 from safelight_export.spec import open_spec  # noqa: E402
@@ -48,7 +48,9 @@ def main():
 
 
 def cases(family):
-    return [{"name": row["name"], "model": f"tests/models/families/{family.name}"} | DEFAULTS | row for row in family.cases]
+    return [
+        {"name": row["name"], "model": f"tests/models/families/{family.name}"} | DEFAULTS | row for row in family.cases
+    ]
 
 
 def make(family, folder):
@@ -71,11 +73,10 @@ def save(family, folder):
 
 def export(family, folder, out):
     shutil.rmtree(out, ignore_errors=True)
-    spec = open_spec(family.spec)
-    kept = {name: part for name, part in spec.components.items() if name not in family.without}
+    spec = without(open_spec(family.spec), family.without)
     weights = open_checkpoint(folder / "checkpoint", spec)
     made = folder / out.name
-    Export(replace(spec, components=kept), dict.fromkeys(kept, weights), made, ["fp32"], plain=True).run()
+    Export(spec, dict.fromkeys(spec.components, weights), made, ["fp32"], plain=True).run()
     shutil.copytree(made, out)
 
 

@@ -111,8 +111,13 @@ def text_arguments(pipeline, case):
 def class_arguments(pipeline, case):
     name = type(pipeline).__name__
     if name == "DiTPipeline":
-        return {"class_labels": [case["conditions"].get("class", 207)] * case["batch"], "guidance_scale": case["guidance"]}
-    labels = {"class_labels": [case["conditions"].get("class", 145)] * case["batch"]} if name.startswith("Consis") else {}
+        return {
+            "class_labels": [case["conditions"].get("class", 207)] * case["batch"],
+            "guidance_scale": case["guidance"],
+        }
+    labels = (
+        {"class_labels": [case["conditions"].get("class", 145)] * case["batch"]} if name.startswith("Consis") else {}
+    )
     return {"batch_size": case["batch"]} | labels | ({"eta": case["eta"]} if case["sampler"] == "ddim" else {})
 
 

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from families import FAMILIES
+
 from safelight_export import trace
 from safelight_export.files import sha256
 from safelight_export.graphs import relative_l2

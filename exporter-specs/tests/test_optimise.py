@@ -107,3 +107,23 @@ def test_a_difference_is_an_error(tmp_path, monkeypatch):
 def test_unknown_keys_of_a_recipe_are_errors(tmp_path):
     with pytest.raises(Fault, match="unknown .*atention.* attention"):
         optimise.optimise(tmp_path / "none.onnx", tmp_path / "out.onnx", {"atention": "fused"})
+
+
+def test_large_layers_run_in_parts_of_their_rows(tmp_path):
+    weights, nodes, last = {}, [], "x"
+    for name, (inputs, outputs) in {"up": (WIDTH, 128), "down": (128, WIDTH)}.items():
+        made, last = linear(weights, name, last, inputs, outputs)
+        nodes += made
+        if name == "up":
+            nodes.append(node("Relu", [last], "relu"))
+            last = "relu"
+    nodes.append(node("Add", ["x", last], "y"))
+    deep = graph(nodes, weights, {"x": ["batch", 50, WIDTH]}, {"y": ["batch", 50, WIDTH]})
+    found = optimise.optimise(saved(deep, tmp_path), tmp_path / "out.onnx", {"rows_bytes": 10_000})
+    made = Graph.load(tmp_path / "out.onnx")
+    assert found["rows"] == 1 and found["linears"] == 6 and kinds(tmp_path / "out.onnx").count("Gemm") == 6
+    assert found["largest"][1][0]["bytes"] < found["largest"][0][0]["bytes"]
+    # Each weight is there once, however many parts use it.
+    assert sum(array.shape == (WIDTH, 128) for array in made.weights.values()) == 1
+    kept = optimise.optimise(saved(deep, tmp_path), tmp_path / "out.onnx", {})
+    assert kept["rows"] == 0

@@ -69,7 +69,7 @@ def test_every_shipped_spec_is_read(path):
 
 
 def test_what_extends_changes_only_what_it_says():
-    base, distilled = open_spec("sd15"), open_spec("sd15-lcm")
-    assert distilled.components == base.components
-    assert distilled.single_file["unet"] == base.single_file["unet"] | {"time_cond_proj_dim": 256}
-    assert distilled.manifest["defaults"]["steps"] == 4
+    base, nine, distilled = (open_spec(name) for name in ("sd15", "sd15-inpainting", "sd15-lcm"))
+    assert nine.components == base.components
+    assert nine.single_file["unet"] == base.single_file["unet"] | {"in_channels": 9}
+    assert distilled.manifest["defaults"]["steps"] == 4 and not distilled.single_file

@@ -20,7 +20,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/reference"))
-from tiny_tokenizer import END, START, write_tokenizer  # noqa: E402
+from tiny_tokenizer import END, write_tokenizer  # noqa: E402
 
 TEXT_WIDTH = 8
 SIDE = 8
