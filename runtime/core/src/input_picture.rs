@@ -74,7 +74,7 @@ impl InputPicture {
 
     /// The picture in another size.
     pub(crate) fn resized(&self, width: usize, height: usize) -> RgbImage {
-        resize(&self.pixels, width as u32, height as u32)
+        resize::<_, 3>(&self.pixels, width as u32, height as u32)
     }
 }
 
@@ -97,7 +97,7 @@ impl InputMask {
 
     /// Which pixels are painted, `[height, width]`, resized.
     pub(crate) fn painted(&self, width: usize, height: usize) -> Vec<bool> {
-        resize(&self.pixels, width as u32, height as u32).pixels().map(|grey| grey[0] >= 128).collect()
+        resize::<_, 1>(&self.pixels, width as u32, height as u32).pixels().map(|grey| grey[0] >= 128).collect()
     }
 }
 

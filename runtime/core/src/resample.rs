@@ -11,16 +11,20 @@ const LOBES: f64 = 3.0;
 pub(crate) type Pixels<P> = ImageBuffer<P, Vec<u8>>;
 
 /// The picture in `width` × `height` pixels; its own pixels where it has that size.
-pub(crate) fn resize<P: Pixel<Subpixel = u8>>(picture: &Pixels<P>, width: u32, height: u32) -> Pixels<P> {
-    let channels = usize::from(P::CHANNEL_COUNT);
+pub(crate) fn resize<P: Pixel<Subpixel = u8>, const CHANNELS: usize>(
+    picture: &Pixels<P>,
+    width: u32,
+    height: u32,
+) -> Pixels<P> {
+    const { assert!(CHANNELS == P::CHANNEL_COUNT as usize) };
     let (from_width, from_height) = (picture.width() as usize, picture.height() as usize);
     let (width, height) = (width as usize, height as usize);
     let mut pixels = picture.as_raw().clone();
     if width != from_width {
-        pixels = along_rows(&pixels, from_width, &windows(from_width, width), channels);
+        pixels = along_rows::<CHANNELS>(&pixels, from_width, &windows(from_width, width));
     }
     if height != from_height {
-        pixels = along_columns(&pixels, width * channels, &windows(from_height, height));
+        pixels = along_columns(&pixels, width * CHANNELS, &windows(from_height, height));
     }
     ImageBuffer::from_raw(width as u32, height as u32, pixels).expect("both passes return a picture of this size")
 }
@@ -63,14 +67,15 @@ fn pixel(sum: i32) -> u8 {
     ((sum + (1 << (PRECISION_BITS - 1))) >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-fn along_rows(pixels: &[u8], from_width: usize, windows: &[Window], channels: usize) -> Vec<u8> {
+fn along_rows<const CHANNELS: usize>(pixels: &[u8], from_width: usize, windows: &[Window]) -> Vec<u8> {
     let mut resized = Vec::with_capacity(pixels.len() / from_width * windows.len());
-    for row in pixels.chunks_exact(from_width * channels) {
+    for row in pixels.as_chunks::<CHANNELS>().0.chunks_exact(from_width) {
         for Window { first, weights } in windows {
-            for channel in 0..channels {
-                let values = row[first * channels + channel..].iter().step_by(channels);
-                resized.push(pixel(values.zip(weights).map(|(&value, weight)| i32::from(value) * weight).sum()));
+            let mut sums = [0; CHANNELS];
+            for (values, &weight) in row[*first..].iter().zip(weights) {
+                sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum += i32::from(value) * weight);
             }
+            resized.extend(sums.map(pixel));
         }
     }
     resized
@@ -104,7 +109,7 @@ mod tests {
     #[test]
     fn pixels_are_those_of_pillow() {
         for ((width, height), expected) in PILLOW {
-            let got = resize(&row(8, 4), *width, *height);
+            let got = resize::<_, 1>(&row(8, 4), *width, *height);
             assert_eq!(got.as_raw(), expected, "{width}×{height}");
         }
     }
@@ -112,14 +117,14 @@ mod tests {
     #[test]
     fn a_picture_of_the_size_is_left_as_it_is() {
         let picture = row(8, 4);
-        assert_eq!(resize(&picture, 8, 4), picture);
+        assert_eq!(resize::<_, 1>(&picture, 8, 4), picture);
     }
 
     #[test]
     fn channels_are_resized_apart() {
         let grey = row(8, 4);
         let picture = RgbImage::from_fn(8, 4, |x, y| image::Rgb([grey.get_pixel(x, y)[0], 7, 255]));
-        let (grey, picture) = (resize(&grey, 3, 9), resize(&picture, 3, 9));
+        let (grey, picture) = (resize::<_, 1>(&grey, 3, 9), resize::<_, 3>(&picture, 3, 9));
         assert!(picture.pixels().zip(grey.pixels()).all(|(rgb, grey)| rgb.0 == [grey[0], 7, 255]));
     }
 
