@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ndarray::Axis;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::cache::{Cached, Store, Watch};
 use crate::decoder::{self, Decoder};
@@ -21,7 +22,9 @@ use crate::model::{EmptyPrompt, Model};
 use crate::noise::{Brownian, Noise, Seeds};
 use crate::original::{self, Beginning, Mask, Original, PuttingBack, Task};
 use crate::picture::{Picture, Provenance};
+use crate::probe::Prober;
 use crate::prompt_cache::PromptCache;
+use crate::recording::Recording;
 use crate::request::{KeptPixels, NoiseLayout, Plan, Request, SamplerNoise};
 use crate::residency::{AnySlot, Residency, Slot};
 use crate::sampler::{Latent, Step, Tally};
@@ -47,9 +50,10 @@ pub struct Pipeline {
     decoder: Option<Slot<Decoder>>,
     /// None before the first request that begins with a picture.
     encoder: Option<Slot<Encoder>>,
-    store: Option<Arc<Store>>,
+    keeping: Keeping,
     measures_memory: bool,
     observer: Observer,
+    recording: Option<Recording>,
     open_time: Duration,
     open_memory: Option<OpeningMemory>,
 }
@@ -218,11 +222,12 @@ impl Pipeline {
         check_graph_sizes(target, model)?;
         choose_tiles(usual, &mut plan, model, target)?;
         let Extras { profiles, prompts, watch, is_any } = extras;
-        let store = Store::of(target, model, watch);
+        let prober = Prober::of(target, &usual.cancel, watch.clone());
+        let keeping = Keeping { store: Store::of(target, model, watch), prober };
         let find = |stage: Stage| {
             let dispensable = Stage::TEXT_ENCODERS.contains(&stage) && prompts.is_some();
             let find = if dispensable { Source::find_or_promised } else { Source::find };
-            Ok(find(stage, model, target)?.profiled(profiles).kept_in(store.clone()))
+            Ok(keeping.source(find(stage, model, target)?).profiled(profiles))
         };
         // Loading the library and hashing the graphs take about as long, so they go side by side.
         let (library, sources) = std::thread::scope(|scope| {
@@ -254,13 +259,13 @@ impl Pipeline {
         let text = settled.0?;
         settled.1.and(settled.2)?;
         let encoder = plan.stages(model).contains(&Stage::Encoder).then(|| {
-            let source = find_encoder(model, target, store.clone())?.profiled(profiles);
+            let source = keeping.encoder(model, target)?.profiled(profiles);
             let mut encoder = Slot::new(library, source, Encoder::open, residency);
             encoder.settle(model, &plan).map(|()| encoder)
         });
         Ok(Self {
             encoder: encoder.transpose()?,
-            store,
+            keeping,
             measures_memory: false,
             model: model.clone(),
             target: target.clone(),
@@ -270,6 +275,7 @@ impl Pipeline {
             denoiser,
             decoder,
             observer: Box::new(|_| ()),
+            recording: None,
             open_time: start.elapsed(),
             open_memory: before.zip(MemoryReading::now()).map(|(before, after)| OpeningMemory::new(before, after)),
         })
@@ -319,6 +325,23 @@ impl Pipeline {
         self.measures_memory = true;
     }
 
+    /// Has what graphs are given written down from now on, for calibrating their quantisation.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where the folder has recordings of other graphs.
+    pub fn record(&mut self, recording: &Recording) -> Result<()> {
+        let about = json!({
+            "safelight": env!("CARGO_PKG_VERSION"),
+            "onnxruntime": self.library.version(),
+            "model": self.model.name,
+            "target": self.target.name,
+        });
+        recording.begin(about, &self.graphs())?;
+        self.slots().for_each(|(_, slot)| slot.record_in(recording));
+        self.recording = Some(recording.clone());
+        Ok(())
+    }
+
     /// Sets who is told about progress; it is called on the thread that generates.
     pub fn on_event(&mut self, observer: impl FnMut(&Event) + Send + 'static) {
         self.observer = Box::new(observer);
@@ -352,6 +375,7 @@ impl Pipeline {
         let task = Task::of(request, self.traits.shown_channels > 0)?;
         let mut job = Job::new(request, &plan, self.batch(request, &plan));
         plan.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
+        self.recording.as_ref().map_or(Ok(()), |recording| recording.note(as_recorded(request, &plan)))?;
         let made = self.make(&mut job, task, &mut take);
         // Whatever ended it: no staged graph outlives its request.
         self.slots().for_each(|(_, slot)| slot.end());
@@ -507,8 +531,9 @@ impl Pipeline {
 
     /// The encoder, which is looked for when the first request begins with a picture.
     fn new_encoder(&self) -> Result<Slot<Encoder>> {
-        let source = find_encoder(&self.model, &self.target, self.store.clone())?;
+        let source = self.keeping.encoder(&self.model, &self.target)?;
         let mut slot = Slot::new(self.library, source, Encoder::open, self.target.residency);
+        self.recording.iter().for_each(|recording| slot.record_in(recording));
         if self.measures_memory {
             slot.measure_memory();
         }
@@ -667,10 +692,22 @@ fn choose_tiles(request: &Request, plan: &mut Plan, model: &Model, target: &Targ
     Forecast::choose_tiles(request, plan, model, target, &rooms(target, Path::new("/")))
 }
 
-/// The encoder's graph, which only requests that begin with a picture need.
-fn find_encoder(model: &Model, target: &Target, store: Option<Arc<Store>>) -> Result<Source> {
-    check_graph_size(Stage::Encoder, target, model)?;
-    Ok(Source::find(Stage::Encoder, model, target)?.kept_in(store))
+/// What graphs are opened with, whenever that is.
+struct Keeping {
+    store: Option<Arc<Store>>,
+    prober: Option<Arc<Prober>>,
+}
+
+impl Keeping {
+    fn source(&self, source: Source) -> Source {
+        source.kept_in(self.store.clone()).probed_by(self.prober.clone())
+    }
+
+    /// The encoder's graph, which only requests that begin with a picture need.
+    fn encoder(&self, model: &Model, target: &Target) -> Result<Source> {
+        check_graph_size(Stage::Encoder, target, model)?;
+        Ok(self.source(Source::find(Stage::Encoder, model, target)?))
+    }
 }
 
 /// What a pipeline is opened with besides target, model and usual request.
@@ -847,6 +884,22 @@ impl StepWatch<'_> {
             None => error.context(format_args!("denoiser: step {step}")),
         }
     }
+}
+
+/// A request as the recording of its graphs' inputs tells it.
+fn as_recorded(request: &Request, plan: &Plan) -> serde_json::Value {
+    json!({
+        "prompt": request.prompt,
+        "negative": request.negative,
+        "seed": request.seed,
+        "count": request.count,
+        "sampler": plan.relay.to_string(),
+        "schedule": plan.schedule,
+        "steps": plan.steps(),
+        "guidance": plan.guidance,
+        "width": plan.width,
+        "height": plan.height,
+    })
 }
 
 /// What a request says of guidance that needs two predictions.
