@@ -32,6 +32,7 @@ type Damage = fn(&Path);
 
 const BAD_INPUT: &str = "tests/bad_input.rs";
 const INSPECT: &str = "tests/inspect.rs";
+const PICTURE: &str = "runtime/core/src/input_picture.rs";
 const UNOPENED: &str = "a_model_that_cannot_be_is_refused_before_the_library_is_opened";
 const REQUEST: &str = "a_request_that_cannot_be_is_refused_before_the_library_is_opened";
 const GRAPHS: &str = "every_fault_is_found_and_told";
@@ -132,11 +133,16 @@ fn faults() -> Vec<(u32, Test)> {
         (69, There(BAD_INPUT, "an_argument_that_is_not_utf8_is_a_usage_error")),
         (70, There(BAD_INPUT, REQUEST)),
         (71, There(BAD_INPUT, REQUEST)),
-        // 72, pictures that are given: to be filled in with image-to-image.
+        (72, There("tests/image_to_image.rs", "what_cannot_be_is_told")),
+        (72, There("tests/image_to_image.rs", "limits_of_the_target_hold")),
+        (72, There(PICTURE, "more_pixels_than_allowed_are_refused_before_they_are_decoded")),
+        (72, There(PICTURE, "what_is_no_picture_is_told")),
+        (72, There(PICTURE, "damaged_files_are_errors_or_pictures")),
+        (72, There(PICTURE, "files_are_read_within_limits")),
     ]
 }
 
-const LAST: u32 = 71;
+const LAST: u32 = 72;
 
 #[test]
 fn every_fault_has_its_test() {
