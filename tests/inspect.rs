@@ -10,8 +10,11 @@ use std::time::Instant;
 use serde_json::Value;
 
 use common::{Outcome, Place, describe, manifest_model, repository, tiny};
+use protobuf::{Graph, bytes, integer, integers, node, number, outside, tensor, varint};
 
 mod common;
+#[path = "common/protobuf.rs"]
+mod protobuf;
 
 /// The report as JSON, from a process that cannot open ONNX Runtime.
 fn inspected(path: &Path, code: i32) -> Value {
@@ -139,107 +142,6 @@ fn what_cannot_be_read_is_refused_and_told() {
 
 // ── Refusals ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// A graph, field by field, as `onnx.proto` numbers them.
-#[derive(Default, Clone)]
-struct Graph {
-    graph: Vec<u8>,
-    model: Vec<u8>,
-    opset: Option<u64>,
-}
-
-fn varint(mut number: u64, bytes: &mut Vec<u8>) {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-}
-
-fn number(field: u64, number: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    varint(field << 3, &mut bytes);
-    varint(number, &mut bytes);
-    bytes
-}
-
-fn bytes(field: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    varint(field << 3 | 2, &mut bytes);
-    varint(content.as_ref().len() as u64, &mut bytes);
-    bytes.extend(content.as_ref());
-    bytes
-}
-
-fn node(domain: &str, operator: &str, inputs: &[&str], outputs: &[&str], attributes: &[Vec<u8>]) -> Vec<u8> {
-    let names = |field, names: &[&str]| names.iter().flat_map(|name| bytes(field, name)).collect::<Vec<u8>>();
-    let attributes: Vec<u8> = attributes.iter().flat_map(|attribute| bytes(5, attribute)).collect();
-    [names(1, inputs), names(2, outputs), bytes(4, operator), attributes, bytes(7, domain)].concat()
-}
-
-fn integers(name: &str, values: &[i64]) -> Vec<u8> {
-    let values: Vec<u8> = values.iter().flat_map(|&value| number(8, value as u64)).collect();
-    [bytes(1, name), values, number(20, 7)].concat()
-}
-
-fn integer(name: &str, value: i64) -> Vec<u8> {
-    [bytes(1, name), number(3, value as u64), number(20, 2)].concat()
-}
-
-fn tensor(name: &str, element_type: u64, sizes: &[u64], raw: &[u8]) -> Vec<u8> {
-    let sizes: Vec<u8> = sizes.iter().flat_map(|&size| number(1, size)).collect();
-    [sizes, number(2, element_type), bytes(8, name), bytes(9, raw)].concat()
-}
-
-fn outside(name: &str, sizes: &[u64], entries: &[(&str, &str)]) -> Vec<u8> {
-    let sizes: Vec<u8> = sizes.iter().flat_map(|&size| number(1, size)).collect();
-    let entries = entries.iter().flat_map(|(key, value)| bytes(13, [bytes(1, key), bytes(2, value)].concat()));
-    [sizes, number(2, 1), bytes(8, name), entries.collect(), number(14, 1)].concat()
-}
-
-fn value(name: &str, element_type: u64, sizes: &[u64]) -> Vec<u8> {
-    let axes: Vec<u8> = sizes.iter().flat_map(|&size| bytes(1, number(1, size))).collect();
-    let kind = bytes(2, bytes(1, [number(1, element_type), bytes(2, axes)].concat()));
-    [bytes(1, name), kind].concat()
-}
-
-impl Graph {
-    fn field(mut self, field: u64, content: impl AsRef<[u8]>) -> Self {
-        self.graph.extend(bytes(field, content));
-        self
-    }
-
-    fn input(self, name: &str, element_type: u64, sizes: &[u64]) -> Self {
-        self.field(11, value(name, element_type, sizes))
-    }
-
-    fn output(self, name: &str) -> Self {
-        self.field(12, value(name, 1, &[]))
-    }
-
-    fn node(self, operator: &str, inputs: &[&str], outputs: &[&str]) -> Self {
-        self.field(1, node("", operator, inputs, outputs, &[]))
-    }
-
-    fn with(self, operator: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<u8>) -> Self {
-        self.field(1, node("", operator, inputs, outputs, &[attribute]))
-    }
-
-    fn floats(self, name: &str, values: &[f32]) -> Self {
-        let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.field(5, tensor(name, 1, &[values.len() as u64], &raw))
-    }
-
-    fn model(mut self, field: u64, content: impl AsRef<[u8]>) -> Self {
-        self.model.extend(bytes(field, content));
-        self
-    }
-
-    fn bytes(self) -> Vec<u8> {
-        let opset = bytes(8, number(2, self.opset.unwrap_or(17)));
-        [number(1, 8), opset, self.model, bytes(7, self.graph)].concat()
-    }
-}
-
 /// A graph of one input, "x", and one output, "y".
 fn graph() -> Graph {
     Graph::default().input("x", 1, &[1, 4, 8, 8]).output("y")
@@ -313,9 +215,9 @@ fn refused_graphs() -> Vec<(Graph, &'static str, &'static str)> {
         (graph().input("z", 1, &[1 << 62]).node("Cos", &["x"], &["y"]), "size", "\"z\" is an input of size"),
         (graph().field(5, tensor("w", 1, &[4], &[0; 8])).node("Add", &["x", "w"], &["y"]), "length", "takes 16 bytes, of which 8 are there"),
         (weights(&[4], &[("location", "w.bin"), ("offset", "8")]), "length", "takes 16 bytes, of which 8 are there"),
-        (weights(&[4], &[("location", "w.bin"), ("offset", "-8")]), "length", "of which 0 are there"),
-        (weights(&[4], &[("location", "w.bin"), ("offset", "18446744073709551615")]), "length", "of which 0 are there"),
-        (weights(&[4], &[("location", "w.bin"), ("length", "4611686018427387904")]), "length", "of which 0 are there"),
+        (weights(&[4], &[("location", "w.bin"), ("offset", "-8")]), "length", "lies at offset \"-8\" with length \"\", which is nowhere in a file"),
+        (weights(&[4], &[("location", "w.bin"), ("offset", "18446744073709551615")]), "length", "which is nowhere in a file"),
+        (weights(&[4], &[("location", "w.bin"), ("length", "4611686018427387904")]), "length", "takes 16 bytes, but is said to have 4611686018427387904 in its file"),
         (weights(&[4], &[("location", "../secret")]), "file", "is not a plain path inside"),
         (weights(&[4], &[("location", "/etc/passwd")]), "file", "is not a plain path inside"),
         (weights(&[4], &[("location", "w.bin\0x")]), "file", "is not a plain path inside"),

@@ -32,13 +32,16 @@ pub(crate) struct DeviceArguments {
     /// Build nothing: fail where the cache lacks what safelight warm would have built
     #[arg(long)]
     pub(crate) cached_only: bool,
+    /// Open graphs that were never opened here without trying them in a process of its own first
+    #[arg(long)]
+    no_probe: bool,
 }
 
 impl DeviceArguments {
     /// The target with its own precisions, and lines that tell which was chosen and why.
     pub(crate) fn described_target(&self) -> Result<(Target, Vec<String>)> {
         let (target, choice) = folders::target(&self.target)?;
-        let target = self.with_cache(target)?;
+        let target = self.with_probe(self.with_cache(target)?)?;
         Ok((self.threads.map_or_else(|| target.clone(), |threads| target.clone().with_threads(threads)), choice))
     }
 
@@ -63,6 +66,20 @@ impl DeviceArguments {
         if self.cached_only { target.with_cached_only() } else { Ok(target) }
     }
 
+    /// The same target, whose graphs this executable tries first.
+    fn with_probe(&self, target: Target) -> Result<Target> {
+        if self.no_probe {
+            return Ok(target.without_probe());
+        }
+        let executable = std::env::current_exe().map_err(|e| {
+            let what = format!("this executable cannot be found to try graphs with: {e}; give --no-probe");
+            Error::new(ErrorKind::Io, what)
+        })?;
+        let cache = target.cache.as_ref().and_then(|caching| caching.folder.clone());
+        let folder = cache.or_else(|| default_folder(&|name| std::env::var_os(name)));
+        Ok(target.with_probe(&executable, folder.as_deref()))
+    }
+
     /// The same target with the precisions that were asked for, if any were.
     pub(crate) fn narrowed(&self, target: Target) -> Target {
         if self.precision.is_empty() { target } else { target.with_precision(self.precision.clone()) }
@@ -77,6 +94,7 @@ impl DeviceArguments {
 /// Tells what a pipeline is busy with while it opens a graph, where that may take long.
 pub(crate) fn tell_opening(opening: &Opening) {
     match opening {
+        Opening::Probing { stage } => tell(&format!("{stage}: trying it in a process of its own first")),
         Opening::Waiting { stage } => {
             tell(&format!("{stage}: waiting for another process that builds it for the cache"))
         }

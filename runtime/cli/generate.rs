@@ -15,7 +15,7 @@ use safelight::prompt::{LongPrompts, Syntax};
 use safelight::sampler::Latent;
 use safelight::{
     Curve, Error, ErrorKind, Event, Forecast, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline, Plan,
-    PromptCache, Provenance, Report, Request, SamplerNoise, Target,
+    PromptCache, Provenance, Recording, Report, Request, SamplerNoise, Target,
 };
 use serde_json::json;
 
@@ -97,6 +97,12 @@ pub(crate) struct Arguments {
     /// Also write the initial noise and every step's latent as .npy files
     #[arg(long, value_name = "FOLDER")]
     save_latents: Option<PathBuf>,
+    /// Write down what each graph is given, as .npz files, for calibrating its quantisation
+    #[arg(long, value_name = "FOLDER", conflicts_with = "dry_run")]
+    record_calibration: Option<PathBuf>,
+    /// How many files a stage; of more runs, a sample is kept that is spread over all
+    #[arg(long, value_name = "N", requires = "record_calibration", default_value_t = Recording::USUAL_LIMIT)]
+    record_limit: usize,
     /// Tell which graphs will run, when they are opened and what memory they are expected to take; afterwards, what they
     /// took
     #[arg(long, conflicts_with = "quiet")]
@@ -117,6 +123,7 @@ Examples:
   safelight generate \"a (red:1.4) apple on [a table]\" --weighted
   safelight generate --prompts words.txt --seed 7 --out pictures/
   safelight generate --prompts kiosk.txt --prompt-cache cache/
+  safelight generate --prompts words.txt --precision fp32 --record-calibration tensors/ --out pictures/
   safelight generate \"a red apple\" --target raspberry-pi-5 --dry-run
   safelight generate \"a cat\" --model ./my-sd-export --steps 20 --sampler euler --guidance 7.5 --negative blurry
   safelight generate \"a yellow star\" --quiet --out - | display";
@@ -154,6 +161,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     destination.prepare()?;
     arguments.save_latents.as_deref().map_or(Ok(()), prepare_folder)?;
+    let record = |folder: &PathBuf| Recording::open(folder, arguments.record_limit);
+    let recording = arguments.record_calibration.as_ref().map(record).transpose()?;
     cancel_on_interrupt(&requests[0].cancel)?;
     arguments.device.open_library()?;
     let watch: Watch = if arguments.quiet { Arc::new(|_| ()) } else { Arc::new(tell_opening) };
@@ -161,9 +170,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.json || arguments.plan {
         pipeline.measure_memory();
     }
+    recording.as_ref().map_or(Ok(()), |recording| pipeline.record(recording))?;
     let progress = progress(arguments, requests.iter().zip(&plans));
     let done = make(arguments, &mut pipeline, &requests, &destination, &progress);
     progress.finish_and_clear();
+    // Also of a generation that was broken off: what was recorded is there.
+    recording.as_ref().map_or(Ok(()), Recording::save)?;
     conclude(arguments, &done?, forecast.as_ref())?;
     // The process ends here: giving back every buffer of every graph first would only take time.
     std::mem::forget(pipeline);

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use safelight::cache::default_folder;
 use safelight::inspect::{
     Arithmetic, GraphFacts, Heaviest, Inspection, Layout, Memory, ModelFacts, TensorFacts, by_size, inspect,
 };
+use safelight::probe::remembered;
 use safelight::{Error, ErrorKind};
 
 use crate::print;
@@ -59,8 +61,13 @@ fn as_text(found: &Inspection) -> String {
         let [resident, staged] = [forecast.peak_bytes, forecast.staged_peak_bytes].map(binary);
         line(&mut text, "memory", &format!("{resident}, or {staged} with residency: staged, for its default request"));
     }
+    let cache = default_folder(&|name| std::env::var_os(name));
     for graph in &found.graphs {
         of_graph(graph, &mut text);
+        if graph.nodes > 0 {
+            let told = cache.as_deref().and_then(|cache| remembered(cache, &graph.file));
+            line(&mut text, "probe", told.as_deref().unwrap_or("not passed yet"));
+        }
     }
     refusals(found, &mut text);
     text

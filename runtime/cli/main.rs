@@ -16,6 +16,7 @@ mod memory;
 mod models;
 mod place;
 mod plot;
+mod probe_graph;
 mod prompts;
 mod sampling;
 mod schedule;
@@ -65,6 +66,9 @@ enum Command {
     /// Works without a library, and writes nothing. The exit code is that of the first problem; notes and warnings are
     /// exit code 0.
     Doctor(doctor::Arguments),
+    /// Try one graph that safelight names on standard input, in this process: safelight starts it itself
+    #[command(hide = true)]
+    ProbeGraph(probe_graph::Arguments),
     /// Print the versions of safelight and ONNX Runtime, and the library's execution providers
     Version(version::Arguments),
 }
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         Command::Place(arguments) => place::run(&arguments),
         Command::Warm(arguments) => warm::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::ProbeGraph(arguments) => probe_graph::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };
     match outcome {

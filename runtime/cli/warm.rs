@@ -120,6 +120,7 @@ fn show(opening: &Opening, stages: &[Stage], bar: &ProgressBar) {
         bar.reset_elapsed();
     };
     match opening {
+        Opening::Probing { stage } => begin(format!("{}, trying it in a process of its own", of(stage))),
         Opening::Waiting { stage } => begin(format!("{}, waiting for another process that builds it", of(stage))),
         Opening::Building { stage, why } => begin(format!("{}, building ({why})", of(stage))),
         Opening::Opened { stage, cached } => begin(format!("{}, {}", of(stage), outcome(*cached))),

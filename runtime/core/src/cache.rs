@@ -82,10 +82,15 @@ pub enum Outcome {
     Built,
 }
 
-/// What a pipeline tells while it opens a graph with a cache, from the thread that does it.
+/// What a pipeline tells while it opens a graph, from the thread that does it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Opening<'a> {
+    /// The graph is tried in a process of its own, which takes long.
+    Probing {
+        /// Whose graph.
+        stage: Stage,
+    },
     /// Another process builds the entry, and this one waits for it.
     Waiting {
         /// Whose graph.

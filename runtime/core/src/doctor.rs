@@ -20,6 +20,7 @@ mod library;
 mod loader;
 mod model;
 mod platform;
+mod probe;
 mod storage;
 
 /// What is examined.
@@ -118,6 +119,7 @@ const CHECKS: &[Check] = &[
     Check { name: "governor", what: "the processor's clock is not held down", kind: ErrorKind::Limit, run: platform::governor },
     Check { name: "load", what: "nothing else keeps the processor busy", kind: ErrorKind::Limit, run: platform::load },
     Check { name: "cache", what: "the target's cache can be written, has room, and holds what can be used here", kind: ErrorKind::Io, run: cache::cache },
+    Check { name: "probe", what: "graphs are tried in a process of their own before they are opened first", kind: ErrorKind::Io, run: probe::probe },
     Check { name: "storage", what: "the user's data folder and the providers' caches can be written", kind: ErrorKind::Io, run: storage::folders },
 ];
 

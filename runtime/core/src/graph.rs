@@ -15,9 +15,11 @@ use ort::value::{DynTensor, DynValue, Outlet, TensorElementType as Type};
 use crate::cache::{Cached, Kept, Shelf, Store};
 use crate::cancel::Cancel;
 use crate::library::Library;
-use crate::model::{GraphFile, Model};
+use crate::model::{GraphFile, Model, Stamp};
 use crate::onnx::{self, Outline};
+use crate::probe::{Prober, Subject};
 use crate::provider::ProviderName;
+use crate::recording::Recording;
 use crate::stage::{Precision, Stage};
 use crate::target::{StageSettings, Target};
 use crate::{Error, ErrorKind, Result};
@@ -25,7 +27,9 @@ use crate::{Error, ErrorKind, Result};
 mod assignment;
 mod cached;
 mod contract;
+mod recorded;
 mod session;
+pub(crate) mod trial;
 
 pub(crate) use contract::{Contract, Geometry, TIME_IDS};
 use session::{Providers, internal, open_session, run_failed};
@@ -42,6 +46,8 @@ pub(crate) struct Source {
     /// Where the library is to write down which node ran where and how long: the beginning of a file's name.
     profile: Option<PathBuf>,
     store: Option<Arc<Store>>,
+    prober: Option<Arc<Prober>>,
+    recording: Option<Recording>,
 }
 
 impl Source {
@@ -50,7 +56,8 @@ impl Source {
         let settings = target.stage(stage);
         let (precision, file) = model.graph(stage, &settings.precision)?;
         let (sha256, outline) = file.inspect()?;
-        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile: None, store: None })
+        let (profile, store, prober, recording) = (None, None, None, None);
+        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile, store, prober, recording })
     }
 
     /// The same, but of a graph that is missing what its manifest promises; such a one cannot be opened.
@@ -61,7 +68,8 @@ impl Source {
             Some(sha256) if !file.path.exists() => {
                 let (file, sha256) = (file.clone(), sha256.clone());
                 let outline = Outline::default();
-                Ok(Self { outline, stage, precision, file, sha256, settings, profile: None, store: None })
+                let (profile, store, prober, recording) = (None, None, None, None);
+                Ok(Self { outline, stage, precision, file, sha256, settings, profile, store, prober, recording })
             }
             _ => Self::find(stage, model, target),
         }
@@ -105,6 +113,16 @@ impl Source {
         Self { store, ..self }
     }
 
+    /// Has every run from now on written down, once it is opened.
+    pub(crate) fn record_in(&mut self, recording: Option<Recording>) {
+        self.recording = recording;
+    }
+
+    /// The same, tried in a process of its own before it is opened.
+    pub(crate) fn probed_by(self, prober: Option<Arc<Prober>>) -> Self {
+        Self { prober, ..self }
+    }
+
     /// What is known before it is opened.
     pub(crate) fn unopened(&self) -> Opened {
         Opened::not_yet(self.precision, self.sha256.clone())
@@ -130,6 +148,9 @@ pub(crate) struct Graph {
     inputs: Vec<Port>,
     /// In the order of the contract's; those that it says are optional may be missing.
     outputs: Vec<Option<Output>>,
+    recording: Option<Recording>,
+    /// Of the files that the session has mapped.
+    stamps: Vec<Stamp>,
     options: Arc<RunOptions>,
     run_time: Duration,
     reopen_time: Duration,
@@ -201,11 +222,20 @@ fn run_options(settings: &StageSettings) -> ort::Result<RunOptions> {
 impl Graph {
     /// Opens a graph with a target's settings and checks it against its contract.
     pub(crate) fn open(library: &'static Library, source: Source, contract: &Contract) -> Result<Self> {
-        let Source { outline, stage, precision, file, sha256, settings, profile, store } = source;
+        let Source { outline, stage, precision, file, sha256, settings, profile, store, prober, recording } = source;
         let told = |e: Error| e.context(format_args!("{stage} {}", file.path.display()));
-        let fixed = if settings.session.fixed_shapes == Some(false) { vec![] } else { contract.fixed_axes(&outline) };
+        let usual = contract.fixed_axes(&outline);
+        let inputs = outline.sizes(&usual);
+        let fixed = if settings.session.fixed_shapes == Some(false) { vec![] } else { usual };
         let graph = (stage, &file, sha256.as_str());
+        let noted = prober.map(|prober| {
+            let (file, sha256, settings, fixed) = (&file, sha256.as_str(), &settings, fixed.as_slice());
+            prober.pass(library, &Subject { stage, file, sha256, settings, fixed, inputs })
+        });
+        let noted = noted.transpose().map_err(told)?.flatten();
         let shelf = shelf(store.as_ref(), graph, &settings, &fixed, library).map_err(told)?;
+        // Before it is opened: what is written from now on is noticed.
+        let stamps = file.stamps();
         let with = (profile.as_deref(), shelf.as_ref());
         let (session, providers) = open_session(library, &file, &settings, &fixed, with).map_err(told)?;
         let ports = |outlets: &[Outlet]| outlets.iter().map(Port::new).collect::<Result<Vec<_>>>();
@@ -232,12 +262,15 @@ impl Graph {
             values,
             inputs,
             outputs: found.into_iter().map(|index| index.map(Output::of)).collect(),
+            recording,
+            stamps,
             options,
             run_time: Duration::ZERO,
             reopen_time: Duration::ZERO,
             opened,
         };
         graph.take(providers);
+        graph.opened.warnings.extend(noted);
         Ok(graph)
     }
 
@@ -251,6 +284,15 @@ impl Graph {
     /// What was opened, for reports.
     pub(crate) fn opened(&self) -> &Opened {
         &self.opened
+    }
+
+    /// Refuses to go on where files that the session has mapped were written to. What happens between this and the end
+    /// of a run is not noticed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`] naming the file.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        self.stamps.iter().try_for_each(|stamp| stamp.check().map_err(|e| e.context(self.stage)))
     }
 
     /// Time spent inside `Session::run` since this was last asked.
@@ -388,6 +430,7 @@ impl Graph {
     /// [`ErrorKind::Cancelled`] soon after a cancellation, [`ErrorKind::Limit`] where memory ran out,
     /// [`ErrorKind::Model`] for any other failure of the graph.
     pub(crate) fn run(&mut self, cancel: &Cancel) -> Result<(&[f32], &[usize])> {
+        self.record()?;
         let Self { session, values, options, outputs, run_time, stage, .. } = self;
         let run = || -> Result<()> {
             let start = Instant::now();

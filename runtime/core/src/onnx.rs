@@ -29,6 +29,18 @@ pub(crate) struct Outline {
     pub(crate) weights: BTreeMap<Weight, u64>,
 }
 
+impl Outline {
+    /// Names and sizes of the inputs, with axes of these names so large; an axis of which nothing is known is 1.
+    pub(crate) fn sizes(&self, axes: &[(String, usize)]) -> Vec<(String, Vec<usize>)> {
+        let size = |size: &Size| match size {
+            Size::Fixed(size) => usize::try_from(*size).unwrap_or(usize::MAX),
+            Size::Named(name) => axes.iter().find(|(axis, _)| axis == name).map_or(1, |(_, size)| *size),
+            Size::Unknown => 1,
+        };
+        self.inputs.iter().map(|input| (input.name.clone(), input.sizes.iter().map(size).collect())).collect()
+    }
+}
+
 /// What decides how much memory an initializer takes once the graph is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Weight {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ndarray::Axis;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::cache::{Cached, Store, Watch};
 use crate::decoder::{self, Decoder};
@@ -18,7 +19,9 @@ use crate::memory::{Memory, OpeningMemory, Reading as MemoryReading};
 use crate::model::{EmptyPrompt, Model};
 use crate::noise::{Brownian, Noise, Seeds};
 use crate::picture::{Picture, Provenance};
+use crate::probe::Prober;
 use crate::prompt_cache::PromptCache;
+use crate::recording::Recording;
 use crate::request::{NoiseLayout, Plan, Request, SamplerNoise};
 use crate::residency::{AnySlot, Residency, Slot};
 use crate::sampler::{Latent, Step, Tally};
@@ -42,6 +45,7 @@ pub struct Pipeline {
     /// None where the model makes pixels.
     decoder: Option<Slot<Decoder>>,
     observer: Observer,
+    recording: Option<Recording>,
     open_time: Duration,
     open_memory: Option<OpeningMemory>,
 }
@@ -204,11 +208,12 @@ impl Pipeline {
         let plan = Plan::new(usual, model, target)?;
         check_graph_sizes(target, model)?;
         let Extras { profiles, prompts, watch } = extras;
+        let prober = Prober::of(target, &usual.cancel, watch.clone());
         let store = Store::of(target, model, watch);
         let find = |stage: Stage| {
             let dispensable = Stage::TEXT_ENCODERS.contains(&stage) && prompts.is_some();
             let find = if dispensable { Source::find_or_promised } else { Source::find };
-            Ok(find(stage, model, target)?.profiled(profiles).kept_in(store.clone()))
+            Ok(find(stage, model, target)?.profiled(profiles).kept_in(store.clone()).probed_by(prober.clone()))
         };
         // Loading the library and hashing the graphs take about as long, so they go side by side.
         let (library, sources) = std::thread::scope(|scope| {
@@ -245,6 +250,7 @@ impl Pipeline {
             denoiser,
             decoder,
             observer: Box::new(|_| ()),
+            recording: None,
             open_time: start.elapsed(),
             open_memory: before.zip(MemoryReading::now()).map(|(before, after)| OpeningMemory::new(before, after)),
         })
@@ -291,6 +297,23 @@ impl Pipeline {
         self.slots().for_each(|(_, slot)| slot.measure_memory());
     }
 
+    /// Has what graphs are given written down from now on, for calibrating their quantisation.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where the folder has recordings of other graphs.
+    pub fn record(&mut self, recording: &Recording) -> Result<()> {
+        let about = json!({
+            "safelight": env!("CARGO_PKG_VERSION"),
+            "onnxruntime": self.library.version(),
+            "model": self.model.name,
+            "target": self.target.name,
+        });
+        recording.begin(about, &self.graphs())?;
+        self.slots().for_each(|(_, slot)| slot.record_in(recording));
+        self.recording = Some(recording.clone());
+        Ok(())
+    }
+
     /// Sets who is told about progress; it is called on the thread that generates.
     pub fn on_event(&mut self, observer: impl FnMut(&Event) + Send + 'static) {
         self.observer = Box::new(observer);
@@ -322,6 +345,7 @@ impl Pipeline {
         let plan = Plan::new(request, &self.model, &self.target)?;
         let mut job = Job::new(request, &plan, self.batch(request, &plan));
         plan.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
+        self.recording.as_ref().map_or(Ok(()), |recording| recording.note(as_recorded(request, &plan)))?;
         let made = self.make(&mut job, &mut take);
         // Whatever ended it: no staged graph outlives its request.
         self.slots().for_each(|(_, slot)| slot.end());
@@ -696,6 +720,22 @@ impl StepWatch<'_> {
             None => error.context(format_args!("denoiser: step {step}")),
         }
     }
+}
+
+/// A request as the recording of its graphs' inputs tells it.
+fn as_recorded(request: &Request, plan: &Plan) -> serde_json::Value {
+    json!({
+        "prompt": request.prompt,
+        "negative": request.negative,
+        "seed": request.seed,
+        "count": request.count,
+        "sampler": plan.relay.to_string(),
+        "schedule": plan.schedule,
+        "steps": plan.steps(),
+        "guidance": plan.guidance,
+        "width": plan.width,
+        "height": plan.height,
+    })
 }
 
 /// What a request says of guidance that needs two predictions.

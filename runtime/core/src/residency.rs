@@ -9,6 +9,7 @@ use crate::graph::{Graph, Opened, Source};
 use crate::library::Library;
 use crate::memory::{StageMemory, Watch};
 use crate::model::Model;
+use crate::recording::Recording;
 use crate::request::Plan;
 
 /// When a pipeline's graphs are in memory.
@@ -55,6 +56,9 @@ pub(crate) trait AnySlot {
     /// Measures the stage's memory from now on.
     fn measure_memory(&mut self);
 
+    /// Writes down what its graph is given from now on.
+    fn record_in(&mut self, recording: &Recording);
+
     /// The stage's memory since this was last asked, and the most that the process held meanwhile, in bytes.
     fn take_memory(&mut self) -> (Option<StageMemory>, u64);
 
@@ -85,6 +89,7 @@ impl<S: RunsGraph> Slot<S> {
     /// The stage, opened for requests like that of `plan` unless it is open already.
     pub(crate) fn begin(&mut self, model: &Model, plan: &Plan) -> Result<&mut S> {
         self.watch.begin();
+        self.stage.as_mut().map_or(Ok(()), |stage| stage.graph().check_files())?;
         let stage = match self.stage.take() {
             Some(stage) => stage,
             None => {
@@ -135,6 +140,13 @@ impl<S: RunsGraph> AnySlot for Slot<S> {
 
     fn graph(&mut self) -> Option<&mut Graph> {
         self.stage.as_mut().map(S::graph)
+    }
+
+    fn record_in(&mut self, recording: &Recording) {
+        self.source.record_in(Some(recording.clone()));
+        if let Some(graph) = self.graph() {
+            graph.record_in(Some(recording.clone()));
+        }
     }
 
     fn measure_memory(&mut self) {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::{Build, Caching};
 use crate::error::unknown;
 use crate::machine::Detect;
+use crate::probe::{Probing, When};
 use crate::provider::{Keeps, Kind, Need, Options, Provider, ProviderName, Scalar};
 use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
@@ -57,6 +58,8 @@ pub struct Target {
     /// Where what providers make of graphs is kept; without it nothing is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Caching>,
+    /// Whether graphs are tried in a process of their own before they are opened.
+    pub probe: Probing,
 }
 
 /// What a device has, for people who choose one.
@@ -193,7 +196,7 @@ impl Default for Limits {
 }
 
 /// A target, resolved for one stage.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageSettings {
     /// Execution providers, best first.
     pub providers: Vec<Provider>,
@@ -312,6 +315,20 @@ impl Target {
         Ok(self)
     }
 
+    /// The same target, whose graphs are tried by `program`, a `safelight` executable, before they are opened, as often
+    /// as the target says. What has passed is remembered below `folder`; without one it is tried each time.
+    pub fn with_probe(mut self, program: &Path, folder: Option<&Path>) -> Self {
+        self.probe.program = Some(program.to_path_buf());
+        self.probe.folder = folder.map(Path::to_path_buf);
+        self
+    }
+
+    /// The same target, whose graphs are opened without having been tried.
+    pub fn without_probe(mut self) -> Self {
+        self.probe.when = When::Never;
+        self
+    }
+
     /// The same target, whose cache must have every entry: nothing is built.
     ///
     /// # Errors
@@ -370,6 +387,7 @@ impl Target {
                 .map_err(|e| e.context(format!("stages.{stage}")))?;
         }
         self.check_cache()?;
+        self.probe.check()?;
         let Limits { max_pixels, max_steps, max_count, max_batch, max_prompt_bytes, max_graph_bytes } = self.limits;
         let zero = [
             max_pixels,
@@ -407,6 +425,11 @@ impl Target {
 }
 
 impl Session {
+    /// Takes away what ONNX Runtime refuses, or understands otherwise, where the CPU is the only provider.
+    pub(crate) fn forget_other_providers(&mut self) {
+        self.keys.retain(|key, _| key != NO_CPU_FALLBACK && !key.starts_with("ep."));
+    }
+
     /// Whether what a run takes stays with the session.
     pub(crate) fn keeps_working_memory(&self) -> bool {
         self.arena != Some(false) && self.shrink_arena != Some(true)
@@ -689,6 +712,10 @@ pub(crate) mod tests {
             ("cache: {folder: here}\n", "cache: folder here is not absolute; expected one such as"),
             ("cache: {build: sometimes}\n", "unknown variant `sometimes`"),
             ("cache: {bytes: 1}\n", "unknown field `bytes`"),
+            ("probe: {when: twice}\n", "unknown variant `twice`"),
+            ("probe: {seconds: 1}\n", "unknown field `seconds`"),
+            ("probe: {max_seconds: 0}\n", "probe: max_seconds is 0, so that no graph could pass; say when: never"),
+            ("probe: {max_bytes: 1000}\n", "probe: max_bytes is 1000, expected at least 67108864"),
             (
                 "cache: {}\nstages: {decoder: {providers: [{name: openvino, need: required, options: {cache_dir: x}}]}}\n",
                 "openvino option \"cache_dir\" is what the target's cache sets itself",

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::cache::{Build, Caching};
 use crate::machine::Detect;
+use crate::probe::{Probing, When};
 use crate::provider::{Options, Provider, ProviderName};
 use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
@@ -32,7 +33,7 @@ pub(crate) struct TargetFile {
     pub(crate) name: String,
     /// One line for people.
     title: String,
-    /// Another target, by name, whose providers, precision, residency, session, stages, limits and cache hold where this file
+    /// Another target, by name, whose providers, precision, residency, session, stages, limits, cache and probe hold where this file
     /// does not say otherwise: maps are merged key by key, lists are replaced.
     extends: Option<String>,
     /// What is worth knowing about the device.
@@ -82,6 +83,10 @@ pub(crate) struct TargetFile {
     /// Where what providers make of graphs is kept, for the next process: engines, compiled models, optimised graphs.
     /// `{}` is enough; without it, and without --cache, nothing is kept. `false` ends that of the target that is extended.
     cache: Option<FalseOr<CacheOverrides>>,
+    /// Whether graphs are tried in a process of their own before they are opened, where there is a program that does it:
+    /// the command has itself, an application names one.
+    #[serde(default)]
+    probe: ProbeOverrides,
 }
 
 /// Where and how much is kept; what is absent is as in the target that is extended, or as usual.
@@ -97,6 +102,20 @@ struct CacheOverrides {
     max_bytes: Option<u64>,
     /// The folder, absolute; `$SAFELIGHT_CACHE` or the user's folder for caches unless it says otherwise.
     folder: Option<PathBuf>,
+}
+
+/// When and with what limits graphs are tried; what is absent is as in the target that is extended, or as usual.
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+struct ProbeOverrides {
+    /// `once`, which is usual, tries a graph before it is first opened with a library and settings; `always` each time;
+    /// `never` opens it right away.
+    when: Option<When>,
+    /// Seconds that one graph may take, 300 unless it says otherwise.
+    max_seconds: Option<u64>,
+    /// Bytes that one graph may take, where that is less than machine, container and board have.
+    max_bytes: Option<u64>,
 }
 
 /// What a request may ask of a device; what is absent is as in the target that is extended, or as usual.
@@ -203,9 +222,9 @@ impl TargetFile {
         let (mut providers, mut precision, mut limits) = (None, None, Limits::default());
         let (mut options, mut allow_fallback) = (BTreeMap::new(), None);
         let (mut verify, mut residency) = (Verification::default(), Residency::default());
-        let mut cache = None;
+        let (mut cache, mut probe) = (None, Probing::default());
         if let Some(base) = base {
-            cache = base.cache;
+            (cache, probe) = (base.cache, base.probe);
             (session, stages, limits, verify) = (base.session, base.stages, base.limits, base.verify);
             (providers, precision, residency) = (Some(base.providers), Some(base.precision), base.residency);
             (options, allow_fallback) = (base.options, base.allow_fallback);
@@ -243,6 +262,7 @@ impl TargetFile {
                 Some(FalseOr(own)) => own.map(|own| own.over(cache.unwrap_or_default())),
                 None => cache,
             },
+            probe: self.probe.over(probe),
         };
         target.check()?;
         Ok(target)
@@ -259,6 +279,17 @@ impl CacheOverrides {
             build: self.build.unwrap_or(base.build),
             max_bytes: self.max_bytes.unwrap_or(base.max_bytes),
             folder: self.folder.or(base.folder),
+        }
+    }
+}
+
+impl ProbeOverrides {
+    fn over(&self, base: Probing) -> Probing {
+        Probing {
+            when: self.when.unwrap_or(base.when),
+            max_seconds: self.max_seconds.unwrap_or(base.max_seconds),
+            max_bytes: self.max_bytes.or(base.max_bytes),
+            ..base
         }
     }
 }
@@ -483,6 +514,21 @@ mod tests {
         let both = cache("cache: { build: never }\n", "cache: { max_bytes: 5 }\n");
         assert_eq!(both, Some(Caching { build: Build::Never, max_bytes: 5, ..usual }));
         assert_eq!(cache("cache: false\n", "cache: {}\n"), None);
+    }
+
+    #[test]
+    fn a_probe_is_taken_over_and_overridden_field_by_field() {
+        let probe = |own: &str, base: &str| {
+            let (own, base) = (format!("extends: base\n{own}"), format!("{RUNS}{base}"));
+            open_first(&[("board", &own), ("base", &base)]).unwrap().probe
+        };
+        let usual = Probing::default();
+        assert_eq!((usual.when, usual.max_seconds, usual.max_bytes), (When::Once, 300, None));
+        assert_eq!(probe("", ""), usual);
+        let base = "probe: { when: never, max_bytes: 1073741824 }\n";
+        assert_eq!(probe("", base), Probing { when: When::Never, max_bytes: Some(1 << 30), ..usual.clone() });
+        let both = probe("probe: { when: always, max_seconds: 9 }\n", base);
+        assert_eq!(both, Probing { when: When::Always, max_seconds: 9, max_bytes: Some(1 << 30), ..usual });
     }
 
     #[test]

@@ -73,6 +73,13 @@ impl Key {
         self.add("build of ONNX Runtime", build);
     }
 
+    /// Which build of the library it is, wherever it lies; what the system's loader finds is told by its version alone.
+    pub(crate) fn add_library_file(&mut self, path: &Path) {
+        if let Ok(stamp) = stamp(path) {
+            self.add("file of ONNX Runtime", stamp);
+        }
+    }
+
     /// The providers that the graph is opened with, and the device that they are for: the processor's alone where
     /// nothing else computes.
     pub(crate) fn add_providers(&mut self, providers: &[Provider], around: &Surroundings) -> Result<()> {

@@ -215,21 +215,60 @@ fn configure(builder: SessionBuilder, settings: &StageSettings, providers: &[Pro
 }
 
 fn open_failed(error: &ort::Error) -> Error {
-    let message = error.message().trim_end();
+    let message = without_places(error.message());
+    if is_of_memory(&message) {
+        let advice = "take a smaller precision or model, or a graph of a smaller size";
+        return Error::limit(format!("memory ran out while it was opened: {message}; {advice}"));
+    }
     let hint = match error.code() {
         ort::ErrorCode::InvalidProtobuf => "; the file is not an ONNX graph, or is damaged",
         ort::ErrorCode::NotImplemented => "; this library has no kernel for one of its nodes",
-        _ => "",
+        _ if message.contains("IR version") => "; export it with an older onnx, or take a newer ONNX Runtime",
+        _ => "; export it again, or try another ONNX Runtime",
     };
     Error::model(format!("cannot be opened: {message}{hint}"))
 }
 
 pub(super) fn run_failed(stage: Stage, error: &ort::Error) -> Error {
-    let message = error.message().trim_end();
-    if message.contains("allocate memory") || message.contains("bad_alloc") {
+    let message = without_places(error.message());
+    if is_of_memory(&message) {
         return Error::limit(format!("{stage}: memory ran out: {message}; ask for a smaller picture or batch"));
     }
-    Error::model(format!("{stage}: the graph failed while it ran: {message}"))
+    let advice = "it was exported wrongly or for another size: export it again";
+    Error::model(format!("{stage}: the graph failed while it ran: {message}; {advice}"))
+}
+
+/// What ONNX Runtime says of a graph, without the graph's path, its own source files, lines and functions' signatures.
+fn without_places(message: &str) -> String {
+    let mut message = message.trim().trim_end_matches('.').to_owned();
+    if let Some((path, said)) = message.split_once(" failed:")
+        && path.starts_with("Load model from ")
+    {
+        message = said.to_owned();
+    }
+    while let Some(at) = message.find("/onnxruntime_src/") {
+        let end = end_of_signature(&message[at..]).map_or(at + "/onnxruntime_src/".len(), |end| at + end);
+        message.replace_range(at..end, "");
+    }
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Where a function's list of parameters ends, in bytes.
+fn end_of_signature(text: &str) -> Option<usize> {
+    let mut open = 0;
+    text.char_indices().find_map(|(at, c)| {
+        open += match c {
+            '(' => 1,
+            ')' => -1,
+            _ => return None,
+        };
+        (open <= 0).then_some(at + 1)
+    })
+}
+
+/// Whether the library says that there was no memory left.
+fn is_of_memory(message: &str) -> bool {
+    ["allocate memory", "bad_alloc", "bad allocation"].iter().any(|told| message.contains(told))
 }
 
 pub(super) fn internal(what: &str, error: &dyn std::fmt::Display) -> Error {
@@ -247,5 +286,22 @@ mod tests {
         let expected = "Failed to load library a.so with error: libcublasLt.so.13: cannot open";
         assert_eq!(plain_words(message), expected);
         assert_eq!(plain_words(" CUDA is not enabled \n"), "CUDA is not enabled");
+    }
+
+    #[test]
+    fn a_fault_of_a_graph_is_told_without_signatures() {
+        for (message, expected) in [
+            (
+                "Load model from /a/b.onnx failed:/onnxruntime_src/onnxruntime/core/graph/model.cc:256 \
+                 onnxruntime::Model::Model(onnx::ModelProto&&, const std::function<void (int)>&) Unsupported model IR \
+                 version: 99, max supported IR version: 13\n",
+                "Unsupported model IR version: 99, max supported IR version: 13",
+            ),
+            ("Tile output\n\n would require more.", "Tile output would require more"),
+            ("odd /onnxruntime_src/ (", "odd ("),
+            ("", ""),
+        ] {
+            assert_eq!(without_places(message), expected);
+        }
     }
 }

@@ -73,7 +73,60 @@ impl DataFile {
     }
 }
 
+/// What tells whether a file that ONNX Runtime has mapped was written to. One that was replaced by another of its name is
+/// still what it was for whoever has it open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    path: PathBuf,
+    file: (u64, u64),
+    bytes: u64,
+    modified: Option<std::time::SystemTime>,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let meta = path.metadata().ok()?;
+        let (file, bytes, modified) = (file_number(&meta)?, meta.len(), meta.modified().ok());
+        Some(Self { path: path.to_path_buf(), file, bytes, modified })
+    }
+
+    /// Refuses to go on with a file that was cut short, which would end this process, or overwritten, which would change
+    /// what the graph computes without a word.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model).
+    pub(crate) fn check(&self) -> Result<()> {
+        match Self::of(&self.path) {
+            Some(now) if now.file == self.file && now != *self => Err(Error::model(format!(
+                "{}: was written to while it was open (it had {} bytes, and has {}): its graph would compute nonsense, or \
+                 end this process; open the model again, and replace models as whole folders, or files by renaming",
+                self.path.display(),
+                self.bytes,
+                now.bytes
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Which file it is, whatever its name; nothing where the system does not let go of mapped files in the first place.
+#[cfg(unix)]
+fn file_number(meta: &std::fs::Metadata) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    Some((meta.dev(), meta.ino()))
+}
+
+#[cfg(not(unix))]
+fn file_number(_: &std::fs::Metadata) -> Option<(u64, u64)> {
+    None
+}
+
 impl GraphFile {
+    /// What its weights outside are now, which ONNX Runtime maps.
+    pub(crate) fn stamps(&self) -> Vec<Stamp> {
+        self.data.iter().filter_map(|file| Stamp::of(&file.path)).collect()
+    }
+
     /// Bytes of the graph with its weights.
     pub fn total_bytes(&self) -> u64 {
         self.bytes + self.data.iter().map(|file| file.bytes).sum::<u64>()

@@ -201,7 +201,7 @@ fn whole(graph: &Parsed, found: &mut Vec<Refusal>) {
     for input in &graph.inputs {
         let fixed = |size: &Size| if let Size::Fixed(size) = size { *size } else { 1 };
         let sizes: Vec<_> = input.sizes.iter().map(fixed).collect();
-        if is_impossible(&sizes) {
+        if is_impossible(&sizes) || sizes.contains(&0) {
             found.push(Fault::Size.at(&input.name, format!("is an input of size {}", described(&sizes))));
         }
     }
@@ -308,7 +308,17 @@ fn stored(graph: &Parsed, weights: &Weights, found: &mut Vec<Refusal>) {
                 Some((start, length)) if length == bytes => {
                     weights(outside.location).map(|all| (all.len() as u64).saturating_sub(start).min(length))
                 }
-                _ => Some(0),
+                Some((_, length)) => {
+                    let what = format!("takes {bytes} bytes, but is said to have {length} in its file");
+                    found.push(Fault::Length.at(name, what));
+                    continue;
+                }
+                None => {
+                    let (offset, length) = (shorten(outside.offset), shorten(outside.length));
+                    let what = format!("lies at offset {offset:?} with length {length:?}, which is nowhere in a file");
+                    found.push(Fault::Length.at(name, what));
+                    continue;
+                }
             },
             None if tensor.is_raw => Some(tensor.raw.len() as u64),
             None => None,
