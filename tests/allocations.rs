@@ -5,6 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use safelight::noise::TorchCpu;
@@ -63,6 +64,7 @@ fn during(pipeline: &mut Pipeline, steps: usize, sampler: &str) -> (usize, usize
 #[test]
 fn steps_allocate_no_tensors() {
     assert_pipeline_allocates_no_tensors();
+    assert_putting_back_allocates_no_tensors();
     assert_samplers_allocate_nothing();
 }
 
@@ -81,6 +83,27 @@ fn assert_pipeline_allocates_no_tensors() {
         assert!(bytes_a_step < latent_bytes as f64 / 4.0, "{sampler}: {bytes_a_step} bytes a step");
         assert!(a_step < 12.0, "{sampler}: {a_step} allocations a step");
     }
+}
+
+/// A part of a picture is put back after each step.
+fn assert_putting_back_allocates_no_tensors() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = Target::open(&root.join("targets/generic-cpu.yaml")).unwrap().with_threads(1);
+    let model = Model::open(&root.join("models/emoji")).unwrap();
+    let mut pipeline = Pipeline::open(&target, &model).unwrap();
+    let image = image::RgbImage::from_fn(128, 128, |x, y| image::Rgb([x as u8, y as u8, 9]));
+    let mask = image::GrayImage::from_fn(128, 128, |x, _| image::Luma([if x < 64 { 0 } else { 255 }]));
+    let (image, mask) = (Arc::new(image.into()), Arc::new(mask.into()));
+    let [few, many] = [2, 8].map(|steps| {
+        let sampling = Sampling { sampler: Some("euler".into()), ..Sampling::in_steps(steps) };
+        let request =
+            Request { image: Some(Arc::clone(&image)), mask: Some(Arc::clone(&mask)), sampling, ..Request::default() };
+        pipeline.generate(&request).unwrap();
+        allocated(|| pipeline.generate(&request).unwrap()).1
+    });
+    let bytes_a_step = (many - few) as f64 / 6.0;
+    println!("putting back: {bytes_a_step} bytes a step");
+    assert!(bytes_a_step < f64::from(24 * 8 * 8 * 4) / 4.0, "{bytes_a_step} bytes a step");
 }
 
 fn assert_samplers_allocate_nothing() {

@@ -15,8 +15,9 @@ use safelight::model::list_models;
 use safelight::options::Options;
 use safelight::prompt::{LongPrompts, Syntax};
 use safelight::schedule::{Grid, Schedule, find_schedule};
+use safelight::target::Limits;
 use safelight::training::{Betas, DiffusionSpec, Prediction, Training, TrainingSpec};
-use safelight::{Curve, Model, NoiseLayout, Pipeline, Precision, Request, Sampling, Target};
+use safelight::{Curve, InputMask, InputPicture, Model, NoiseLayout, Pipeline, Precision, Request, Sampling, Target};
 use serde::Deserialize;
 
 /// The bar for latents: relative L2 distance.
@@ -55,6 +56,8 @@ struct Case {
     #[serde(default)]
     conditions: BTreeMap<String, f64>,
     image: Option<PathBuf>,
+    mask: Option<PathBuf>,
+    strength: Option<f64>,
 }
 
 /// How a case's folder is read.
@@ -108,6 +111,7 @@ impl Case {
     }
 
     fn requests(&self) -> Vec<Request> {
+        let limits = Limits::default();
         let request = |seed, count, prompt: &String| Request {
             prompt: prompt.clone(),
             syntax: self.syntax,
@@ -119,8 +123,11 @@ impl Case {
                 schedule: Some(self.schedule.clone()),
                 steps: Some(self.steps),
                 options: self.options(),
+                strength: self.strength,
                 ..Sampling::default()
             },
+            image: self.image.as_ref().map(|path| InputPicture::open(&root().join(path), &limits).unwrap().into()),
+            mask: self.mask.as_ref().map(|path| InputMask::open(&root().join(path), &limits).unwrap().into()),
             guidance: Some(self.guidance.into()),
             seed,
             count,
@@ -234,7 +241,7 @@ fn shipped_model_equals_diffusers() {
 #[test]
 fn every_family_equals_diffusers() {
     let mut folders: BTreeMap<(String, Layout), Vec<Case>> = BTreeMap::new();
-    for case in all_cases("families.json").into_iter().filter(|case| case.image.is_none()) {
+    for case in all_cases("families.json") {
         folders.entry((case.model.clone(), case.layout)).or_default().push(case);
     }
     for ((model, layout), cases) in folders {

@@ -828,7 +828,7 @@ fn trajectory(relay: &str, schedule: &str, steps: usize, restarts: &[Restart]) -
     noise(&mut x, Level::CLEAN, Level::CLEAN)?;
     x *= trajectory.initial_scale as f32;
     let mut told = Vec::new();
-    let mut on_step = |step: &Step| {
+    let mut on_step = |step: &mut Step| {
         told.push((step.index, training.own_sigma(step.from), training.own_sigma(step.to)));
         Ok(())
     };

@@ -21,6 +21,7 @@ use serde_json::json;
 
 use crate::destination::{Destination, Place, prepare_folder};
 use crate::device::{DeviceArguments, tell_opening};
+use crate::picture_arguments::PictureArguments;
 use crate::sampling::SamplingArguments;
 use crate::{folders, memory, print, prompts, tell};
 
@@ -36,6 +37,8 @@ pub(crate) struct Arguments {
     device: DeviceArguments,
     #[command(flatten)]
     sampling: SamplingArguments,
+    #[command(flatten)]
+    pictures: PictureArguments,
     /// Guidance scale, or several spread over the steps, such as 7.5,5,3; 1 or less is off [default: the model's]
     #[arg(short, long, value_name = "SCALE", allow_negative_numbers = true)]
     guidance: Option<Curve>,
@@ -123,6 +126,8 @@ Examples:
   safelight generate \"a (red:1.4) apple on [a table]\" --weighted
   safelight generate --prompts words.txt --seed 7 --out pictures/
   safelight generate --prompts kiosk.txt --prompt-cache cache/
+  safelight generate \"a blue house\" --image red-house.png --strength 0.6
+  safelight generate \"a cat\" --image photo.jpg --mask sofa.png --keep-pixels
   safelight generate --prompts words.txt --precision fp32 --record-calibration tensors/ --out pictures/
   safelight generate \"a red apple\" --target raspberry-pi-5 --dry-run
   safelight generate \"a cat\" --model ./my-sd-export --steps 20 --sampler euler --guidance 7.5 --negative blurry
@@ -142,22 +147,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let told = "what should the picture show? safelight generate \"a red apple\", or --prompts FILE";
         return Err(Error::new(ErrorKind::Usage, told).into());
     }
-    let requests = requests(arguments)?;
+    let requests = requests(arguments, &target)?;
     let destination = destination(arguments)?;
     // Everything that can be wrong with a request is told before ONNX Runtime is even opened.
     let plans = requests.iter().map(|request| Plan::new(request, &model, &target));
-    let plans = plans.collect::<safelight::Result<Vec<_>>>()?;
+    let mut plans = plans.collect::<safelight::Result<Vec<_>>>()?;
     // Requests differ in their prompts alone, which change no size.
-    let forecast = || {
-        let forecast = Forecast::new(&requests[0], &plans[0], &model, &target)?;
-        Ok::<_, Error>(forecast.within(&rooms(&target, Path::new("/"))))
-    };
-    let forecast = (arguments.plan || arguments.dry_run).then(forecast).transpose()?;
-    if let Some(forecast) = &forecast {
-        tell_plan(arguments, forecast)?;
-        if arguments.dry_run {
-            return Ok(());
-        }
+    let forecast =
+        (arguments.plan || arguments.dry_run).then(|| forecast(&requests[0], &mut plans[0], &model, &target));
+    let forecast = forecast.transpose()?;
+    forecast.as_ref().map_or(Ok(()), |forecast| tell_plan(arguments, &plans[0], forecast))?;
+    if arguments.dry_run {
+        return Ok(());
     }
     destination.prepare()?;
     arguments.save_latents.as_deref().map_or(Ok(()), prepare_folder)?;
@@ -180,6 +181,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // The process ends here: giving back every buffer of every graph first would only take time.
     std::mem::forget(pipeline);
     Ok(())
+}
+
+/// What a request is expected to take, and whether that has the autoencoder work in tiles.
+fn forecast(request: &Request, plan: &mut Plan, model: &Model, target: &Target) -> safelight::Result<Forecast> {
+    let rooms = rooms(target, Path::new("/"));
+    Forecast::choose_tiles(request, plan, model, target, &rooms)?;
+    Ok(Forecast::new(request, plan, model, target)?.within(&rooms))
 }
 
 /// Makes and writes the pictures of all requests.
@@ -219,8 +227,10 @@ fn make(
 }
 
 /// Tells what is expected of memory: to standard error beside pictures, as the result where it is all that is wanted.
-fn tell_plan(arguments: &Arguments, forecast: &Forecast) -> anyhow::Result<()> {
-    forecast.warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
+fn tell_plan(arguments: &Arguments, plan: &Plan, forecast: &Forecast) -> anyhow::Result<()> {
+    // Those of the plan are told with the pictures, where some are made.
+    let told = plan.warnings.iter().filter(|_| arguments.dry_run).chain(&forecast.warnings);
+    told.for_each(|warning| tell(&format!("warning: {warning}")));
     match (arguments.dry_run, arguments.json) {
         (true, true) => print(&serde_json::to_string_pretty(&json!({ "plan": forecast }))?)?,
         (true, false) => print(&memory::expected(forecast))?,
@@ -269,12 +279,12 @@ fn destination(arguments: &Arguments) -> safelight::Result<Destination> {
 }
 
 /// One request a prompt, all with the same seeds and cancelled together.
-fn requests(arguments: &Arguments) -> safelight::Result<Vec<Request>> {
+fn requests(arguments: &Arguments, target: &Target) -> safelight::Result<Vec<Request>> {
     let prompts = match (&arguments.prompts, &arguments.prompt) {
         (Some(path), _) => prompts::read(path)?,
         (None, prompt) => vec![prompt.clone().unwrap_or_default()],
     };
-    let usual = request(arguments);
+    let usual = arguments.pictures.apply(request(arguments), target)?;
     Ok(prompts.into_iter().map(|prompt| Request { prompt, ..usual.clone() }).collect())
 }
 
@@ -399,8 +409,8 @@ fn summary(report: &Report, made: &[Made]) -> String {
     });
     let time = &report.timings;
     format!(
-        "{seeds}, {}, {} steps ({}), {} evaluations, {guidance}, {}×{}\n{} on {}: {} (ONNX Runtime {})\n\
-         opening {:.0} ms, text {:.1} ms, denoiser {:.1} ms ({:.1} ms a step), decoder {:.1} ms, \
+        "{seeds}, {}, {} steps ({}), {} evaluations, {guidance}, {}×{}{}\n{} on {}: {} (ONNX Runtime {})\n\
+         opening {:.0} ms, text {:.1} ms, {}denoiser {:.1} ms ({:.1} ms a step), decoder {:.1} ms, \
          writing {:.1} ms, outside the graphs {:.2} ms",
         about.sampler,
         about.steps,
@@ -408,18 +418,25 @@ fn summary(report: &Report, made: &[Made]) -> String {
         about.evaluations,
         about.width,
         about.height,
+        tiles(about),
         about.model,
         about.target,
         graphs.collect::<Vec<_>>().join("; "),
         about.onnxruntime,
         time.open_ms,
         time.text_encoder_ms,
+        if about.strength.is_some() { format!("encoder {:.1} ms, ", time.encoder_ms) } else { String::new() },
         time.denoiser_ms,
         time.denoiser_ms / time.steps_ms.len().max(1) as f64,
         time.decoder_ms,
         time.handover_ms,
         time.own_ms(),
     )
+}
+
+/// Which stages worked in tiles, and how large those were.
+fn tiles(about: &Provenance) -> String {
+    about.tiles.iter().map(|(stage, [width, height])| format!(", {stage} in tiles of {width}×{height}")).collect()
 }
 
 /// What became of a graph in the cache, after its providers.

@@ -14,6 +14,7 @@ mod generate;
 mod inspect;
 mod memory;
 mod models;
+mod picture_arguments;
 mod place;
 mod plot;
 mod probe_graph;

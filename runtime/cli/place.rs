@@ -6,6 +6,7 @@ use safelight::placement::{Placement, place, require};
 use safelight::{Request, Sampling};
 
 use crate::device::DeviceArguments;
+use crate::picture_arguments::with_stand_ins;
 use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
@@ -23,6 +24,9 @@ pub(crate) struct Arguments {
     /// allow_fallback, or 0]
     #[arg(long, value_name = "SHARE", requires = "strict")]
     allow: Option<f64>,
+    /// Also the encoder, for requests that begin with a picture; models that are shown masks need it
+    #[arg(long)]
+    encoder: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -41,6 +45,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     arguments.device.open_library()?;
     let sampling = Sampling::in_steps(arguments.steps);
     let request = Request { sampling, ..Request::usual(&model) };
+    let request = if arguments.encoder { with_stand_ins(request, &model) } else { request };
     let mut placements = place(&target, &model, &request)?;
     if arguments.strict {
         placements.iter_mut().for_each(|found| found.allowed = arguments.allow.or(found.allowed).or(Some(0.0)));

@@ -25,6 +25,10 @@ pub(crate) struct SamplingArguments {
     /// 2 times
     #[arg(long, value_name = "HIGH..LOW:STEPSxTIMES", value_parser = restart)]
     restart: Vec<Restart>,
+    /// How much of a picture to begin with noise takes, more than 0 and up to 1: the first steps are left out
+    /// [default: 0.8, with a mask 1]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    strength: Option<f64>,
     /// Share of fresh noise a step, 0 to 1, or several spread over the steps; the same as --option eta=…
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     eta: Option<Curve>,
@@ -43,6 +47,7 @@ impl SamplingArguments {
             timesteps: self.timesteps.clone(),
             sigmas: self.sigmas.clone(),
             restarts: self.restart.clone(),
+            strength: self.strength,
             options: self.options.iter().cloned().chain(eta).collect(),
         }
     }

@@ -6,6 +6,7 @@ use safelight::training::{Level, Training};
 use safelight::{Curve, Model, Plan, Request, Target};
 use serde_json::{Value, json};
 
+use crate::picture_arguments::stand_in;
 use crate::sampling::SamplingArguments;
 use crate::{folders, generate, plot, print, tell};
 
@@ -57,7 +58,7 @@ precision: [int8, fp16, fp32]
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let model = folders::model(arguments.model.as_deref())?;
     // The plan of a picture, so that whatever `generate` would refuse is refused here in the same words.
-    let plan = Plan::new(&request(arguments), &model, &Target::parse(ANY_TARGET)?)?;
+    let plan = Plan::new(&request(arguments, &model), &model, &Target::parse(ANY_TARGET)?)?;
     plan.warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
     let runs = runs(&plan);
     if let Some(path) = &arguments.plot {
@@ -71,9 +72,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn request(arguments: &Arguments) -> Request {
+fn request(arguments: &Arguments, model: &Model) -> Request {
+    let sampling = arguments.sampling.sampling();
     Request {
-        sampling: arguments.sampling.sampling(),
+        // A strength is of a picture; which, no level depends on.
+        image: sampling.strength.map(|_| stand_in(arguments.size, model)),
+        sampling,
         guidance: arguments.guidance.clone(),
         guidance_method: arguments.guidance_method.clone(),
         size: arguments.size,

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::device::DeviceArguments;
 use crate::generate::{cancel_on_interrupt, size};
+use crate::picture_arguments::with_stand_ins;
 use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
@@ -31,6 +32,9 @@ pub(crate) struct Arguments {
     /// How many pictures will go through the graphs together
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     batch: usize,
+    /// Also the encoder, for requests that begin with a picture; models that are shown masks need it
+    #[arg(long)]
+    encoder: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -54,10 +58,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         size: arguments.size,
         ..Request::usual(&model)
     };
-    Plan::new(&request, &model, &target)?;
+    let request = if arguments.encoder { with_stand_ins(request, &model) } else { request };
+    let stages = Plan::new(&request, &model, &target)?.stages(&model);
     cancel_on_interrupt(&request.cancel)?;
     arguments.device.open_library()?;
-    let (pipeline, output) = warm(&target, &model, &request)?;
+    let (pipeline, output) = warm(&target, &model, &request, stages)?;
     let folder = target.cache.as_ref().and_then(|caching| caching.folder.as_deref());
     let report = match arguments.json {
         true => serde_json::to_string_pretty(&as_json(&pipeline, &output, folder))?,
@@ -82,10 +87,9 @@ fn to_warm(mut target: Target, cached_only: bool) -> safelight::Result<Target> {
 }
 
 /// Opens every graph and makes the pictures of one request: some providers build when they first run.
-fn warm(target: &Target, model: &Model, request: &Request) -> anyhow::Result<(Pipeline, Output)> {
+fn warm(target: &Target, model: &Model, request: &Request, stages: Vec<Stage>) -> anyhow::Result<(Pipeline, Output)> {
     let bar = progress();
     let (shown, told) = (bar.clone(), bar.clone());
-    let stages: Vec<_> = model.stages_to_picture().collect();
     let watch = Arc::new(move |opening: &Opening| show(opening, &stages, &shown));
     let mut pipeline = Pipeline::open_watched(target, model, request, None, watch)?;
     pipeline.on_event(move |event| {

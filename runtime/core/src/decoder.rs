@@ -1,7 +1,7 @@
 //! Latent → RGB picture.
 
 use image::RgbImage;
-use ndarray::ArrayView3;
+use ndarray::{ArrayView3, s};
 
 use crate::cancel::Cancel;
 use crate::graph::{Contract, Graph, Source};
@@ -11,6 +11,7 @@ use crate::model::{LatentGeometry, Model};
 use crate::request::Plan;
 use crate::residency::RunsGraph;
 use crate::stage::Stage;
+use crate::tiling::Plane;
 use crate::{Error, Result};
 
 /// The decoder's graph, opened.
@@ -31,16 +32,34 @@ impl Decoder {
     pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let name = |name| model.tensor(Stage::Decoder, name);
         let (channels, height, width) = plan.latent;
+        let side = |cells: usize| plan.tile.map_or(cells, |tile| tile.min(cells));
         let contract = Contract::of_model(Stage::Decoder, model)
-            .usually(name("latent_sample"), &[1, channels, height, width].map(Some));
+            .usually(name("latent_sample"), &[1, channels, side(height), side(width)].map(Some));
         let graph = Graph::open(library, source, &contract)?;
         let input = graph.find_input(name("latent_sample")).expect("the contract has checked that it is there");
         Ok(Self { graph, input, latent: model.latent, scaled: Vec::new() })
     }
 
-    /// Decodes one latent, `[channels, height, width]`. Pictures of a batch go one by one: decoding is the peak of
-    /// memory.
-    pub(crate) fn decode(&mut self, latent: ArrayView3<f32>, cancel: &Cancel) -> Result<RgbImage> {
+    /// How the graph cuts the latents of a request.
+    pub(crate) fn plane(&self, plan: &Plan) -> Plane {
+        let fixed = |axis| self.graph.fixed_size(self.input, axis);
+        Plane::new(plan, [fixed(2), fixed(3)], (3, self.latent.downscale))
+    }
+
+    /// Decodes one latent, `[channels, height, width]`, cut as `plane` says. Pictures of a batch go one by one: decoding is
+    /// the peak of memory.
+    pub(crate) fn decode(&mut self, latent: ArrayView3<f32>, plane: &Plane, cancel: &Cancel) -> Result<RgbImage> {
+        let (height, width) = (plane.size.0 * plane.scale, plane.size.1 * plane.scale);
+        if plane.tiles() == 1 {
+            return rgb(self.run(latent, cancel)?, width, height);
+        }
+        let planes =
+            plane.tiled(|rows, columns| Ok(self.run(latent.slice(s![.., rows, columns]), cancel)?.to_vec()))?;
+        rgb(&planes, width, height)
+    }
+
+    /// One run of the graph: a latent → its planes.
+    fn run(&mut self, latent: ArrayView3<f32>, cancel: &Cancel) -> Result<&[f32]> {
         let (channels, height, width) = latent.dim();
         let LatentGeometry { scale, shift, downscale, .. } = self.latent;
         let (factor, shift) = ((1.0 / scale) as f32, shift as f32);
@@ -53,7 +72,7 @@ impl Decoder {
         if shape != [1, 3, height, width] {
             return Err(Error::model(format!("decoder: returned {shape:?}, expected [1, 3, {height}, {width}]")));
         }
-        rgb(planes, width, height)
+        Ok(planes)
     }
 }
 

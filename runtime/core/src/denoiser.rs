@@ -10,6 +10,7 @@ use crate::library::Library;
 use crate::model::Model;
 use crate::onnx::{Outline, Size};
 use crate::options::Opt;
+use crate::original::Shown;
 use crate::prompt::LongPrompts;
 use crate::request::{Chosen, GuidanceRuns, Plan};
 use crate::residency::RunsGraph;
@@ -34,6 +35,7 @@ pub(crate) struct Denoiser {
     /// In the order of the plan's conditions.
     conditions: Vec<usize>,
     guidance_embedding: Option<usize>,
+    shown_channels: usize,
 }
 
 /// What steers one prediction.
@@ -63,6 +65,8 @@ pub(crate) struct Traits {
     pub(crate) embeds_guidance: bool,
     /// How many latents it takes at once, where it was exported for a fixed number.
     pub(crate) fixed_batch: Option<usize>,
+    /// Channels that it takes with each latent, where those are a mask and the latent of what is around it.
+    pub(crate) shown_channels: usize,
     /// How many hidden states it takes, where it was exported for a fixed number.
     pub(crate) fixed_tokens: Option<usize>,
 }
@@ -77,7 +81,10 @@ impl Traits {
             Some(Size::Fixed(size)) => usize::try_from(*size).ok(),
             _ => None,
         };
+        let shown = model.latent.channels + 1;
+        let sees_masks = fixed("sample", 1) == Some(model.latent.channels + shown);
         Self {
+            shown_channels: if sees_masks { shown } else { 0 },
             embeds_guidance: find("timestep_cond").is_some(),
             fixed_batch: fixed("sample", 0),
             fixed_tokens: fixed("encoder_hidden_states", 1),
@@ -105,12 +112,12 @@ impl RunsGraph for Denoiser {
 impl Denoiser {
     pub(crate) fn open(library: &'static Library, source: Source, model: &Model, plan: &Plan) -> Result<Self> {
         let name = |name| model.tensor(Stage::Denoiser, name);
-        let embeds = Traits::of(&source.outline, model).embeds_guidance;
-        let halves = if plan.is_guided() && !embeds && runs_together(plan) { 2 } else { 1 };
+        let Traits { embeds_guidance, shown_channels, .. } = Traits::of(&source.outline, model);
+        let halves = if plan.is_guided() && !embeds_guidance && runs_together(plan) { 2 } else { 1 };
         let rows = plan.every_batch.map(|batch| batch * halves);
         let (channels, height, width) = plan.latent;
         let contract = Contract::of_model(Stage::Denoiser, model)
-            .usually(name("sample"), &[rows, Some(channels), Some(height), Some(width)])
+            .usually(name("sample"), &[rows, Some(channels + shown_channels), Some(height), Some(width)])
             .usually(name("encoder_hidden_states"), &[rows, None, None]);
         let graph = Graph::open(library, source, &contract)?;
         let named = |tensor: &str| graph.find_input(tensor).expect("the contract has checked that it is there");
@@ -123,6 +130,7 @@ impl Denoiser {
             time_ids: optional("time_ids"),
             conditions: model.conditions.values().map(|condition| named(&condition.tensor)).collect(),
             guidance_embedding: graph.find_input(name("timestep_cond")),
+            shown_channels,
             graph,
         })
     }
@@ -143,7 +151,7 @@ impl Denoiser {
         let (batch, channels, height, width) = shape;
         let together = matches!(guidance, Guidance::Guided { .. }) && self.takes_both(batch, with.plan);
         let rows = if together { 2 * batch } else { batch };
-        self.graph.reshape(self.sample, &[rows, channels, height, width])?;
+        self.graph.reshape(self.sample, &[rows, channels + self.shown_channels, height, width])?;
         self.give_number(self.timestep, "timestep", rows)?;
         self.reshape_conditions(rows, steering.hidden, with.plan)?;
         let embedding = self.embedding(rows, guidance)?;
@@ -167,6 +175,9 @@ impl Denoiser {
                 conditioned.steer(batch, batch, steering)?;
             }
             _ => conditioned.steer(0, batch, steering)?,
+        }
+        if let Some(shown) = with.shown {
+            conditioned.write_shown(shown)?;
         }
         Ok(conditioned)
     }
@@ -266,6 +277,8 @@ pub(crate) struct Conditions<'a> {
     /// Steps that are done, for settings that change over them.
     pub(crate) done: &'a Cell<usize>,
     pub(crate) cancel: &'a Cancel,
+    /// A mask and what is around it, for a denoiser that takes them.
+    pub(crate) shown: Option<&'a Shown>,
 }
 
 /// A denoiser bound to one prompt, guidance and shape: what samplers are given.
@@ -475,6 +488,22 @@ impl Conditioned<'_> {
         Ok(())
     }
 
+    /// Writes the mask and the masked picture beside every latent, where they stay.
+    fn write_shown(&mut self, shown: &Shown) -> Result<()> {
+        let Denoiser { graph, sample, .. } = &mut *self.denoiser;
+        let [rows, channels, height, width] = self.shape;
+        let (latent, cells) = (channels * height * width, height * width);
+        let masked = shown.masked.as_slice().expect("it was allocated in standard layout");
+        let masked: Vec<_> = masked.chunks_exact(latent).collect();
+        for row in 0..rows {
+            let place = row * (2 * latent + cells) + latent;
+            graph.write(*sample, place, &shown.mask)?;
+            // Both halves of guidance are shown the same.
+            graph.write(*sample, place + cells, masked[row % masked.len()])?;
+        }
+        Ok(())
+    }
+
     fn write_embedding(&mut self, scale: f64) -> Result<()> {
         let Some(input) = self.denoiser.guidance_embedding else { return Ok(()) };
         embed_guidance(scale - 1.0, &mut self.embedding);
@@ -513,9 +542,13 @@ impl Conditioned<'_> {
 
     /// Runs the graph once.
     fn evaluate(&mut self) -> Result<()> {
-        let Denoiser { graph, sample, .. } = &mut *self.denoiser;
-        for copy in 0..if self.together { 2 } else { 1 } {
-            graph.write(*sample, copy * self.buffers.scaled.len(), &self.buffers.scaled)?;
+        let Denoiser { graph, sample, shown_channels, .. } = &mut *self.denoiser;
+        let [_, channels, height, width] = self.shape;
+        let (latent, stride) = (channels * height * width, (channels + *shown_channels) * height * width);
+        let latents = self.buffers.scaled.chunks_exact(latent);
+        let copies = if self.together { 2 } else { 1 };
+        for (row, latent) in std::iter::repeat_n(latents, copies).flatten().enumerate() {
+            graph.write(*sample, row * stride, latent)?;
         }
         self.evaluations += 1;
         let (output, shape) = graph.run(self.with.cancel)?;

@@ -17,6 +17,7 @@ use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
 use crate::target::{GraphOptimization, Target};
 use crate::text::count_windows;
+use crate::tiling::{Tiling, USUAL_CELLS};
 use crate::{Machine, Result, bounded};
 
 /// What a request is expected to take of the memory, in bytes.
@@ -102,7 +103,7 @@ impl Forecast {
     pub fn new(request: &Request, plan: &Plan, model: &Model, target: &Target) -> Result<Self> {
         check_graph_sizes(target, model)?;
         let mut parts = Vec::new();
-        for stage in model.stages_to_picture() {
+        for stage in plan.stages(model) {
             parts.push(Part::read(stage, model, target)?);
         }
         let denoiser = parts.iter().find(|part| part.stage == Stage::Denoiser);
@@ -123,6 +124,48 @@ impl Forecast {
         }
         let staged_peak_bytes = of(&parts, Residency::Staged).peak_bytes;
         Ok(Self { staged_peak_bytes, ..asked })
+    }
+
+    /// Has the autoencoder work in tiles, where request and target leave that open, the picture is large, and all of it at
+    /// once is expected to take more memory than the smallest of `rooms` has. Tells so in the plan's warnings.
+    ///
+    /// # Errors
+    /// As [`Forecast::new`].
+    pub fn choose_tiles(
+        request: &Request,
+        plan: &mut Plan,
+        model: &Model,
+        target: &Target,
+        rooms: &[Room],
+    ) -> Result<()> {
+        let Some(Room { what, bytes }) = rooms.iter().min_by_key(|room| room.bytes) else { return Ok(()) };
+        let (_, height, width) = plan.latent;
+        let is_large = height.max(width) > USUAL_CELLS && model.stages.contains_key(&Stage::Decoder);
+        if plan.tiling != Tiling::Auto || plan.tile.is_some() || !is_large {
+            return Ok(());
+        }
+        let whole = Self::new(request, plan, model, target)?.autoencoder_peak_bytes();
+        if whole <= *bytes {
+            return Ok(());
+        }
+        plan.tile = Some(USUAL_CELLS);
+        if Self::new(request, plan, model, target)?.autoencoder_peak_bytes() >= whole {
+            plan.tile = None;
+            return Ok(());
+        }
+        let (whole, room) = (mib(whole), mib(*bytes));
+        let side = USUAL_CELLS * model.latent.downscale;
+        plan.warnings.push(format!(
+            "the autoencoder works in tiles of {side}×{side} pixels that overlap: the whole picture is expected to take \
+             {whole} MiB, and {what} has {room}; colours may differ a little between them"
+        ));
+        Ok(())
+    }
+
+    /// The process while the autoencoder works.
+    fn autoencoder_peak_bytes(&self) -> u64 {
+        let stages = self.stages.iter().filter(|stage| [Stage::Decoder, Stage::Encoder].contains(&stage.stage));
+        stages.map(|stage| stage.peak_bytes).max().unwrap_or(0)
     }
 
     /// The same, with a warning where one of `rooms` is too small.
@@ -276,6 +319,10 @@ struct Shapes {
     hidden: [u64; 2],
     /// Whether text encoders read more than one window.
     reads_more: bool,
+    /// Height and width of the cells that the autoencoder works on at once.
+    tile: [u64; 2],
+    /// Pixels a cell is wide and high.
+    downscale: u64,
 }
 
 impl Shapes {
@@ -296,6 +343,8 @@ impl Shapes {
             rows: if doubled { 2 * plan.batch } else { plan.batch } as u64,
             latent: [channels, height, width].map(|size| size as u64),
             hidden: [tokens, hidden_width],
+            tile: [height, width].map(|size| plan.tile.map_or(size, |tile| tile.min(size)) as u64),
+            downscale: model.latent.downscale as u64,
             reads_more: negative || tokens > window(model),
         })
     }
@@ -305,7 +354,7 @@ impl Shapes {
         match stage {
             Stage::TextEncoder | Stage::TextEncoder2 => self.reads_more,
             Stage::Denoiser => plan.steps() != Some(1) || request.count > plan.batch,
-            Stage::Decoder | Stage::Encoder => request.count > 1,
+            Stage::Decoder | Stage::Encoder => request.count > 1 || self.tile != self.latent[1..],
         }
     }
 
@@ -318,7 +367,8 @@ impl Shapes {
                 vec![self.rows, tokens, hidden_width]
             }
             Stage::Denoiser => vec![self.rows, channels, height, width],
-            Stage::Decoder | Stage::Encoder => vec![1, channels, height, width],
+            Stage::Decoder => vec![1, channels, self.tile[0], self.tile[1]],
+            Stage::Encoder => vec![1, 3, self.tile[0] * self.downscale, self.tile[1] * self.downscale],
         };
         let size = |(declared, usual): (&Size, u64)| if let Size::Fixed(size) = declared { *size } else { usual };
         let sizes = |input: &Tensor| input.sizes.iter().zip(usual(&input.name)).map(size).collect();
@@ -443,6 +493,36 @@ mod tests {
                         tiny decoder";
         assert_eq!(warned, [expected]);
         assert!(forecast.within(&[room("a house", 50 << 20)]).warnings.is_empty());
+    }
+
+    #[test]
+    fn tiles_are_chosen_where_the_whole_would_not_fit() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/models/families/sd15");
+        let model = Model::open(&folder).unwrap();
+        let text = "schema: safelight-target/1\nname: t\ntitle: T\nprecision: [fp32]\n\
+                    providers: [{name: cpu, need: required}]\n";
+        let target = Target::parse(text).unwrap();
+        let tile = |size: usize, tiling: Tiling, mib: u64| {
+            let request = Request { size: Some((size, size)), tile: Some(tiling), ..Request::default() };
+            let mut plan = Plan::new(&request, &model, &target).unwrap();
+            let told = plan.warnings.len();
+            let rooms =
+                [Room { what: "a house".into(), bytes: 1 << 40 }, Room { what: "a box".into(), bytes: mib << 20 }];
+            Forecast::choose_tiles(&request, &mut plan, &model, &target, &rooms).unwrap();
+            (plan.tile, plan.warnings[told..].concat())
+        };
+        let (chosen, warning) = tile(1024, Tiling::Auto, 40);
+        assert_eq!(chosen, Some(USUAL_CELLS));
+        assert!(
+            warning.starts_with("the autoencoder works in tiles of 512×512 pixels that overlap: the whole"),
+            "{warning}"
+        );
+        assert!(warning.contains("MiB, and a box has 40"), "{warning}");
+        // It fits; nobody may cut it; it is no larger than a tile; somebody else has chosen.
+        assert_eq!(tile(1024, Tiling::Auto, 1 << 20), (None, String::new()));
+        assert_eq!(tile(1024, Tiling::Off, 40), (None, String::new()));
+        assert_eq!(tile(512, Tiling::Auto, 40), (None, String::new()));
+        assert_eq!(tile(1024, Tiling::Pixels(256), 40), (Some(32), String::new()));
     }
 
     #[test]

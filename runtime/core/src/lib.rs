@@ -45,6 +45,11 @@ pub mod curve;
 pub mod options;
 pub mod schedule;
 pub mod guidance;
+mod resample;
+pub mod input_picture;
+mod tiling;
+mod encoder;
+mod original;
 mod denoiser;
 pub mod sampler;
 pub mod trajectory;
@@ -71,6 +76,7 @@ pub use curve::Curve;
 pub use error::{Error, ErrorKind, Result};
 pub use forecast::Forecast;
 pub use graph::Opened;
+pub use input_picture::{InputMask, InputPicture};
 pub use library::Library;
 pub use machine::Machine;
 pub use memory::Memory;
@@ -80,11 +86,12 @@ pub use pipeline::{Event, Output, Pipeline, Report, Timings};
 pub use prompt::{LongPrompts, Prompt};
 pub use prompt_cache::PromptCache;
 pub use recording::Recording;
-pub use request::{GuidanceRuns, NoiseLayout, Plan, Request, SamplerNoise};
+pub use request::{GuidanceRuns, KeptPixels, NoiseLayout, Plan, Request, SamplerNoise};
 pub use residency::Residency;
 pub use route::{Route, Sampling};
 pub use stage::{Precision, Stage};
 pub use target::Target;
+pub use tiling::Tiling;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]

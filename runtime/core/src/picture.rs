@@ -14,7 +14,7 @@ use crate::curve::Curve;
 use crate::graph::Opened;
 use crate::noise::Leg;
 use crate::prompt::{LongPrompts, Syntax};
-use crate::request::{NoiseLayout, SamplerNoise};
+use crate::request::{KeptPixels, NoiseLayout, SamplerNoise};
 use crate::sampler::Tally;
 use crate::stage::Stage;
 use crate::trajectory::Restart;
@@ -97,6 +97,21 @@ pub struct Provenance {
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
+    /// SHA-256 of the picture that it began with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_sha256: Option<String>,
+    /// SHA-256 of the mask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_sha256: Option<String>,
+    /// How much of the picture that it began with noise took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    /// What became of the part that the mask keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptPixels>,
+    /// Width and height in pixels of the tiles that a stage worked in.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tiles: BTreeMap<Stage, [usize; 2]>,
     /// Name of the model.
     pub model: String,
     /// What each stage ran.
@@ -197,11 +212,12 @@ fn parameters(provenance: &Provenance) -> String {
     let Provenance { prompt, negative, steps, sampler, schedule, guidance, seed, walk, width, height, model, .. } =
         provenance;
     let negative = negative.as_ref().map(|negative| format!("\nNegative prompt: {negative}")).unwrap_or_default();
+    let strength = provenance.strength.map(|strength| format!("Denoising strength: {strength}, ")).unwrap_or_default();
     let walk = walk.map(|Leg { to, share, .. }| format!(", Variation seed: {to}, Variation seed strength: {share}"));
     let walk = walk.unwrap_or_default();
     let text = format!(
         "{prompt}{negative}\nSteps: {steps}, Sampler: {sampler}, Schedule type: {schedule}, CFG scale: {guidance}, \
-         Seed: {seed}{walk}, Size: {width}x{height}, Model: {model}, Version: safelight {}",
+         Seed: {seed}{walk}, Size: {width}x{height}, {strength}Model: {model}, Version: safelight {}",
         provenance.safelight
     );
     text.replace('\0', " ")

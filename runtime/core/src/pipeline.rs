@@ -13,21 +13,25 @@ use serde_json::json;
 use crate::cache::{Cached, Store, Watch};
 use crate::decoder::{self, Decoder};
 use crate::denoiser::{Conditions, Denoiser, Guidance, Steering, Traits};
+use crate::encoder::{Encoder, Posterior};
+use crate::forecast::{Forecast, rooms};
 use crate::graph::{Opened, Source};
 use crate::library::Library;
 use crate::memory::{Memory, OpeningMemory, Reading as MemoryReading};
 use crate::model::{EmptyPrompt, Model};
 use crate::noise::{Brownian, Noise, Seeds};
+use crate::original::{self, Beginning, Mask, Original, PuttingBack, Task};
 use crate::picture::{Picture, Provenance};
 use crate::probe::Prober;
 use crate::prompt_cache::PromptCache;
 use crate::recording::Recording;
-use crate::request::{NoiseLayout, Plan, Request, SamplerNoise};
+use crate::request::{KeptPixels, NoiseLayout, Plan, Request, SamplerNoise};
 use crate::residency::{AnySlot, Residency, Slot};
 use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::target::Target;
 use crate::text::{Hidden, Reading, Run, TextEncoder, TextStage};
+use crate::tiling::{Plane, USUAL_CELLS};
 use crate::training::{Level, Training};
 use crate::trajectory::Walk;
 use crate::{Error, ErrorKind, Result};
@@ -44,6 +48,10 @@ pub struct Pipeline {
     denoiser: Slot<Denoiser>,
     /// None where the model makes pixels.
     decoder: Option<Slot<Decoder>>,
+    /// None before the first request that begins with a picture.
+    encoder: Option<Slot<Encoder>>,
+    keeping: Keeping,
+    measures_memory: bool,
     observer: Observer,
     recording: Option<Recording>,
     open_time: Duration,
@@ -79,6 +87,8 @@ pub enum Event<'a> {
         /// The estimate of the clean latent that it came from.
         denoised: &'a Latent,
     },
+    /// The picture to begin with is a latent.
+    Encoded,
     /// A picture is decoded.
     Decoded {
         /// Index of the picture.
@@ -129,6 +139,8 @@ pub struct Timings {
     pub text_hits: usize,
     /// Prompts, or chunks of them, that a text encoder read, a count; those that the pipeline remembers are neither.
     pub text_misses: usize,
+    /// The picture to begin with to its latent, with its mask.
+    pub encoder_ms: f64,
     /// All steps of all pictures.
     pub denoiser_ms: f64,
     /// Each step of each batch.
@@ -162,7 +174,8 @@ impl Pipeline {
     /// [`ErrorKind::Model`] for a graph that is damaged or not what its stage needs,
     /// [`ErrorKind::Limit`] for one that is larger than the target allows.
     pub fn open(target: &Target, model: &Model) -> Result<Self> {
-        Self::open_for(target, model, &Request::usual(model))
+        let extras = Extras { is_any: true, ..Extras::default() };
+        Self::open_with(target, model, &Request::usual(model), extras)
     }
 
     /// The same for requests like `usual`: its size, batch and guidance. Every other request works, too, but opens
@@ -205,15 +218,16 @@ impl Pipeline {
 
     fn open_with(target: &Target, model: &Model, usual: &Request, extras: Extras) -> Result<Self> {
         let (start, before) = (Instant::now(), MemoryReading::now());
-        let plan = Plan::new(usual, model, target)?;
+        let mut plan = Plan::new(usual, model, target)?;
         check_graph_sizes(target, model)?;
-        let Extras { profiles, prompts, watch } = extras;
+        choose_tiles(usual, &mut plan, model, target)?;
+        let Extras { profiles, prompts, watch, is_any } = extras;
         let prober = Prober::of(target, &usual.cancel, watch.clone());
-        let store = Store::of(target, model, watch);
+        let keeping = Keeping { store: Store::of(target, model, watch), prober };
         let find = |stage: Stage| {
             let dispensable = Stage::TEXT_ENCODERS.contains(&stage) && prompts.is_some();
             let find = if dispensable { Source::find_or_promised } else { Source::find };
-            Ok(find(stage, model, target)?.profiled(profiles).kept_in(store.clone()).probed_by(prober.clone()))
+            Ok(keeping.source(find(stage, model, target)?).profiled(profiles))
         };
         // Loading the library and hashing the graphs take about as long, so they go side by side.
         let (library, sources) = std::thread::scope(|scope| {
@@ -226,6 +240,9 @@ impl Pipeline {
         let entries = prompts.map(|prompts| prompts.of(&text, &denoiser, model)).transpose()?;
         let entries = entries.into_iter().flatten().map(Some).chain(std::iter::repeat_with(|| None));
         let traits = Traits::of(&denoiser.outline, model);
+        if !is_any {
+            Task::of(usual, traits.shown_channels > 0)?;
+        }
         let residency = target.residency;
         let reader = |(text, entries): (Source, _)| {
             (text.stage(), Slot::new(library, text, TextEncoder::open, residency), entries)
@@ -241,7 +258,15 @@ impl Pipeline {
         });
         let text = settled.0?;
         settled.1.and(settled.2)?;
+        let encoder = plan.stages(model).contains(&Stage::Encoder).then(|| {
+            let source = keeping.encoder(model, target)?.profiled(profiles);
+            let mut encoder = Slot::new(library, source, Encoder::open, residency);
+            encoder.settle(model, &plan).map(|()| encoder)
+        });
         Ok(Self {
+            encoder: encoder.transpose()?,
+            keeping,
+            measures_memory: false,
             model: model.clone(),
             target: target.clone(),
             library,
@@ -269,7 +294,8 @@ impl Pipeline {
     fn opened(&self) -> impl Iterator<Item = (Stage, &Opened)> {
         let text = self.text.encoders().map(|(stage, encoder)| (stage, encoder.opened()));
         let decoder = self.decoder.iter().map(|decoder| (Stage::Decoder, decoder.opened()));
-        text.chain([(Stage::Denoiser, self.denoiser.opened())]).chain(decoder)
+        let encoder = self.encoder.iter().map(|encoder| (Stage::Encoder, encoder.opened()));
+        text.chain([(Stage::Denoiser, self.denoiser.opened())]).chain(decoder).chain(encoder)
     }
 
     /// Every stage, whatever it is.
@@ -277,7 +303,8 @@ impl Pipeline {
         let text = self.text.encoders_mut().map(|(stage, encoder)| (stage, encoder as &mut dyn AnySlot));
         let denoiser = (Stage::Denoiser, &mut self.denoiser as &mut dyn AnySlot);
         let decoder = self.decoder.iter_mut().map(|decoder| (Stage::Decoder, decoder as &mut dyn AnySlot));
-        text.chain([denoiser]).chain(decoder)
+        let encoder = self.encoder.iter_mut().map(|encoder| (Stage::Encoder, encoder as &mut dyn AnySlot));
+        text.chain([denoiser]).chain(decoder).chain(encoder)
     }
 
     /// Puts another observer in the place of the one that was set, and returns that.
@@ -295,6 +322,7 @@ impl Pipeline {
     /// the process's peak is reset at each: other tools that read it see only what came after.
     pub fn measure_memory(&mut self) {
         self.slots().for_each(|(_, slot)| slot.measure_memory());
+        self.measures_memory = true;
     }
 
     /// Has what graphs are given written down from now on, for calibrating their quantisation.
@@ -342,11 +370,13 @@ impl Pipeline {
     /// As [`Pipeline::generate`], and whatever `take` returns, which ends the generation.
     pub fn generate_each(&mut self, request: &Request, mut take: impl FnMut(Picture) -> Result<()>) -> Result<Report> {
         let start = Instant::now();
-        let plan = Plan::new(request, &self.model, &self.target)?;
+        let mut plan = Plan::new(request, &self.model, &self.target)?;
+        choose_tiles(request, &mut plan, &self.model, &self.target)?;
+        let task = Task::of(request, self.traits.shown_channels > 0)?;
         let mut job = Job::new(request, &plan, self.batch(request, &plan));
         plan.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
         self.recording.as_ref().map_or(Ok(()), |recording| recording.note(as_recorded(request, &plan)))?;
-        let made = self.make(&mut job, &mut take);
+        let made = self.make(&mut job, task, &mut take);
         // Whatever ended it: no staged graph outlives its request.
         self.slots().for_each(|(_, slot)| slot.end());
         let opening = [self.take_opening_times(), self.open_time].map(milliseconds);
@@ -361,26 +391,29 @@ impl Pipeline {
         Ok(job.report)
     }
 
-    /// Prompts → latents → pictures. Staged graphs are opened once each: all latents are there before the first is
-    /// decoded.
-    fn make(&mut self, job: &mut Job, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
+    /// Prompts, and a picture where there is one → latents → pictures. Staged graphs are opened once each: all latents are
+    /// there before the first is decoded.
+    fn make(&mut self, job: &mut Job, task: Task, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
         self.warn_of_graphs(job);
         let prompts = self.encode_prompts(job)?;
+        let original = self.encode_picture(job, task)?;
+        self.encoder.iter_mut().for_each(Slot::end);
+        let given = Given { prompts, original };
         let batches = (0..job.request.count).step_by(job.batch);
         match self.target.residency {
             Residency::Resident => {
                 for first in batches {
-                    let batch = self.denoise(job, &prompts, first)?;
+                    let batch = self.denoise(job, &given, first)?;
                     self.denoiser.end();
-                    self.decode(job, batch, take)?;
+                    self.decode(job, &given.original, batch, take)?;
                     self.decoder.iter_mut().for_each(Slot::end);
                 }
                 Ok(())
             }
             Residency::Staged => {
-                let latents = batches.map(|first| self.denoise(job, &prompts, first)).collect::<Result<Vec<_>>>()?;
+                let latents = batches.map(|first| self.denoise(job, &given, first)).collect::<Result<Vec<_>>>()?;
                 self.denoiser.end();
-                latents.into_iter().try_for_each(|batch| self.decode(job, batch, take))
+                latents.into_iter().try_for_each(|batch| self.decode(job, &given.original, batch, take))
             }
         }
     }
@@ -453,18 +486,71 @@ impl Pipeline {
         Ok(Prompts { positive, negative, classifier_free })
     }
 
+    /// The picture that the request begins with, if there is one → its latents, and what of it is to be kept.
+    fn encode_picture(&mut self, job: &mut Job, task: Task) -> Result<Original> {
+        let (start, request, plan) = (Instant::now(), job.request, job.plan);
+        let Some(image) = &request.image else { return Ok(Original::none()) };
+        let mut planes = image.planes(plan.width, plan.height);
+        let painted = request.mask.as_ref().map(|mask| mask.painted(plan.width, plan.height)).unwrap_or_default();
+        let begins_with_noise = task != Task::WholePicture && plan.strength == Some(1.0);
+        let mut pictures = Vec::new();
+        if task != Task::Shown || !begins_with_noise {
+            pictures.push(self.encode(job, &planes)?);
+        }
+        if task == Task::Shown {
+            original::grey_out(&mut planes, &painted);
+            pictures.push(self.encode(job, &planes)?);
+        }
+        let masked = if task == Task::Shown { pictures.pop() } else { None };
+        let picture = pictures.pop();
+        job.report.timings.encoder_ms += milliseconds(start.elapsed());
+        (self.observer)(&Event::Encoded);
+        let kept = (request.kept == KeptPixels::Pasted).then(|| image.resized(plan.width, plan.height));
+        Ok(Original { task, picture, masked, begins_with_noise, mask: Mask::new(painted, plan), kept })
+    }
+
+    /// A picture, `[3, height, width]` in −1 … 1 → its latents; where the model makes pixels, it is one.
+    fn encode(&mut self, job: &mut Job, picture: &[f32]) -> Result<Posterior> {
+        let (request, plan) = (job.request, job.plan);
+        if self.decoder.is_none() {
+            return Posterior::of_pixels(picture, plan, self.model.latent);
+        }
+        let slot = match self.encoder.take() {
+            Some(slot) => slot,
+            None => self.new_encoder()?,
+        };
+        let slot = self.encoder.insert(slot);
+        let encoder = slot.begin(&self.model, plan)?;
+        let plane = encoder.plane(plan);
+        let posterior = encoder.encode(picture, &plane, &request.cancel)?;
+        job.report.timings.graphs_ms += milliseconds(slot.take_run_time());
+        self.tell_tiles(job, Stage::Encoder, &plane);
+        self.warn_of_graphs(job);
+        Ok(posterior)
+    }
+
+    /// The encoder, which is looked for when the first request begins with a picture.
+    fn new_encoder(&self) -> Result<Slot<Encoder>> {
+        let source = self.keeping.encoder(&self.model, &self.target)?;
+        let mut slot = Slot::new(self.library, source, Encoder::open, self.target.residency);
+        self.recording.iter().for_each(|recording| slot.record_in(recording));
+        if self.measures_memory {
+            slot.measure_memory();
+        }
+        Ok(slot)
+    }
+
     /// Noise → the clean latents of the batch that starts with picture `first`.
-    fn denoise(&mut self, job: &mut Job, prompts: &Prompts, first: usize) -> Result<Batch> {
+    fn denoise(&mut self, job: &mut Job, given: &Given, first: usize) -> Result<Batch> {
         let start = Instant::now();
         self.denoiser.begin(&self.model, job.plan)?;
         self.warn_of_graphs(job);
         let (request, plan) = (job.request, job.plan);
         let mut noise = Noise::start(plan.generator, job.seeds(first));
-        let (channels, height, width) = plan.latent;
-        let mut latent = Latent::zeros((job.rows(first), channels, height, width));
-        noise.fill(&mut latent)?;
-        (self.observer)(&Event::Noise { first, latent: &latent });
-        latent *= plan.trajectory.initial_scale as f32;
+        let beginning = given.original.begin(&mut noise, (request.noise, job.rows(first)), plan)?;
+        (self.observer)(&Event::Noise { first, latent: beginning.noise() });
+        let latent = beginning.latent(plan);
+        let prompts = &given.prompts;
 
         let wanted = Steering { hidden: prompts.positive.as_deref(), number: |chosen| chosen.value };
         let unwanted = Steering { hidden: prompts.negative.as_deref(), number: |chosen| chosen.unguided };
@@ -474,20 +560,22 @@ impl Pipeline {
             false => Guidance::Off,
         };
         let done = Cell::new(0);
-        let with = Conditions { plan, done: &done, cancel: &request.cancel };
+        let with = Conditions { plan, done: &done, cancel: &request.cancel, shown: beginning.shown() };
         let denoiser = self.denoiser.begin(&self.model, plan)?;
         let mut denoiser = denoiser.condition(latent.dim(), wanted, guidance, with)?;
         let mut fresh = SamplerSource::new(job, first, noise)?;
         let observer = &mut self.observer;
-        let mut watch =
-            StepWatch { plan, first, start: Instant::now(), done: &done, observer, timings: &mut job.report.timings };
+        let timings = &mut job.report.timings;
+        let (start_of_step, beginning) = (Instant::now(), &beginning);
+        let mut watch = StepWatch { plan, first, beginning, start: start_of_step, done: &done, observer, timings };
         let mut walk = Walk {
             training: &plan.training,
             options: &plan.options,
             noise: &mut |latent, from, to| fresh.fill(latent, from, to),
             on_step: &mut |step| watch.step(step),
         };
-        let walked = plan.trajectory.walk(&mut denoiser, latent, &mut walk);
+        let mut putting_back = PuttingBack::new(&mut denoiser, beginning);
+        let walked = plan.trajectory.walk(&mut putting_back, latent, &mut walk);
         let (latents, tally) = walked.map_err(|e| watch.locate(e))?;
         let work = Work { steps: done.get(), evaluations: denoiser.evaluations(), saved: denoiser.saved(), tally };
         job.report.timings.graphs_ms += milliseconds(self.denoiser.take_run_time());
@@ -495,13 +583,26 @@ impl Pipeline {
         Ok(Batch { first, latents, work })
     }
 
-    fn decode(&mut self, job: &mut Job, batch: Batch, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
+    fn decode(
+        &mut self,
+        job: &mut Job,
+        original: &Original,
+        batch: Batch,
+        take: &mut dyn FnMut(Picture) -> Result<()>,
+    ) -> Result<()> {
         for (offset, latent) in batch.latents.axis_iter(Axis(0)).enumerate() {
             let (start, index) = (Instant::now(), batch.first + offset);
-            let pixels = match &mut self.decoder {
-                Some(decoder) => decoder.begin(&self.model, job.plan)?.decode(latent, &job.request.cancel)?,
+            let mut pixels = match &mut self.decoder {
+                Some(decoder) => {
+                    let decoder = decoder.begin(&self.model, job.plan)?;
+                    let plane = decoder.plane(job.plan);
+                    let pixels = decoder.decode(latent, &plane, &job.request.cancel)?;
+                    self.tell_tiles(job, Stage::Decoder, &plane);
+                    pixels
+                }
                 None => decoder::pixels(latent, self.model.latent)?,
             };
+            original.paste(&mut pixels);
             self.warn_of_graphs(job);
             let provenance = self.provenance(job, index, batch.work);
             let picture = Picture { pixels, latent: latent.to_owned(), provenance };
@@ -545,8 +646,13 @@ impl Pipeline {
             options: plan.options.named(),
             width: plan.width,
             height: plan.height,
+            image_sha256: request.image.as_ref().map(|image| image.sha256.clone()),
+            mask_sha256: request.mask.as_ref().map(|mask| mask.sha256.clone()),
+            strength: plan.strength,
+            kept: request.mask.as_ref().map(|_| request.kept),
+            tiles: job.tiles.clone(),
             model: self.model.name.clone(),
-            graphs: self.graphs(),
+            graphs: self.graphs().into_iter().filter(|(stage, _)| plan.uses(*stage)).collect(),
             target: self.target.name.clone(),
             onnxruntime: self.library.version().to_owned(),
         }
@@ -554,8 +660,53 @@ impl Pipeline {
 
     /// Tells what opening the graphs has found, as far as they have been opened.
     fn warn_of_graphs(&mut self, job: &mut Job) {
-        let warnings: Vec<_> = self.opened().flat_map(|(_, opened)| opened.warnings.iter().cloned()).collect();
+        let opened = self.opened().filter(|(stage, _)| job.plan.uses(*stage));
+        let warnings: Vec<_> = opened.flat_map(|(_, opened)| opened.warnings.iter().cloned()).collect();
         warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
+    }
+
+    /// Tells that a stage works in tiles, which changes the picture a little, and why it does.
+    fn tell_tiles(&mut self, job: &mut Job, stage: Stage, plane: &Plane) {
+        let (downscale, tiles) = (self.model.latent.downscale, plane.tiles());
+        if tiles == 1 || job.tiles.contains_key(&stage) {
+            return;
+        }
+        let (height, width) = (plane.cut.0.tile * downscale, plane.cut.1.tile * downscale);
+        job.tiles.insert(stage, [width, height]);
+        if plane.is_fixed() {
+            let warning = format!(
+                "the {stage} works in {tiles} tiles that overlap, because its graph was exported for {width}×{height} pixels; \
+                 colours may differ a little between them"
+            );
+            job.warn(&mut self.observer, &warning);
+        }
+    }
+}
+
+fn choose_tiles(request: &Request, plan: &mut Plan, model: &Model, target: &Target) -> Result<()> {
+    let (_, height, width) = plan.latent;
+    // Reading what memory there is takes as long as some pictures' own code.
+    if height.max(width) <= USUAL_CELLS {
+        return Ok(());
+    }
+    Forecast::choose_tiles(request, plan, model, target, &rooms(target, Path::new("/")))
+}
+
+/// What graphs are opened with, whenever that is.
+struct Keeping {
+    store: Option<Arc<Store>>,
+    prober: Option<Arc<Prober>>,
+}
+
+impl Keeping {
+    fn source(&self, source: Source) -> Source {
+        source.kept_in(self.store.clone()).probed_by(self.prober.clone())
+    }
+
+    /// The encoder's graph, which only requests that begin with a picture need.
+    fn encoder(&self, model: &Model, target: &Target) -> Result<Source> {
+        check_graph_size(Stage::Encoder, target, model)?;
+        Ok(self.source(Source::find(Stage::Encoder, model, target)?))
     }
 }
 
@@ -566,6 +717,8 @@ struct Extras<'a> {
     profiles: Option<&'a Path>,
     prompts: Option<PromptCache>,
     watch: Option<Watch>,
+    /// Whether nothing is known of the requests that will come.
+    is_any: bool,
 }
 
 pub(crate) type Observer = Box<dyn FnMut(&Event) + Send>;
@@ -576,6 +729,8 @@ struct Job<'a> {
     plan: &'a Plan,
     /// Pictures that go through the graphs together.
     batch: usize,
+    /// Width and height of the tiles, in pixels, that a stage works in.
+    tiles: BTreeMap<Stage, [usize; 2]>,
     report: Report,
 }
 
@@ -605,9 +760,15 @@ struct Prompts {
     classifier_free: bool,
 }
 
+/// What steers the denoising of every batch.
+struct Given {
+    prompts: Prompts,
+    original: Original,
+}
+
 impl<'a> Job<'a> {
     fn new(request: &'a Request, plan: &'a Plan, batch: usize) -> Self {
-        Self { request, plan, batch, report: Report::default() }
+        Self { request, plan, batch, tiles: BTreeMap::new(), report: Report::default() }
     }
 
     /// Pictures of the batch that starts with picture `first`; the last may be smaller.
@@ -691,6 +852,7 @@ fn brownian_time(training: &Training, level: Level) -> f64 {
 /// Times each step and tells the observer.
 struct StepWatch<'a> {
     plan: &'a Plan,
+    beginning: &'a Beginning<'a>,
     first: usize,
     start: Instant,
     done: &'a Cell<usize>,
@@ -699,12 +861,14 @@ struct StepWatch<'a> {
 }
 
 impl StepWatch<'_> {
-    fn step(&mut self, step: &Step) -> Result<()> {
-        let Step { index, from, latent, denoised, .. } = *step;
+    fn step(&mut self, step: &mut Step) -> Result<()> {
+        let steps = self.plan.steps();
+        self.beginning.put_back(step, Some(step.index + 1) == steps);
+        let Step { index, from, ref latent, denoised, .. } = *step;
         self.timings.steps_ms.push(milliseconds(self.start.elapsed()));
         self.start = Instant::now();
         self.done.set(index + 1);
-        let (first, steps, timestep) = (self.first, self.plan.steps(), from.timestep);
+        let (first, timestep) = (self.first, from.timestep);
         (self.observer)(&Event::Step { first, step: index, steps, timestep, latent, denoised });
         Ok(())
     }
@@ -754,15 +918,17 @@ fn unused_by_embedding(request: &Request, plan: &Plan) -> Vec<String> {
 
 /// Refuses graphs that are larger than the target allows.
 pub(crate) fn check_graph_sizes(target: &Target, model: &Model) -> Result<()> {
-    for stage in model.stages_to_picture() {
-        let (_, file) = model.graph(stage, &target.stage(stage).precision)?;
-        let (bytes, most) = (file.total_bytes(), target.limits.max_graph_bytes);
-        if bytes > most {
-            return Err(Error::limit(format!(
-                "{}: is {bytes} bytes with its weights, but the target allows {most}",
-                file.path.display()
-            )));
-        }
+    model.stages_to_picture().into_iter().try_for_each(|stage| check_graph_size(stage, target, model))
+}
+
+fn check_graph_size(stage: Stage, target: &Target, model: &Model) -> Result<()> {
+    let (_, file) = model.graph(stage, &target.stage(stage).precision)?;
+    let (bytes, most) = (file.total_bytes(), target.limits.max_graph_bytes);
+    if bytes > most {
+        return Err(Error::limit(format!(
+            "{}: is {bytes} bytes with its weights, but the target allows {most}",
+            file.path.display()
+        )));
     }
     Ok(())
 }

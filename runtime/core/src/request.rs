@@ -1,6 +1,7 @@
 //! What a caller asks for, checked against model and target before anything is opened.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,12 +9,16 @@ use crate::cancel::Cancel;
 use crate::curve::Curve;
 use crate::error::unknown;
 use crate::guidance::{Rule, find_guidance};
+use crate::input_picture::{InputMask, InputPicture};
 use crate::model::{Condition, Model};
 use crate::noise::{Generator, Leg, TORCH_CPU, find_generator, leg};
 use crate::options::Options;
+use crate::original;
 use crate::prompt::{LongPrompts, Prompt, Syntax, find_weight};
 use crate::route::{Route, Sampling};
+use crate::stage::Stage;
 use crate::target::Target;
+use crate::tiling::Tiling;
 use crate::training::Training;
 use crate::trajectory::{Relay, Trajectory};
 use crate::{Error, Result};
@@ -58,6 +63,14 @@ pub struct Request {
     pub noise: NoiseLayout,
     /// Width and height in pixels.
     pub size: Option<(usize, usize)>,
+    /// A picture to begin with, resized to the size of this request. `sampling.strength` says how much of it noise takes.
+    pub image: Option<Arc<InputPicture>>,
+    /// Which part of it is painted anew, instead of all.
+    pub mask: Option<Arc<InputMask>>,
+    /// What becomes of the other part.
+    pub kept: KeptPixels,
+    /// Whether the autoencoder works in tiles, instead of what the target says.
+    pub tile: Option<Tiling>,
     /// Stops the generation from another thread.
     pub cancel: Cancel,
 }
@@ -83,6 +96,17 @@ pub enum SamplerNoise {
     Independent,
     /// All draws are increments of one Brownian motion, as k-diffusion has it: more steps refine the same picture.
     Brownian,
+}
+
+/// What becomes of the part of a picture that a mask keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptPixels {
+    /// It goes through the autoencoder with the rest, which changes it a little and leaves no edge, as in diffusers.
+    #[default]
+    Decoded,
+    /// Its pixels are put into the picture that was made, as they were.
+    Pasted,
 }
 
 /// How the two predictions of guidance are asked for.
@@ -117,6 +141,10 @@ impl Default for Request {
             batch: 1,
             noise: NoiseLayout::default(),
             size: None,
+            image: None,
+            mask: None,
+            kept: KeptPixels::default(),
+            tile: None,
             cancel: Cancel::new(),
         }
     }
@@ -195,6 +223,12 @@ pub struct Plan {
     pub height: usize,
     /// Shape of one latent: channels, height, width.
     pub latent: (usize, usize, usize),
+    /// How much of the picture to begin with noise takes; absent without one.
+    pub strength: Option<f64>,
+    /// Whether the autoencoder works in tiles.
+    pub tiling: Tiling,
+    /// Cells of a tile each way, where that is decided.
+    pub(crate) tile: Option<usize>,
     /// What the caller should know, such as steps that the model was not made for.
     pub warnings: Vec<String>,
 }
@@ -236,7 +270,9 @@ impl Plan {
         let on = guidance.values().iter().any(|&scale| rule.is_on(scale));
         check_words(request, model, on)?;
         let guided = on.then_some((rule, &guidance));
-        let route = Route::new(&request.sampling, model, (latent.1, latent.2), guided)?;
+        let strength = original::check(request, model, target)?;
+        let sampling = Sampling { strength, ..request.sampling.clone() };
+        let route = Route::new(&sampling, model, (latent.1, latent.2), guided)?;
         let steps = route.trajectory.steps;
         within("steps", steps.unwrap_or(1) as u64, target.limits.max_steps as u64)?;
         if request.guidance_method.is_some() && !on {
@@ -250,8 +286,12 @@ impl Plan {
             NoiseLayout::Shared => request.count,
         };
         within("batch", batch as u64, target.limits.max_batch as u64)?;
+        let tiling = tiling(request, model, target)?;
         let [prompt, negative] = read_prompts(request)?;
         Ok(Self {
+            strength,
+            tiling,
+            tile: tiling.cells(model.latent.downscale)?,
             prompt,
             negative,
             conditions: conditions(request, model)?,
@@ -266,6 +306,7 @@ impl Plan {
                 route.warnings(),
                 weight_warnings(request),
                 noise_warnings(request, &route),
+                original::warnings(request, (width, height)),
             ]
             .concat(),
             relay: route.relay,
@@ -282,6 +323,22 @@ impl Plan {
     /// Whether the negative prompt is asked about at all.
     pub fn is_guided(&self) -> bool {
         self.guidance.values().iter().any(|&scale| self.rule.is_on(scale))
+    }
+
+    /// The stages that the request runs, in the order of the data.
+    pub fn stages(&self, model: &Model) -> Vec<Stage> {
+        let mut stages: Vec<_> = model.stages_to_picture().collect();
+        let denoiser = stages.iter().position(|&stage| stage == Stage::Denoiser);
+        // A model that makes pixels has no autoencoder.
+        if self.uses(Stage::Encoder) && model.stages.contains_key(&Stage::Decoder) {
+            stages.insert(denoiser.unwrap_or(0), Stage::Encoder);
+        }
+        stages
+    }
+
+    /// Whether a request runs a stage: the encoder only where there is a picture to begin with.
+    pub(crate) fn uses(&self, stage: Stage) -> bool {
+        stage != Stage::Encoder || self.strength.is_some()
     }
 
     /// Steps, where no tolerance decides.
@@ -387,6 +444,17 @@ fn conditions(request: &Request, model: &Model) -> Result<Vec<Chosen>> {
         Ok(Chosen { name: name.clone(), tensor: condition.tensor.clone(), value, unguided })
     });
     chosen.collect()
+}
+
+/// Whether the autoencoder works in tiles.
+fn tiling(request: &Request, model: &Model, target: &Target) -> Result<Tiling> {
+    match request.tile {
+        Some(Tiling::Pixels(_)) if !model.stages.contains_key(&Stage::Decoder) => Err(Error::usage(format!(
+            "tiles would have no effect: model \"{}\" makes pixels and has no autoencoder; leave --tile out",
+            model.name
+        ))),
+        asked => Ok(asked.unwrap_or(target.tile)),
+    }
 }
 
 fn check_size(width: usize, height: usize, model: &Model) -> Result<()> {

@@ -27,6 +27,9 @@ pub struct Sampling {
     pub sigmas: Vec<f64>,
     /// Intervals to walk again.
     pub restarts: Vec<Restart>,
+    /// How much of a picture to begin with noise takes, more than 0 and up to 1: the first steps are left out; see
+    /// [`Schedule::for_strength`].
+    pub strength: Option<f64>,
     /// Names and values from [`OPTIONS`](crate::options::OPTIONS).
     pub options: BTreeMap<String, Curve>,
 }
@@ -71,14 +74,17 @@ impl Route {
         methods.push(("every sampler", LIMITS));
         let options = Options::resolve(&methods, &given_options(sampling, model, &methods))?;
         check_orders(&relay, &options)?;
-        let grid = relay.first().grid;
+        let (grid, strength) = (relay.first().grid, strength(sampling, &relay)?);
         let schedule = match (sampling.given(), timetable) {
-            (Some(Given::Timesteps(timesteps)), _) => Schedule::of_timesteps(&training, timesteps, grid)?,
-            (Some(Given::Sigmas(sigmas)), _) => Schedule::of_given_sigmas(&training, sigmas, grid)?,
+            (Some(Given::Timesteps(timesteps)), _) => {
+                Schedule::of_timesteps(&training, timesteps, grid)?.cut(strength)?
+            }
+            (Some(Given::Sigmas(sigmas)), _) => Schedule::of_given_sigmas(&training, sigmas, grid)?.cut(strength)?,
             (None, timetable) => {
                 // An adaptive sampler needs the noisy end alone, which is where one step of this one begins.
                 let timetable = timetable.map_or_else(|| find_schedule("karras"), Ok)?;
-                Schedule::new(&training, timetable, grid, steps(sampling, &relay, model)?, &options)?
+                let steps = steps(sampling, &relay, model)?;
+                Schedule::for_strength(&training, timetable, grid, (steps, strength), &options)?
             }
         };
         let trajectory = Trajectory::new(&relay, &schedule, &sampling.restarts, &training)?;
@@ -187,6 +193,16 @@ fn schedule_name(sampling: &Sampling, relay: &Relay, model: &Model) -> Result<St
         return Err(Error::usage(format!("{count} {what} are given, but {steps} steps; leave the steps out")));
     }
     Ok(what.to_owned())
+}
+
+/// How much of a picture to begin with noise takes: all of it where there is none.
+fn strength(sampling: &Sampling, relay: &Relay) -> Result<f64> {
+    match sampling.strength {
+        Some(_) if relay.first().steps == Steps::Adaptive => Err(Error::usage(format!(
+            "sampler {relay} chooses its own levels, so that no strength can tell where a picture begins; take another"
+        ))),
+        strength => Ok(strength.unwrap_or(1.0)),
+    }
 }
 
 fn steps(sampling: &Sampling, relay: &Relay, model: &Model) -> Result<usize> {

@@ -65,8 +65,8 @@ pub struct Run<'a> {
     pub options: &'a Options,
     /// Fills a latent with fresh unit Gaussian noise for the way between two levels.
     pub noise: &'a mut dyn FnMut(&mut Latent, Level, Level) -> Result<()>,
-    /// Told after each step.
-    pub on_step: &'a mut dyn FnMut(&Step) -> Result<()>,
+    /// Told after each step, whose latent it may change.
+    pub on_step: &'a mut dyn FnMut(&mut Step) -> Result<()>,
     /// Which part of the whole trajectory this run is.
     pub part: Part,
     /// What an adaptive method has tried.
@@ -100,8 +100,8 @@ pub struct Step<'a> {
     pub from: Level,
     /// Where it ended.
     pub to: Level,
-    /// The latent there.
-    pub latent: &'a Latent,
+    /// The latent there, from which the next step begins.
+    pub latent: &'a mut Latent,
     /// The estimate of the clean latent that it came from.
     pub denoised: &'a Latent,
 }
@@ -133,12 +133,18 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn done(&mut self, step: usize, x: &Latent, denoised: &Latent) -> Result<()> {
+    fn done(&mut self, step: usize, x: &mut Latent, denoised: &Latent) -> Result<()> {
         self.done_between(step, self.interval(step), x, denoised)
     }
 
-    fn done_between(&mut self, step: usize, (from, to): (Level, Level), x: &Latent, denoised: &Latent) -> Result<()> {
-        (self.on_step)(&Step { index: self.part.before + step, from, to, latent: x, denoised })
+    fn done_between(
+        &mut self,
+        step: usize,
+        (from, to): (Level, Level),
+        x: &mut Latent,
+        denoised: &Latent,
+    ) -> Result<()> {
+        (self.on_step)(&mut Step { index: self.part.before + step, from, to, latent: x, denoised })
     }
 }
 

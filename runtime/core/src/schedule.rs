@@ -25,6 +25,8 @@ pub struct Timetable {
 enum Points {
     /// As training timesteps, counted from 0, fractional between two.
     Indexes(fn(&Training, usize, Grid) -> Result<Vec<f64>>),
+    /// The same, of the cleaner part of what the model was distilled on: all of it, or a share.
+    Distilled(fn(&Training, usize, f64) -> Result<Vec<f64>>),
     /// As own sigmas of the process.
     Sigmas(fn(&Training, usize, &Options) -> Result<Vec<f64>>),
 }
@@ -142,7 +144,7 @@ pub const SCHEDULES: &[Timetable] = &[
         name: "lcm",
         about: "the timetable of latent consistency distillation",
         options: &[],
-        points: Points::Indexes(lcm),
+        points: Points::Distilled(lcm),
         start: Start::NoisedLatent,
     },
 ];
@@ -191,26 +193,75 @@ impl Schedule {
         steps: usize,
         options: &Options,
     ) -> Result<Self> {
+        Self::of_share(training, timetable, grid, (steps, 1.0), options)
+    }
+
+    /// The same for a picture of which noise takes the share `strength`, more than 0 and up to 1. The first steps are left
+    /// out, so that int(steps·strength) are left (`get_timesteps` of diffusers); where the timetable is a distillation's,
+    /// as many steps as are asked for are taken from its cleaner part (`LCMScheduler` of diffusers).
+    ///
+    /// # Errors
+    /// As [`Schedule::new`]; [`ErrorKind::Usage`](crate::ErrorKind::Usage) where no step is left.
+    pub fn for_strength(
+        training: &Training,
+        timetable: &Timetable,
+        grid: Grid,
+        (steps, strength): (usize, f64),
+        options: &Options,
+    ) -> Result<Self> {
+        check_strength(strength)?;
+        match timetable.points {
+            Points::Distilled(_) => Self::of_share(training, timetable, grid, (steps, strength), options),
+            Points::Indexes(_) | Points::Sigmas(_) => {
+                Self::of_share(training, timetable, grid, (steps, 1.0), options)?.cut(strength)
+            }
+        }
+    }
+
+    /// The same without the first steps: int(steps·strength) of them are left.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) where none is left, or the strength is not between 0 and 1.
+    pub fn cut(mut self, strength: f64) -> Result<Self> {
+        check_strength(strength)?;
+        let steps = self.levels.len() - 1;
+        let left = (steps as f64 * strength) as usize;
+        if left == 0 {
+            return Err(Error::usage(format!(
+                "strength {strength} leaves none of {steps} steps; give it at least {} steps, or strength {:.3} or more",
+                (1.0 / strength).ceil(),
+                (1000.0 / steps as f64).ceil() / 1000.0
+            )));
+        }
+        self.levels.drain(..steps - left);
+        Ok(self)
+    }
+
+    fn of_share(
+        training: &Training,
+        timetable: &Timetable,
+        grid: Grid,
+        (steps, share): (usize, f64),
+        options: &Options,
+    ) -> Result<Self> {
         let most = training.timesteps();
         if steps == 0 || steps > most {
             return Err(Error::usage(format!("steps is {steps}, expected 1 to {most}")));
         }
+        let at_indexes = |indexes: Vec<f64>| match indexes.iter().find(|&&t| t > (most - 1) as f64) {
+            None => Ok(Self::of_indexes(training, &indexes, grid, timetable.start)),
+            Some(beyond) => Err(Error::usage(format!(
+                "{steps} steps with schedule \"{}\" reach timestep {beyond}, but training ended at {}; use fewer steps or \
+                 another schedule",
+                timetable.name,
+                most - 1
+            ))),
+        };
         let schedule = match timetable.points {
+            Points::Indexes(place) => at_indexes(place(training, steps, grid)?)?,
+            Points::Distilled(place) => at_indexes(place(training, steps, share)?)?,
             Points::Sigmas(place) => {
-                let sigmas = place(training, steps, options)?;
-                Self::of_sigmas(training, &sigmas, grid, timetable.start)
-            }
-            Points::Indexes(place) => {
-                let indexes = place(training, steps, grid)?;
-                if let Some(beyond) = indexes.iter().find(|&&t| t > (most - 1) as f64) {
-                    return Err(Error::usage(format!(
-                        "{steps} steps with schedule \"{}\" reach timestep {beyond}, but training ended at {}; use \
-                         fewer steps or another schedule",
-                        timetable.name,
-                        most - 1
-                    )));
-                }
-                Self::of_indexes(training, &indexes, grid, timetable.start)
+                Self::of_sigmas(training, &place(training, steps, options)?, grid, timetable.start)
             }
         };
         let told = || format!("{steps} steps with schedule \"{}\"", timetable.name);
@@ -336,6 +387,13 @@ fn check_given(what: &str, values: &[f64], least: f64, most: f64, longest: usize
     Ok(())
 }
 
+fn check_strength(strength: f64) -> Result<()> {
+    match strength > 0.0 && strength <= 1.0 {
+        true => Ok(()),
+        false => Err(Error::usage(format!("strength is {strength}, expected more than 0 and at most 1"))),
+    }
+}
+
 /// Refuses two steps at one level: solvers divide by the way between them.
 pub(crate) fn check_falling(training: &Training, levels: &[Level], told: impl Fn() -> String) -> Result<()> {
     let sigmas: Vec<_> = levels.iter().map(|&level| training.own_sigma(level)).collect();
@@ -389,16 +447,24 @@ fn sgm_uniform(training: &Training, steps: usize, _: &Options) -> Result<Vec<f64
     Ok((0..steps).map(|i| training.sigma_at(last * (1.0 - i as f64 / steps as f64))).collect())
 }
 
-fn lcm(training: &Training, steps: usize, _: Grid) -> Result<Vec<f64>> {
+fn lcm(training: &Training, steps: usize, share: f64) -> Result<Vec<f64>> {
     let grid = training.original_steps().min(training.timesteps());
+    let stride = training.timesteps() / grid;
+    let part = (grid as f64 * share) as usize;
     if steps > grid {
         return Err(Error::usage(format!(
             "{steps} steps, but schedule \"lcm\" has {grid} (original_steps of this model); use fewer steps or another \
              schedule"
         )));
     }
-    let stride = training.timesteps() / grid;
-    Ok((0..steps).map(|i| ((grid - i * grid / steps) * stride - 1) as f64).collect())
+    if steps > part {
+        return Err(Error::usage(format!(
+            "{steps} steps, but strength {share} leaves {part} of the {grid} that schedule \"lcm\" has; use fewer steps, \
+             or strength {:.3} or more",
+            (1000.0 * steps as f64 / grid as f64).ceil() / 1000.0
+        )));
+    }
+    Ok((0..steps).map(|i| ((part - i * part / steps) * stride - 1) as f64).collect())
 }
 
 /// Values of `at` for shares 0, …, 1 of the way from the noisy end to the clean one; one step is the noisy end.

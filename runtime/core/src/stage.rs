@@ -57,7 +57,7 @@ impl Stage {
                 "out_sample",
             ],
             Self::Decoder => &["latent_sample", "sample"],
-            Self::Encoder => &["sample", "latent_parameters"],
+            Self::Encoder => &["sample", "latent_parameters", "latent_sample"],
         }
     }
 }

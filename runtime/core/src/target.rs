@@ -12,6 +12,7 @@ use crate::probe::{Probing, When};
 use crate::provider::{Keeps, Kind, Need, Options, Provider, ProviderName, Scalar};
 use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
+use crate::tiling::Tiling;
 use crate::{Error, Result, catalogue, provider, target_file};
 
 /// What a device has, and how graphs are to be run on it: a checked target file, with all that it extends.
@@ -55,6 +56,8 @@ pub struct Target {
     pub limits: Limits,
     /// What happens where the numbers of a comparison are too far off.
     pub verify: Verification,
+    /// Whether the autoencoder works in tiles.
+    pub tile: Tiling,
     /// Where what providers make of graphs is kept; without it nothing is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Caching>,
@@ -170,6 +173,10 @@ pub struct Limits {
     pub max_prompt_bytes: usize,
     /// Bytes of one graph with its weights.
     pub max_graph_bytes: u64,
+    /// Width × height of a picture or mask to begin with, before it is resized.
+    pub max_input_pixels: u64,
+    /// Bytes of its file.
+    pub max_input_bytes: u64,
 }
 
 /// What happens where this device's numbers are too far from those that are known; see [`verify`](crate::verify).
@@ -191,6 +198,9 @@ impl Default for Limits {
             max_batch: 16,
             max_prompt_bytes: 16 * 1024,
             max_graph_bytes: 16 << 30,
+            // The photographs of most cameras; 512 MiB while they are decoded, at most.
+            max_input_pixels: 64 << 20,
+            max_input_bytes: 64 << 20,
         }
     }
 }
@@ -206,6 +216,16 @@ pub struct StageSettings {
     pub precision: Vec<Precision>,
     /// How its session is set up.
     pub session: Session,
+}
+
+impl Limits {
+    fn bounds(&self) -> [u64; 8] {
+        let Self { max_pixels, max_steps, max_count, max_batch, max_prompt_bytes, max_graph_bytes, .. } = *self;
+        let counts = [max_steps, max_count, max_batch, max_prompt_bytes].map(|most| most as u64);
+        let [steps, count, batch, prompt_bytes] = counts;
+        let inputs = (self.max_input_pixels, self.max_input_bytes);
+        [max_pixels, steps, count, batch, prompt_bytes, max_graph_bytes, inputs.0, inputs.1]
+    }
 }
 
 impl Target {
@@ -388,17 +408,7 @@ impl Target {
         }
         self.check_cache()?;
         self.probe.check()?;
-        let Limits { max_pixels, max_steps, max_count, max_batch, max_prompt_bytes, max_graph_bytes } = self.limits;
-        let zero = [
-            max_pixels,
-            max_steps as u64,
-            max_count as u64,
-            max_batch as u64,
-            max_prompt_bytes as u64,
-            max_graph_bytes,
-        ]
-        .contains(&0);
-        if zero {
+        if self.limits.bounds().contains(&0) {
             return Err(Error::usage("limits: a limit is 0, so that nothing could ever run"));
         }
         Ok(())

@@ -19,6 +19,7 @@ use crate::target::{
     Board, Limits, Measurement, Session, StageOverrides, Target, Verification, find_by_name, keep_options,
     merge_options,
 };
+use crate::tiling::Tiling;
 use crate::{Error, ErrorKind, Result, yaml};
 
 /// A target: what a device has, and how graphs are to be run on it.
@@ -78,6 +79,9 @@ pub(crate) struct TargetFile {
     /// What a request may ask of this device.
     #[serde(default)]
     limits: LimitOverrides,
+    /// Whether the autoencoder works in tiles, which takes less memory and changes the picture a little: `auto`, where its
+    /// graph has one size or the whole would take more memory than there is, `off`, or the pixels of a tile, such as 512.
+    tile: Option<Tiling>,
     /// What happens where the numbers of a comparison are too far off.
     verify: Option<Verification>,
     /// Where what providers make of graphs is kept, for the next process: engines, compiled models, optimised graphs.
@@ -135,6 +139,10 @@ struct LimitOverrides {
     max_prompt_bytes: Option<usize>,
     /// Bytes of one graph with its weights.
     max_graph_bytes: Option<u64>,
+    /// Width × height of a picture or mask to begin with, before it is resized.
+    max_input_pixels: Option<u64>,
+    /// Bytes of its file.
+    max_input_bytes: Option<u64>,
 }
 
 /// Most files that extend one another.
@@ -222,9 +230,9 @@ impl TargetFile {
         let (mut providers, mut precision, mut limits) = (None, None, Limits::default());
         let (mut options, mut allow_fallback) = (BTreeMap::new(), None);
         let (mut verify, mut residency) = (Verification::default(), Residency::default());
-        let (mut cache, mut probe) = (None, Probing::default());
+        let (mut cache, mut tile, mut probe) = (None, Tiling::default(), Probing::default());
         if let Some(base) = base {
-            (cache, probe) = (base.cache, base.probe);
+            (cache, tile, probe) = (base.cache, base.tile, base.probe);
             (session, stages, limits, verify) = (base.session, base.stages, base.limits, base.verify);
             (providers, precision, residency) = (Some(base.providers), Some(base.precision), base.residency);
             (options, allow_fallback) = (base.options, base.allow_fallback);
@@ -257,6 +265,7 @@ impl TargetFile {
             session,
             stages,
             limits: self.limits.over(limits),
+            tile: self.tile.unwrap_or(tile),
             verify: self.verify.unwrap_or(verify),
             cache: match self.cache {
                 Some(FalseOr(own)) => own.map(|own| own.over(cache.unwrap_or_default())),
@@ -303,6 +312,8 @@ impl LimitOverrides {
             max_batch: self.max_batch.unwrap_or(base.max_batch),
             max_prompt_bytes: self.max_prompt_bytes.unwrap_or(base.max_prompt_bytes),
             max_graph_bytes: self.max_graph_bytes.unwrap_or(base.max_graph_bytes),
+            max_input_pixels: self.max_input_pixels.unwrap_or(base.max_input_pixels),
+            max_input_bytes: self.max_input_bytes.unwrap_or(base.max_input_bytes),
         }
     }
 }

@@ -185,6 +185,11 @@ impl Trajectory {
         self.runs.iter().flat_map(|run| run.levels.iter().copied())
     }
 
+    /// The level where it begins, in the scaling of the first sampler.
+    pub fn start(&self) -> Level {
+        self.runs[0].levels[0]
+    }
+
     /// Evaluations of the denoiser without guidance, unless a tolerance decides.
     pub fn evaluations(&self) -> Option<usize> {
         self.steps?;
@@ -235,8 +240,8 @@ pub struct Walk<'a> {
     pub options: &'a Options,
     /// Fills a latent with fresh unit Gaussian noise for the way between two levels.
     pub noise: &'a mut dyn FnMut(&mut Latent, Level, Level) -> Result<()>,
-    /// Told after each step.
-    pub on_step: &'a mut dyn FnMut(&Step) -> Result<()>,
+    /// Told after each step, whose latent it may change.
+    pub on_step: &'a mut dyn FnMut(&mut Step) -> Result<()>,
 }
 
 /// Where the trajectory ends is the last sampler's to say: the first one may be of those that end at the model's least

@@ -57,6 +57,8 @@ struct Rule<'a> {
     /// What the session is opened for, until another size is asked for.
     usual: Vec<Size>,
     optional: bool,
+    /// What else the graph may call it.
+    other_name: Option<&'a str>,
 }
 
 /// A size that an axis must have, or `None` where every size will do.
@@ -65,12 +67,18 @@ pub(crate) type Size = Option<usize>;
 impl<'a> Rule<'a> {
     /// A tensor that must be there, of one of `types`, in a shape that fits.
     fn new(name: &'a str, types: &'static [Type], shape: &[Size]) -> Self {
-        Self { name, types, shapes: vec![shape.to_vec()], usual: Vec::new(), optional: false }
+        Self { name, types, shapes: vec![shape.to_vec()], usual: Vec::new(), optional: false, other_name: None }
     }
 
     /// The same tensor in another shape is as good.
     fn or_shape(mut self, shape: &[Size]) -> Self {
         self.shapes.push(shape.to_vec());
+        self
+    }
+
+    /// A tensor of another name is as good.
+    fn or_named(mut self, name: &'a str) -> Self {
+        self.other_name = Some(name);
         self
     }
 
@@ -90,7 +98,8 @@ impl<'a> Contract<'a> {
             Stage::TextEncoder | Stage::TextEncoder2 => vec![Rule::new(name("input_ids"), IDS, &[None, tokens])],
             Stage::Denoiser => {
                 let mut inputs = vec![
-                    Rule::new(name("sample"), REAL, &latent),
+                    // A latent, or one with a mask and the latent of what is around it.
+                    Rule::new(name("sample"), REAL, &latent).or_shape(&[None, channels.map(|c| 2 * c + 1), None, None]),
                     Rule::new(name("timestep"), TIME, &[]).or_shape(&[None]),
                     Rule::new(name("timestep_cond"), REAL, &[None; 2]).optional(),
                 ];
@@ -112,8 +121,12 @@ impl<'a> Contract<'a> {
             ],
             Stage::Denoiser => vec![Rule::new(name("out_sample"), REAL, &latent)],
             Stage::Decoder => vec![Rule::new(name("sample"), REAL, &picture)],
-            // Mean and logarithm of the variance.
-            Stage::Encoder => vec![Rule::new(name("latent_parameters"), REAL, &[None; 4])],
+            // Mean and logarithm of the variance, or one latent.
+            Stage::Encoder => {
+                let parameters = [None, channels.map(|c| 2 * c), None, None];
+                let rule = Rule::new(name("latent_parameters"), REAL, &parameters).or_shape(&latent);
+                vec![rule.or_named(name("latent_sample"))]
+            }
         };
         Self { inputs, outputs }
     }
@@ -178,7 +191,8 @@ impl<'a> Contract<'a> {
                 known.join(", ")
             )));
         }
-        let find = |rule: &Rule| match outputs.iter().position(|port| port.name == rule.name) {
+        let named = |name: &str| outputs.iter().position(|port| port.name == name);
+        let find = |rule: &Rule| match named(rule.name).or_else(|| named(rule.other_name?)) {
             Some(index) => rule.check("output", &outputs[index]).map(|()| Some(index)),
             None if rule.optional => Ok(None),
             None => Err(missing("output", rule.name, outputs)),

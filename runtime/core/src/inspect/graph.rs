@@ -161,8 +161,6 @@ pub(super) fn examine(file: &GraphFile, of: Option<(Stage, &Model)>, usual: &Usu
     let bytes = file.map()?;
     let graph = onnx::read(&bytes, &file.path)?;
     let outline = graph.outline();
-    // The encoder is not used yet.
-    let is_used = of.is_some_and(|(stage, _)| Stage::TEXT_TO_IMAGE.contains(&stage));
     let name: Name = &|name| of.map_or(name, |(stage, model)| model.tensor(stage, name));
     let (stage, differs) = match of {
         Some((stage, model)) => (Some(stage), differs(&Contract::of_model(stage, model), &outline)),
@@ -170,7 +168,7 @@ pub(super) fn examine(file: &GraphFile, of: Option<(Stage, &Model)>, usual: &Usu
     };
     let assumed = assumed(&outline, stage, name, usual);
     let mut refusals = refusals(file, &graph, &outline);
-    refusals.extend(differs.iter().filter(|_| is_used).map(|what| Fault::Signature.at("", what.clone())));
+    refusals.extend(differs.iter().filter(|_| of.is_some()).map(|what| Fault::Signature.at("", what.clone())));
     let (products, unknown_tensors) = products(&graph, &assumed);
     let mut facts = GraphFacts {
         file: file.path.clone(),

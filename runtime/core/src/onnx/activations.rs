@@ -282,8 +282,11 @@ fn infer(node: &Node, inputs: &[Option<&Known>]) -> Option<Vec<Known>> {
         "Squeeze" => Known { sizes: squeeze(sizes(0)?, &axes(node, values(1))?), ..input(0)?.clone() },
         "Transpose" => {
             let order = node.integers("perm")?;
-            of(order.iter().map(|&axis| pick(sizes(0)?, axis as usize)).collect::<Option<_>>()?)
+            let sizes_after = order.iter().map(|&axis| pick(sizes(0)?, axis as usize)).collect::<Option<_>>()?;
+            Known { values: transposed(input(0)?, order), ..of(sizes_after) }
         }
+        // Of a part of the axes where there is a fourth input.
+        "Pad" if inputs.len() < 4 => of(pad(node, sizes(0)?, values(1))?),
         "Expand" => of(broadcast_sizes(sizes(0)?, &whole(values(1)?))?),
         "ConstantOfShape" => {
             let sizes = whole(values(0)?);
@@ -307,6 +310,14 @@ fn infer(node: &Node, inputs: &[Option<&Known>]) -> Option<Vec<Known>> {
         _ => return None,
     };
     Some(vec![one])
+}
+
+/// The values of a matrix whose rows become columns; others are not followed.
+fn transposed(matrix: &Known, order: &[i64]) -> Option<Vec<f64>> {
+    let (values, &[rows, columns]) = (matrix.values.as_ref()?, &matrix.sizes[..]) else { return None };
+    let at = |column: u64, row: u64| values.get((row * columns + column) as usize).copied();
+    let all = (0..columns).flat_map(|column| (0..rows).map(move |row| (column, row)));
+    if order == [1, 0] { all.map(|(column, row)| at(column, row)).collect() } else { None }
 }
 
 fn pick(sizes: &[u64], axis: usize) -> Option<u64> {
@@ -468,17 +479,49 @@ fn slice(inputs: &[Option<&Known>]) -> Option<Known> {
     let data = inputs.first().copied().flatten()?;
     let values = |index: usize| inputs.get(index).copied().flatten()?.values.as_deref();
     let (starts, ends) = (values(1)?, values(2)?);
-    let (mut sizes, mut kept) = (data.sizes.clone(), data.values.clone().filter(|_| data.sizes.len() == 1));
+    let (mut sizes, mut kept) = (data.sizes.clone(), data.values.clone());
     for (index, (&start, &end)) in starts.iter().zip(ends).enumerate() {
         let along = values(3).map_or(index as i64, |axes| axes.get(index).map_or(0, |&axis| axis as i64));
+        let along = axis(along, data.sizes.len())?;
         let step = values(4).and_then(|steps| steps.get(index).copied()).unwrap_or(1.0);
-        let size = sizes.get_mut(axis(along, data.sizes.len())?).filter(|_| step >= 1.0)?;
-        let clamp = |at: f64| (if at < 0.0 { at + *size as f64 } else { at }).clamp(0.0, *size as f64) as usize;
-        let (start, end, step) = (clamp(start), clamp(end), step as usize);
-        *size = end.saturating_sub(start).div_ceil(step) as u64;
-        kept = kept.map(|all| all.get(start..end.max(start)).unwrap_or(&[]).iter().step_by(step).copied().collect());
+        let size = sizes.get_mut(along)?;
+        let (first, count) = picked((start, end, step), *size as f64)?;
+        *size = count;
+        // Values are followed where whole rows are picked.
+        let rows = data.sizes.first().map_or(0, |&rows| rows as usize);
+        let row = kept.as_ref().and_then(|all| all.len().checked_div(rows)).unwrap_or(0);
+        let rows = (0..count).map(|i| (first + i as f64 * step) as usize * row);
+        kept = kept.filter(|_| along == 0 && count <= MAX_VALUES as u64).and_then(|all| {
+            let rows = rows.map(|start| all.get(start..start.checked_add(row)?));
+            Some(rows.collect::<Option<Vec<_>>>()?.concat())
+        });
     }
     Some(Known { sizes, values: kept, ..Known::default() })
+}
+
+/// The first index that a slice picks of so many, and how many it picks (ONNX's Slice).
+fn picked((start, end, step): (f64, f64, f64), size: f64) -> Option<(f64, u64)> {
+    let from_end = |at: f64| if at < 0.0 { at + size } else { at };
+    let (first, end) = if step >= 1.0 {
+        (from_end(start).clamp(0.0, size), from_end(end).clamp(0.0, size))
+    } else if step <= -1.0 && size >= 1.0 {
+        (from_end(start).clamp(0.0, size - 1.0), from_end(end).clamp(-1.0, size - 1.0))
+    } else {
+        return None;
+    };
+    Some((first, ((end - first) / step).ceil().max(0.0) as u64))
+}
+
+/// Sizes with what is put before and behind each axis; less than nothing cuts.
+fn pad(node: &Node, sizes: &[u64], values: Option<&[f64]>) -> Option<Vec<u64>> {
+    let attribute = || Some(node.integers("pads")?.iter().map(|&pad| pad as f64).collect());
+    let pads: Vec<f64> = values.map(<[f64]>::to_vec).or_else(attribute)?;
+    let (before, behind) = pads.split_at_checked(sizes.len()).filter(|(_, behind)| behind.len() == sizes.len())?;
+    let size = |((&size, before), behind): ((&u64, &f64), &f64)| {
+        let padded = size as f64 + before + behind;
+        (padded >= 0.0).then_some(padded as u64)
+    };
+    sizes.iter().zip(before).zip(behind).map(size).collect()
 }
 
 fn reshape(sizes: &[u64], wanted: &[f64]) -> Option<Vec<u64>> {
@@ -567,6 +610,13 @@ mod tests {
             ("Concat", &[("axis", &[1])], vec![image(), image()], &[&[1, 16, 6, 4]]),
             ("Split", &[("axis", &[-1])], vec![image()], &[&[1, 8, 6, 2], &[1, 8, 6, 2]]),
             ("Slice", &[], vec![image(), valued(&[-3.0]), valued(&[1e18]), valued(&[1.0])], &[&[1, 3, 6, 4]]),
+            (
+                "Slice",
+                &[],
+                vec![image(), valued(&[-1.0]), valued(&[-1e18]), valued(&[2.0]), valued(&[-2.0])],
+                &[&[1, 8, 3, 4]],
+            ),
+            ("Pad", &[("pads", &[0, 0, 1, 1, 0, 0, 2, -3])], vec![image()], &[&[1, 8, 9, 2]]),
             ("Gather", &[("axis", &[0])], vec![sized(&[99, 16]), sized(&[1, 7])], &[&[1, 7, 16]]),
             ("Resize", &[], vec![image(), sized(&[0]), valued(&[1.0, 1.0, 2.0, 2.0])], &[&[1, 8, 12, 8]]),
             ("DepthToSpace", &[("blocksize", &[2])], vec![image()], &[&[1, 2, 12, 8]]),
@@ -575,7 +625,8 @@ mod tests {
             ("Shape", &[], vec![image()], &[&[4]]),
         ];
         for (operator, attributes, inputs, expected) in cases {
-            let node = node(operator, &["a", "b", "c", "d"][..inputs.len()], &["y", "z"][..expected.len()], attributes);
+            let node =
+                node(operator, &["a", "b", "c", "d", "e"][..inputs.len()], &["y", "z"][..expected.len()], attributes);
             let inputs: Vec<_> = inputs.iter().map(Some).collect();
             let outputs = infer(&node, &inputs).unwrap_or_default();
             assert_eq!(outputs.iter().map(|known| &known.sizes[..]).collect::<Vec<_>>(), expected, "{operator}");
@@ -648,6 +699,16 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// PyTorch writes pads as values that are turned and cut: what it pads with is computed in the graph.
+    #[test]
+    fn every_tensor_of_an_encoder_from_pytorch_is_followed() {
+        let bytes = shipped("tests/models/families/sd15/vae_encoder/model.onnx");
+        let graph = parse(&bytes).unwrap();
+        let inputs = [("sample".to_owned(), vec![1, 3, 64, 64])];
+        let (known, unknown) = follow(&graph, &graph.order(), &inputs);
+        assert_eq!((unknown, &known["latent_parameters"].sizes[..]), (0, &[1, 8, 8, 8][..]));
     }
 
     #[test]

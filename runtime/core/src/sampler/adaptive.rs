@@ -104,7 +104,7 @@ fn adaptive(
         denoiser.denoise(&x, from, &mut work.denoised)?;
         blend(&mut x, to.sigma / from.sigma, &[(to.alpha, &work.denoised)]);
         evaluations += 1;
-        run.done_between(step, (from, to), &x, &work.denoised)?;
+        run.done_between(step, (from, to), &mut x, &work.denoised)?;
         (from, step) = (to, step + 1);
     }
     let end = run.training.at_index(0.0);
@@ -122,7 +122,7 @@ fn adaptive(
             before.assign(&work.other);
             x.assign(&work.better);
             run.tally.accepted += 1;
-            run.done_between(step, (from, to), &x, &work.denoised)?;
+            run.done_between(step, (from, to), &mut x, &work.denoised)?;
             (from, step) = (to, step + 1);
             if work.known {
                 work.slopes.swap(0, 3);
@@ -134,7 +134,7 @@ fn adaptive(
     }
     denoiser.denoise(&x, from, &mut work.denoised)?;
     x.assign(&work.denoised);
-    run.done_between(step, (from, Level::CLEAN), &x, &work.denoised)?;
+    run.done_between(step, (from, Level::CLEAN), &mut x, &work.denoised)?;
     Ok(x)
 }
 

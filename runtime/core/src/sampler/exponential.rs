@@ -79,7 +79,7 @@ pub(super) fn multistep(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run
         if from.alpha == 0.0 {
             outputs.forget();
         }
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }
@@ -204,7 +204,7 @@ pub(super) fn singlestep(
             }
         }
         run.add_noise(&mut x, &mut fresh, coefficients.noise, (base, to))?;
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }
@@ -239,7 +239,7 @@ pub(super) fn dpmpp_2s_ancestral(denoiser: &mut dyn Denoise, mut x: Latent, run:
             step_to(&mut x, &middle, from, kept);
         }
         run.add_noise(&mut x, &mut fresh, added, (from, to))?;
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }
@@ -264,7 +264,7 @@ pub(super) fn dpmpp_sde(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run
             step_to(&mut x, &middle, from, kept);
         }
         run.add_noise(&mut x, &mut fresh, added, (from, to))?;
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }
@@ -299,7 +299,7 @@ pub(super) fn deis(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> 
         if from.alpha == 0.0 {
             noises.forget();
         }
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }

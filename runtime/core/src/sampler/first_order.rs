@@ -37,7 +37,7 @@ fn walk(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run, noisy: NoiseEs
             Some(noisy) => blend(&mut x, keep, &[(to.alpha, &denoised), (-keep * from.alpha, noisy)]),
         }
         run.add_noise(&mut x, &mut fresh, added, (from, to))?;
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }
@@ -57,7 +57,7 @@ pub fn ddim_inverse(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) ->
         denoiser.denoise(&x, asked, &mut denoised)?;
         let keep = to.sigma / from.sigma;
         blend(&mut x, keep, &[(to.alpha - keep * from.alpha, &denoised)]);
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }
@@ -80,7 +80,7 @@ pub(super) fn lcm(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> R
             run.draw(&mut x, from, to)?;
             blend(&mut x, to.sigma, &[(to.alpha, &denoised)]);
         }
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }
@@ -102,7 +102,7 @@ pub(super) fn tcd(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> R
         let added = (to.sigma.powi(2) - (fade * below.sigma).powi(2)).max(0.0).sqrt();
         let added = if last || gamma == 0.0 { 0.0 } else { added };
         run.add_noise(&mut x, &mut fresh, added, (from, to))?;
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }
@@ -127,18 +127,19 @@ pub(super) fn consistency(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut R
             x *= to.alpha as f32;
             run.add_noise(&mut x, &mut fresh, added, (from, to))?;
         }
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }
 
 /// The estimate itself, for models that were distilled to one step (SD-Turbo, SDXS and other GAN distillations).
-pub(super) fn one_step(denoiser: &mut dyn Denoise, x: Latent, run: &mut Run) -> Result<Latent> {
+pub(super) fn one_step(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> Result<Latent> {
     if run.steps() != 1 {
         return Err(Error::usage(format!("sampler one_step takes 1 step, you asked for {}", run.steps())));
     }
     let mut denoised = alike(&x);
     denoiser.denoise(&x, run.levels[0], &mut denoised)?;
-    run.done(0, &denoised, &denoised)?;
-    Ok(denoised)
+    x.assign(&denoised);
+    run.done(0, &mut x, &denoised)?;
+    Ok(x)
 }

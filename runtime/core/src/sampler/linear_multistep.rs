@@ -58,7 +58,7 @@ fn adams(
         for (slope, weight) in slopes.entries().iter().zip(weights).take(count) {
             x.scaled_add(weight as f32, slope);
         }
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }
@@ -137,7 +137,7 @@ fn pseudo_numerical(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run, wa
         if from.alpha == 0.0 {
             noises.forget();
         }
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }

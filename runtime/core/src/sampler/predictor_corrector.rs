@@ -35,7 +35,7 @@ pub(super) fn unipc(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run, bh
         start.assign(&x);
         order = most.min(run.steps() - step).min(estimates.len());
         predict(&mut x, &estimates, to, order, bh);
-        run.done(step, &x, &estimates.entries()[0])?;
+        run.done(step, &mut x, &estimates.entries()[0])?;
         if from.alpha == 0.0 {
             estimates.forget();
             order = 0;
@@ -171,7 +171,7 @@ pub(super) fn sa(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> Re
         adams(&mut x, &estimates, &fresh, (from, to), (order, tau), Role::Predictor);
         corrected = corrector.min(left + 1).min(estimates.len() + 1).min(MOST);
         tau_before = tau;
-        run.done(step, &x, &estimates.entries()[0])?;
+        run.done(step, &mut x, &estimates.entries()[0])?;
         if from.alpha == 0.0 {
             estimates.forget();
         }

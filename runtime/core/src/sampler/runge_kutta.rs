@@ -119,7 +119,7 @@ fn runge_kutta(
             add(&mut x, span * weight, slope);
         }
         run.add_noise(&mut x, &mut fresh, added, (from, to))?;
-        run.done(step, &x, &denoised)?;
+        run.done(step, &mut x, &denoised)?;
     }
     Ok(x)
 }
