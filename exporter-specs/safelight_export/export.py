@@ -94,7 +94,7 @@ class Export:
 
         target, recipe = self.work / "optimised" / folder, self.recipe(folder).get("optimise", {})
         make = lambda temporary: optimise.optimise(path, temporary / "model.onnx", recipe)
-        inputs = [*with_data(path), *modules("optimise", "graphs", "recipe")]
+        inputs = [*with_data(path), *modules("optimise", "shapes", "graphs", "recipe")]
         self.results[folder]["optimise"] = steps.run(f"optimise:{folder}", inputs, target, make, recipe=recipe)
         return target / "model.onnx"
 

@@ -134,12 +134,12 @@ def sizes(export):
     return section("Size", "Weights of each graph, as they lie on disk and have to be read.", bars(rows))
 
 
-def bars(rows, unit=None):
-    """Horizontal bars: (label, value, class, what is written behind it)."""
+def bars(rows, room=130):
+    """Horizontal bars: (label, value, class, what is written behind it), which needs `room`."""
     most, width, left, height = max((value for _, value, _, _ in rows), default=1) or 1, 900, 300, 22
     drawn = []
     for index, (label, value, kind, told) in enumerate(rows):
-        y, length = index * height, max(1.0, value / most * (width - left - 130))
+        y, length = index * height, max(1.0, value / most * (width - left - room))
         drawn.append(
             f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{text(short(label))}</text>'
             f'<rect x="{left}" y="{y + 4}" width="{length:.1f}" height="{height - 8}" rx="2" class="{kind}"/>'
@@ -162,8 +162,8 @@ def table(headings, rows):
 
 
 def scientific(value):
-    if value is None:
-        return "–"
+    if not value:
+        return "–" if value is None else "0 %"
     return f"{100 * value:.2f} %" if value >= 1e-4 else f"{100 * value:.1e} %"
 
 
@@ -304,13 +304,7 @@ def latency(export):
         f"{machine['cores']} cores, {len(found['fp32']['samples'])} rounds in turns: medians, and the least and greatest ratio of a round. "
         "FP16 brings no speed on a CPU; it is for GPUs and NPUs."
     )
-    return section("Time of a step", about, bars_wide(rows))
-
-
-def bars_wide(rows):
-    """Bars whose longest leaves room for what is written behind."""
-    most = max(value for _, value, _, _ in rows)
-    return bars(rows + [("", 0, "none", "")]) if most <= 0 else bars([(a, b, c, d) for a, b, c, d in rows]).replace('viewBox="0 0 900', 'viewBox="0 0 1010')
+    return section("Time of a step", about, bars(rows, room=320))
 
 
 def profile(export):
