@@ -109,7 +109,8 @@ pub struct Session {
     /// How far ONNX Runtime rewrites the graph while it opens it.
     pub graph_optimization: Option<GraphOptimization>,
     /// Whether graphs are opened for the model's own size and one picture, which opens and runs faster; another size
-    /// or batch opens them once more. On unless it says false.
+    /// or batch opens them once more. On unless it says false, or a staged graph of 256 MiB or more runs on the CPU alone and
+    /// it does not say true: such a one takes less memory without.
     pub fixed_shapes: Option<bool>,
     /// Whether memory is planned ahead for fixed shapes, which takes more of it. On unless it says false, or graphs are
     /// staged and it does not say true.
