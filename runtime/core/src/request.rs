@@ -269,23 +269,19 @@ impl Plan {
         let latent = (model.latent.channels, height / model.latent.downscale, width / model.latent.downscale);
         let on = guidance.values().iter().any(|&scale| rule.is_on(scale));
         check_words(request, model, on)?;
+        if request.guidance_method.is_some() && !on {
+            let name = rule.name;
+            return Err(Error::usage(format!(
+                "guidance method {name} would have no effect: guidance {guidance} is off"
+            )));
+        }
         let guided = on.then_some((rule, &guidance));
         let strength = original::check(request, model, target)?;
         let sampling = Sampling { strength, ..request.sampling.clone() };
         let route = Route::new(&sampling, model, (latent.1, latent.2), guided)?;
         let steps = route.trajectory.steps;
         within("steps", steps.unwrap_or(1) as u64, target.limits.max_steps as u64)?;
-        if request.guidance_method.is_some() && !on {
-            return Err(Error::usage(format!(
-                "guidance method {} would have no effect: guidance {guidance} is off",
-                rule.name
-            )));
-        }
-        let batch = match request.noise {
-            NoiseLayout::PerImage => request.batch.min(request.count),
-            NoiseLayout::Shared => request.count,
-        };
-        within("batch", batch as u64, target.limits.max_batch as u64)?;
+        let batch = batch(request, target)?;
         let tiling = tiling(request, model, target)?;
         let [prompt, negative] = read_prompts(request)?;
         Ok(Self {
@@ -345,6 +341,16 @@ impl Plan {
     pub fn steps(&self) -> Option<usize> {
         self.trajectory.steps
     }
+}
+
+/// Pictures that go through the graphs together.
+fn batch(request: &Request, target: &Target) -> Result<usize> {
+    let batch = match request.noise {
+        NoiseLayout::PerImage => request.batch.min(request.count),
+        NoiseLayout::Shared => request.count,
+    };
+    within("batch", batch as u64, target.limits.max_batch as u64)?;
+    Ok(batch)
 }
 
 fn check_numbers(request: &Request, guidance: &Curve) -> Result<()> {

@@ -91,14 +91,7 @@ impl Pipeline {
             let find = if dispensable { Source::find_or_promised } else { Source::find };
             Ok(keeping.source(find(stage, model, target)?).profiled(profiles))
         };
-        // Loading the library and hashing the graphs take about as long, so they go side by side.
-        let (library, sources) = std::thread::scope(|scope| {
-            let library = scope.spawn(|| Library::open(None));
-            let text = model.tokenizers.keys().map(|&stage| find(stage)).collect::<Result<Vec<_>>>();
-            let decoder = model.stages.contains_key(&Stage::Decoder).then(|| find(Stage::Decoder)).transpose();
-            (join(library), (text, find(Stage::Denoiser), decoder))
-        });
-        let (text, denoiser, decoder, library) = (sources.0?, sources.1?, sources.2?, library?);
+        let Found { library, text, denoiser, decoder } = Found::of(model, &find)?;
         let entries = prompts.map(|prompts| prompts.of(&text, &denoiser, model)).transpose()?;
         let entries = entries.into_iter().flatten().map(Some).chain(std::iter::repeat_with(|| None));
         let traits = Traits::of(&denoiser.outline, model);
@@ -152,6 +145,27 @@ impl Pipeline {
             slot.measure_memory();
         }
         Ok(slot)
+    }
+}
+
+/// The library, and a model's graphs, verified.
+struct Found {
+    library: &'static Library,
+    text: Vec<Source>,
+    denoiser: Source,
+    decoder: Option<Source>,
+}
+
+impl Found {
+    /// Loading the library and hashing the graphs take about as long, so they go side by side.
+    fn of(model: &Model, find: &dyn Fn(Stage) -> Result<Source>) -> Result<Self> {
+        std::thread::scope(|scope| {
+            let library = scope.spawn(|| Library::open(None));
+            let text = model.tokenizers.keys().map(|&stage| find(stage)).collect::<Result<Vec<_>>>();
+            let decoder = model.stages.contains_key(&Stage::Decoder).then(|| find(Stage::Decoder)).transpose();
+            let (denoiser, library) = (find(Stage::Denoiser), join(library));
+            Ok(Self { text: text?, denoiser: denoiser?, decoder: decoder?, library: library? })
+        })
     }
 }
 
