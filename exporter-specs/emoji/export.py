@@ -4,7 +4,7 @@
 
 What comes after them, INT8 and FP16, goldens, model.yaml and a report, is the exporter's as for any other model:
 
-    cd .. && python -m safelight_export emoji --weights emoji/work/onnx --out ../models/emoji
+    PYTHONPATH=.. python -m safelight_export emoji --weights work/onnx --out ../../models/emoji
 """
 
 import shutil
