@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Outcome, Place, repository, tiny};
+use common::{Outcome, Place, board, repository, tiny};
 use protobuf::{Graph, integer, outside, tensor};
 
 mod common;
@@ -165,7 +165,7 @@ fn each_is_told_and_leaves_nothing() {
         let model = place.copy_of("tiny-sd");
         damage(&model);
         // What takes more does it in a process of its own, on machines of any size.
-        let board = target(&place, "probe: { max_bytes: 1073741824 }");
+        let board = board(&place, "probe: { max_bytes: 1073741824 }");
         let mut command = picture(&place, &model);
         command.args(["--target", &board]);
         let start = Instant::now();
@@ -181,19 +181,11 @@ fn picture(place: &Place, model: &Path) -> Command {
     command
 }
 
-fn target(place: &Place, more: &str) -> String {
-    let text = format!(
-        "schema: safelight-target/1\nname: board\ntitle: A board\nprecision: [fp32]\n\
-         providers: [{{ name: cpu, need: required }}]\n{more}\n"
-    );
-    place.input("board.yaml", text).display().to_string()
-}
-
 #[test]
 fn graphs_beyond_the_limit_are_refused() {
     let place = Place::new();
     let mut command = picture(&place, &tiny("tiny-sd"));
-    command.arg("--target").arg(target(&place, "limits: { max_graph_bytes: 1000 }"));
+    command.arg("--target").arg(board(&place, "limits: { max_graph_bytes: 1000 }"));
     let outcome = Outcome::of(command);
     outcome.expect("limit", 5, "bytes with its weights, but the target allows 1000");
     assert_eq!(place.left(), [""; 0]);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Outcome, Place, compiled, manifest_model, tiny};
+use common::{Outcome, Place, board, compiled, manifest_model, tiny};
 use protobuf::Graph;
 
 mod common;
@@ -92,15 +92,6 @@ fn picture(place: &Place, more: &[&str]) -> Command {
     command
 }
 
-/// A target with a line about the probe.
-fn target(place: &Place, probe: &str) -> String {
-    let text = format!(
-        "schema: safelight-target/1\nname: board\ntitle: A board\nprecision: [fp32]\n\
-         providers: [{{ name: cpu, need: required }}]\n{probe}\n"
-    );
-    place.input("board.yaml", text).display().to_string()
-}
-
 fn records(place: &Place) -> usize {
     fs::read_dir(place.probed()).map_or(0, |files| files.count())
 }
@@ -136,7 +127,7 @@ fn a_graph_that_hangs_is_given_up() {
     let library = wrapper(&place);
     for wherein in ["open", "run"] {
         let start = Instant::now();
-        let mut command = picture(&place, &["--target", &target(&place, "probe: { max_seconds: 3 }")]);
+        let mut command = picture(&place, &["--target", &board(&place, "probe: { max_seconds: 3 }")]);
         command.env("ORT_DYLIB_PATH", &library).env("MISBEHAVE", "hang").env("MISBEHAVE_IN", wherein);
         let outcome = Outcome::of(command);
         outcome.expect(wherein, 5, "kept a probe process busy for more than 3 s while it ");
@@ -157,7 +148,7 @@ fn is_running(file: &Path) -> bool {
 #[test]
 fn a_graph_that_eats_memory_is_stopped_at_the_limit() {
     let place = place();
-    let board = target(&place, "probe: { max_bytes: 268435456 }");
+    let board = board(&place, "probe: { max_bytes: 268435456 }");
     let mut command = picture(&place, &["--target", &board]);
     command.env("ORT_DYLIB_PATH", wrapper(&place)).env("MISBEHAVE", "eat");
     Outcome::of(command).expect("eat", 5, "took all the memory of 256 MiB that a probe process may have");
@@ -246,7 +237,7 @@ fn what_has_passed_is_asked_once() {
     let (library, log) = (wrapper(&place), place.inputs().join("loaded"));
     let processes = |probe: &str, more: &[&str]| {
         let _ = fs::remove_file(&log);
-        let mut command = picture(&place, &["--target", &target(&place, probe)]);
+        let mut command = picture(&place, &["--target", &board(&place, probe)]);
         command.env("ORT_DYLIB_PATH", &library).env("LOADED", &log).args(more);
         Outcome::of(command).expect(probe, 0, "seed 7");
         fs::read(&log).unwrap().len()
@@ -286,7 +277,7 @@ fn what_has_passed_is_told() {
     Outcome::of(picture(&place, &[])).expect("first", 0, "seed 7");
     inspected("probe      passed with ONNX Runtime 1.");
     doctor(&[], "denoiser passed with ONNX Runtime 1.");
-    doctor(&["--target", &target(&place, "probe: { when: never }")], "the target says probe: { when: never }");
+    doctor(&["--target", &board(&place, "probe: { when: never }")], "the target says probe: { when: never }");
 }
 
 #[test]

@@ -200,3 +200,12 @@ pub(crate) fn describe(model: &Path) {
     }
     fs::write(model.join("model.yaml"), manifest).unwrap();
 }
+
+/// A target for FP32 on the CPU, with more lines.
+pub(crate) fn board(place: &Place, more: &str) -> String {
+    let text = format!(
+        "schema: safelight-target/1\nname: board\ntitle: A board\nprecision: [fp32]\n\
+         providers: [{{ name: cpu, need: required }}]\n{more}\n"
+    );
+    place.input("board.yaml", text).display().to_string()
+}

@@ -337,15 +337,16 @@ impl Shapes {
         let hidden = denoiser.inputs.iter().find(|input| input.name == hidden).and_then(|input| input.sizes.last());
         let hidden_width = if let Some(Size::Fixed(width)) = hidden { *width } else { 0 };
         let prompts = [&plan.prompt, if negative { &plan.negative } else { &plan.prompt }];
-        let tokens = count_windows(&prompts, model)? as u64 * window(model);
-        traits.check_tokens(tokens as usize, plan)?;
+        let window = model.window_tokens();
+        let tokens = count_windows(&prompts, model)? * window;
+        traits.check_tokens(tokens, plan)?;
         Ok(Self {
             rows: if doubled { 2 * plan.batch } else { plan.batch } as u64,
             latent: [channels, height, width].map(|size| size as u64),
-            hidden: [tokens, hidden_width],
+            hidden: [tokens as u64, hidden_width],
             tile: [height, width].map(|size| plan.tile.map_or(size, |tile| tile.min(size)) as u64),
             downscale: model.latent.downscale as u64,
-            reads_more: negative || tokens > window(model),
+            reads_more: negative || tokens > window,
         })
     }
 
@@ -362,7 +363,7 @@ impl Shapes {
     fn inputs(&self, part: &Part, model: &Model) -> Vec<(String, Vec<u64>)> {
         let ([channels, height, width], [tokens, hidden_width]) = (self.latent, self.hidden);
         let usual = |name: &str| match part.stage {
-            Stage::TextEncoder | Stage::TextEncoder2 => vec![1, window(model)],
+            Stage::TextEncoder | Stage::TextEncoder2 => vec![1, model.window_tokens() as u64],
             Stage::Denoiser if name == model.tensor(Stage::Denoiser, "encoder_hidden_states") => {
                 vec![self.rows, tokens, hidden_width]
             }
@@ -394,11 +395,6 @@ impl Shapes {
             Stage::Decoder | Stage::Encoder => latent.saturating_add(waiting).saturating_add(picture),
         }
     }
-}
-
-/// Token ids of a window; none where no words steer the model.
-fn window(model: &Model) -> u64 {
-    model.tokenizers.values().next().map_or(0, |tokenizer| tokenizer.window.length as u64)
 }
 
 /// Something that has so much memory and no more.

@@ -139,7 +139,7 @@ fn of_model(model: &Model, empty: Inspection) -> Inspection {
     let usual = Usual {
         latent: [channels, height / downscale, width / downscale].map(|size| size as u64),
         picture: [height, width].map(|size| size as u64),
-        tokens: tokens(model) as u64,
+        tokens: model.window_tokens() as u64,
     };
     let mut graphs = Vec::new();
     for (&stage, files) in &model.stages {
@@ -159,7 +159,7 @@ impl ModelFacts {
             picture: model.picture,
             latent: model.latent,
             training: model.training.spec().clone(),
-            tokens: tokens(model),
+            tokens: model.window_tokens(),
             conditions: model.conditions.clone(),
             defaults: model.defaults.clone(),
             range: model.range.clone(),
@@ -167,11 +167,6 @@ impl ModelFacts {
             warnings: model.warnings.clone(),
         }
     }
-}
-
-/// Token ids of a prompt.
-fn tokens(model: &Model) -> usize {
-    model.tokenizers.values().next().map_or(0, |tokenizer| tokenizer.window.length)
 }
 
 fn forecast(model: &Model) -> Result<Forecast> {

@@ -337,6 +337,11 @@ impl Model {
         !self.tokenizers.is_empty()
     }
 
+    /// Token ids that a text encoder reads at once; none where no words steer it.
+    pub(crate) fn window_tokens(&self) -> usize {
+        self.tokenizers.values().next().map_or(0, |tokenizer| tokenizer.window.length)
+    }
+
     /// Its stages from words, or numbers, to a picture, in the order of the data.
     pub fn stages_to_picture(&self) -> impl Iterator<Item = Stage> {
         Stage::TEXT_TO_IMAGE.into_iter().filter(|stage| self.stages.contains_key(stage))
