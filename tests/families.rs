@@ -148,6 +148,32 @@ fn a_graph_may_call_its_inputs_what_it_likes() {
     assert_eq!(pixels(&place, "renamed.png"), pixels(&place, "usual.png"));
 }
 
+/// One class for all rows cannot be two at once: both predictions of guidance then take their turns.
+#[test]
+fn a_condition_that_all_rows_share_is_guided_in_turn() {
+    let place = Place::new();
+    let copy = place.inputs().join("dit");
+    copy_folder(&family("dit"), &copy);
+    let path = copy.join("transformer/model.onnx");
+    let graph = fs::read(&path).unwrap();
+    let before = sha256(&graph);
+    // The last mention is that among the inputs; its axis follows.
+    let find =
+        |name: &[u8], from: usize| graph[from..].windows(name.len()).position(|at| at == name).map(|at| from + at);
+    let name = (0..).scan(0, |from, _| find(b"class_labels", *from).inspect(|at| *from = at + 1)).last().unwrap();
+    let axis = find(b"batch_size", name).unwrap();
+    let mut graph = graph.clone();
+    graph[axis..axis + 10].copy_from_slice(b"one_number");
+    fs::write(&path, &graph).unwrap();
+    let manifest = fs::read_to_string(copy.join("model.yaml")).unwrap();
+    fs::write(copy.join("model.yaml"), manifest.replace(&before, &sha256(&graph))).unwrap();
+    let usual = ["--steps", "2", "--guidance", "4", "--condition", "class=7", "--out"];
+    generate(&place, &copy, None, &[&usual[..], &["shared.png"]].concat()).expect("shared", 0, "");
+    generate(&place, &family("dit"), None, &[&usual[..], &["usual.png"]].concat()).expect("usual", 0, "");
+    let apart = pixels(&place, "shared.png").iter().zip(pixels(&place, "usual.png")).map(|(a, b)| a.abs_diff(b)).max();
+    assert!(apart <= Some(1), "{apart:?}");
+}
+
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -150,6 +150,12 @@ impl Denoiser {
     ) -> Result<Conditioned<'a>> {
         let (batch, channels, height, width) = shape;
         let together = matches!(guidance, Guidance::Guided { .. }) && self.takes_both(batch, with.plan);
+        if let Some(Chosen { tensor, .. }) = self.shared_condition(with.plan).filter(|_| together) {
+            return Err(Error::model(format!(
+                "denoiser: its graph takes one {tensor} for both predictions of guidance, which differ in it; export it with \
+                 one a row, or with a batch of 1"
+            )));
+        }
         let rows = if together { 2 * batch } else { batch };
         self.graph.reshape(self.sample, &[rows, channels + self.shown_channels, height, width])?;
         self.give_number(self.timestep, "timestep", rows)?;
@@ -212,12 +218,21 @@ impl Denoiser {
 
     /// Whether both predictions of guidance go through the graph in one run.
     fn takes_both(&self, batch: usize, plan: &Plan) -> bool {
-        // A condition of one number for all rows cannot be two at once.
-        let is_one = |input: &usize| self.graph.rank(*input) == 0 || self.graph.fixed_size(*input, 0) == Some(1);
         match self.fixed_batch() {
             Some(fixed) => fixed == 2 * batch,
-            None => runs_together(plan) && !self.conditions.iter().any(is_one),
+            None => runs_together(plan) && self.shared_condition(plan).is_none(),
         }
+    }
+
+    /// A condition of one number for all rows, which would have to be two at once for both predictions of guidance.
+    fn shared_condition<'a>(&self, plan: &'a Plan) -> Option<&'a Chosen> {
+        let is_shared = |input: usize| match self.graph.fixed_size(input, 0) {
+            Some(fixed) => fixed == 1,
+            None => self.graph.rank(input) == 0 || !self.graph.share_first_axis(input, self.sample),
+        };
+        let mut conditions = self.conditions.iter().zip(&plan.conditions);
+        let found = conditions.find(|(input, chosen)| chosen.value != chosen.unguided && is_shared(**input));
+        found.map(|(_, chosen)| chosen)
     }
 
     /// Shapes an input of one number, or of one a row where the graph's axis is that of the batch.
