@@ -395,9 +395,18 @@ impl Model {
             let count = self.conditions.len();
             return Err(Error::model(format!("conditions: {count} of them, expected at most {MOST_CONDITIONS}")));
         }
-        self.conditions.iter().try_for_each(|(name, condition)| {
-            condition.check(name).map_err(|e| e.context(format_args!("conditions.{name}")))
-        })
+        let mut given: Vec<_> =
+            Stage::Denoiser.tensors().iter().map(|name| self.tensor(Stage::Denoiser, name)).collect();
+        for (name, condition) in &self.conditions {
+            let told = |e: Error| e.context(format_args!("conditions.{name}"));
+            condition.check(name).map_err(told)?;
+            if given.contains(&condition.tensor.as_str()) {
+                let tensor = &condition.tensor;
+                return Err(told(Error::model(format!("tensor \"{tensor}\" is given by something else already"))));
+            }
+            given.push(&condition.tensor);
+        }
+        Ok(())
     }
 
     /// Refuses a stage without graphs, or without what it needs besides them.
@@ -439,13 +448,10 @@ impl Condition {
     }
 
     fn check(&self, name: &str) -> Result<()> {
-        let Self { tensor, range: (low, high), default, unguided, .. } = self;
+        let Self { range: (low, high), default, unguided, .. } = self;
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         if name.is_empty() || !name.chars().all(is_word) {
             return Err(Error::model("its name has other characters than letters, digits, _ and -"));
-        }
-        if Stage::Denoiser.tensors().contains(&tensor.as_str()) {
-            return Err(Error::model(format!("tensor \"{tensor}\" is given by safelight itself")));
         }
         if !(low.is_finite() && high.is_finite() && low <= high) {
             return Err(Error::model(format!("range {low} to {high}, expected two finite numbers, the least first")));
