@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::{Target, bounded};
 
 /// A computer, as far as targets ask for it. What could not be read is absent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct Machine {
     /// Operating system, by Rust's name: linux, macos, windows, android.
     pub os: String,

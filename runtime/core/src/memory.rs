@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bounded;
 use crate::stage::Stage;
@@ -51,7 +51,9 @@ pub struct OpeningMemory {
 }
 
 /// Resident sets around a stage, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
 pub struct StageMemory {
     /// Before it began, and before its graph was opened, where it was opened for it.
     pub before: u64,

@@ -1,0 +1,39 @@
+//! How fast, how heavy and how right a model is on a device: the protocol, and what it writes down.
+
+use crate::Result;
+
+pub mod report;
+
+pub use report::Report;
+
+/// Makes what is measured: in this process, in another, or in a test without any clock.
+pub trait Executor {
+    /// Makes the images of a request once; requests are numbered from 0.
+    ///
+    /// # Errors
+    /// Whatever keeps it from making them.
+    fn make(&mut self, request: usize, look: Look) -> Result<Made>;
+
+    /// Seconds since some moment: the only clock that a protocol knows.
+    fn seconds(&self) -> f64;
+}
+
+/// How closely a making is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// The whole image is timed, and nothing else.
+    Image,
+    /// Every stage and step is timed.
+    StagesAndSteps,
+}
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Made {
+    /// What the request took, in ms: from words to pixels in memory.
+    pub ms: f64,
+    /// SHA-256 of all its pixels.
+    pub sha256: String,
+    /// Stages and steps, where they were looked at.
+    pub detailed: Option<report::Detailed>,
+}
