@@ -70,6 +70,7 @@ pub mod doctor;
 pub mod cancel;
 pub mod error;
 mod catalogue;
+mod child;
 mod bounded;
 mod hash;
 mod yaml;
