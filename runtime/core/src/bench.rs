@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 
 pub mod protocol;
+pub mod quality;
 pub mod report;
 pub mod requests;
+pub mod validity;
 pub mod worker;
 
 pub use report::Report;
