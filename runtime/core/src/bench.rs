@@ -8,6 +8,7 @@ pub mod protocol;
 pub mod quality;
 pub mod report;
 pub mod requests;
+pub mod summary;
 pub mod validity;
 pub mod worker;
 
