@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use safelight::{Error, ErrorKind};
 
+mod chart;
 mod destination;
 mod device;
 mod doctor;
