@@ -3,6 +3,7 @@
 use crate::Result;
 
 pub mod report;
+pub mod summary;
 
 pub use report::Report;
 
