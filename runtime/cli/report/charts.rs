@@ -1,6 +1,6 @@
 //! The charts of a report's page, each a drawing of the same width.
 
-use safelight::stats::Distribution;
+use safelight::stats::{Distribution, outliers};
 
 use super::number::{counted, percent, three};
 use crate::chart::{Axis, DASHED, Drawing, Frame, SOLID, cut, span, ticks, whole_ticks};
@@ -23,11 +23,6 @@ const MAD_TO_SD: f64 = 1.4826;
 fn fence(samples: &Distribution) -> f64 {
     let far = samples.p50 + (20.0 * MAD_TO_SD * samples.mad).max(0.5 * samples.p50.abs());
     if samples.max > far { far } else { samples.max }
-}
-
-/// From where samples are called outliers, as [`safelight::bench::report::Summary::outliers`] counts them.
-pub(super) fn outlier(samples: &Distribution) -> f64 {
-    samples.p50 + 5.0 * MAD_TO_SD * samples.mad
 }
 
 /// Bounds that show a spread, but do not blow noise up: at least 4 % of the median to both sides.
@@ -99,15 +94,17 @@ pub(super) fn samples(start_s: &[f64], ms: &[f64], image: &Distribution) -> Stri
     drawing.bands(&FRAME, &up, (&format!("> {}", three(high)), ""));
     drawing.feet(&FRAME, &across, &ticks(seconds, 6));
     drawing.labels(&FRAME, "ms an image", "seconds since the pass began");
-    let (ink, usual, far) = (drawing.palette.ink, drawing.palette.colour(0), drawing.palette.colour(1));
+    let (ink, usual, unusual) = (drawing.palette.ink, drawing.palette.colour(0), drawing.palette.colour(1));
     drawing.line((FRAME.left, up.at(image.p50)), (FRAME.right, up.at(image.p50)), ink, 1.0, DASHED);
-    let bound = outlier(image);
+    let mut far: Vec<_> = points.iter().map(|_| false).collect();
+    outliers(ms).into_iter().for_each(|index| far[index] = true);
+    let of = |kind: bool| points.iter().zip(&far).filter(move |(_, far)| **far == kind).map(|(point, _)| *point);
     let every = points.len().div_ceil(MOST_DOTS).max(1);
     let at = |(s, ms): (f64, f64)| (across.at(s), up.at(shown(ms)));
-    let dots: Vec<_> = points.iter().copied().filter(|(_, ms)| *ms <= bound).step_by(every).map(at).collect();
+    let dots: Vec<_> = of(false).step_by(every).map(at).collect();
     drawing.dots(&dots, usual, if dots.len() > 400 { 2.4 } else { 4.0 });
-    for point in points.iter().copied().filter(|(_, ms)| *ms > bound).take(MOST_DOTS / 10) {
-        drawing.dot("outlier", at(point), 3.6, far, &format!("{} ms at {} s", three(point.1), three(point.0)));
+    for point in of(true).take(MOST_DOTS / 10) {
+        drawing.dot("outlier", at(point), 3.6, unusual, &format!("{} ms at {} s", three(point.1), three(point.0)));
     }
     drawing.end()
 }

@@ -90,9 +90,7 @@ fn verdict(page: &mut Page, report: &Report) {
         (0, 1) => ("good", "Valid.", "No check failed.".into()),
         (0, cases) => ("good", "Valid.", format!("No check failed in any of {}.", counted(cases, "case"))),
         (1, 1) => ("bad", "Not valid.", "Its numbers are not to be relied on.".into()),
-        (some, cases) => {
-            ("bad", "Not valid.", format!("Of {}, {some} failed a check.", counted(cases, "case")))
-        }
+        (some, cases) => ("bad", "Not valid.", format!("Of {}, {some} failed a check.", counted(cases, "case"))),
     };
     let class = if report.finished { class } else { "bad" };
     if !report.finished {
@@ -270,7 +268,9 @@ mod tests {
 
     #[test]
     fn arguments_are_quoted_where_a_shell_would_read_them() {
-        for (argument, written) in [("--steps", "--steps"), ("1,2,4", "1,2,4"), ("", "''"), ("it's $HOME", "'it'\\''s $HOME'")] {
+        for (argument, written) in
+            [("--steps", "--steps"), ("1,2,4", "1,2,4"), ("", "''"), ("it's $HOME", "'it'\\''s $HOME'")]
+        {
             assert_eq!(quoted(argument), written);
         }
     }

@@ -10,7 +10,7 @@ use safelight::stats::Distribution;
 use super::charts::{self, Axes, Bar, Line};
 use super::headline::{decibels, named};
 use super::html::quantity;
-use super::number::{NOTHING, counted, interval, megabytes, or_nothing, percent, signed_percent, three};
+use super::number::{counted, interval, megabytes, or_nothing, percent, signed_percent, three};
 use super::page::Page;
 use super::picture::data_uri;
 
@@ -102,13 +102,12 @@ fn latency(page: &mut Page, case: &Case, summary: &Summary) {
         return;
     }
     page.figure("Latency", "How often images took how long.", &charts::histogram(&images.ms, image), &[]);
-    let caption = format!("Every image; the line is the median, orange is beyond {} ms.", three(charts::outlier(image)));
-    page.figure("Latency over time", &caption, &charts::samples(&images.start_s, &images.ms, image), &[]);
+    let caption = "Every image. The line is the median; orange is above it by more than five usual deviations.";
+    page.figure("Latency over time", caption, &charts::samples(&images.start_s, &images.ms, image), &[]);
 }
 
 /// Stages in the order of the data, safelight's own time last.
-const STAGE_ORDER: [&str; 7] =
-    ["text_encoder", "text_encoder_2", "encoder", "denoiser", "decoder", "reopen", "own"];
+const STAGE_ORDER: [&str; 7] = ["text_encoder", "text_encoder_2", "encoder", "denoiser", "decoder", "reopen", "own"];
 
 fn stages(page: &mut Page, summary: &Summary) {
     let order = |name: &str| STAGE_ORDER.iter().position(|known| *known == name).unwrap_or(STAGE_ORDER.len() - 2);
@@ -121,7 +120,8 @@ fn stages(page: &mut Page, summary: &Summary) {
         let parts = stages.iter().enumerate().map(|(index, (_, stage))| (index, stage.mean)).collect();
         let bars = charts::bars(&[Bar { name: "an image".into(), parts }], &legend, "ms, mean");
         let caption = "From the second pass. Means, because they add up; own is safelight's own time.";
-        let row = |(name, it): &(&String, &Distribution)| vec![words(name), interval(it.p50, it.p50_interval), share(it)];
+        let row =
+            |(name, it): &(&String, &Distribution)| vec![words(name), interval(it.p50, it.p50_interval), share(it)];
         page.markup("<div>");
         page.figure("Stages", caption, &bars, &legend);
         page.table(1, &["stage", "p50 ms", "share"], &stages.iter().map(row).collect::<Vec<_>>());
@@ -134,7 +134,8 @@ fn stages(page: &mut Page, summary: &Summary) {
             page.figure("Steps", &text, "", &[]);
         }
         steps => {
-            let caption = "From the second pass. Thick: MAD around the median; thin: from least to most, cut at the top.";
+            let caption =
+                "From the second pass. Thick: MAD around the median; thin: from least to most, cut at the top.";
             page.figure("Steps", caption, &charts::steps(steps), &[]);
         }
     }
@@ -184,7 +185,8 @@ fn cold(page: &mut Page, starts: &[ColdStart]) {
         caption += &format!(" The first {MOST_BARS} of {}.", starts.len());
     }
     let cached = |start: &ColdStart| {
-        let stages: Vec<_> = start.cache.iter().map(|(stage, state)| format!("{} {state}", words(stage.name()))).collect();
+        let stages: Vec<_> =
+            start.cache.iter().map(|(stage, state)| format!("{} {state}", words(stage.name()))).collect();
         stages.join(", ")
     };
     let caches: BTreeSet<_> = starts.iter().map(cached).filter(|cached| !cached.is_empty()).collect();
@@ -285,11 +287,6 @@ fn surroundings(page: &mut Page, case: &Case) {
         ("swapped", it.swapped_bytes.map(|bytes| format!("{} MB", megabytes(bytes)))),
         ("involuntary switches", it.involuntary_switches.map(|count| super::number::grouped(&count.to_string()))),
     ]);
-    let silent: Vec<_> = [Quantity::Celsius, Quantity::Watts, Quantity::Megahertz, Quantity::Load, Quantity::Pressure]
-        .into_iter()
-        .filter(|_| !case.images.ms.is_empty())
-        .collect();
-    let _ = silent;
 }
 
 /// How right the pictures are.
@@ -331,7 +328,11 @@ fn compared(page: &mut Page, quality: &Quality, pictures: super::Pictures) {
     let db = |it: &PictureHeld| it.psnr_db.unwrap_or(f64::INFINITY);
     held.sort_by(|a, b| db(a).total_cmp(&db(b)));
     let reference = quality.reference.as_deref().unwrap_or("a reference");
-    let which = if held.len() > MOST_PICTURES { format!("The {MOST_PICTURES} furthest of {}", held.len()) } else { "Each".into() };
+    let which = if held.len() > MOST_PICTURES {
+        format!("The {MOST_PICTURES} furthest of {}", held.len())
+    } else {
+        "Each".into()
+    };
     page.element("p class=\"pale\"", &format!("{which}, beside {reference} (right), at most 256 pixels wide."));
     page.markup("<div class=\"pairs\">");
     for it in held.iter().take(MOST_PICTURES) {
@@ -390,5 +391,4 @@ fn checks(page: &mut Page, case: &Case) {
         page.element("h3", "Advice");
         page.list(&case.advice);
     }
-    let _ = NOTHING;
 }
