@@ -7,6 +7,7 @@ use crate::Result;
 pub mod protocol;
 pub mod report;
 pub mod requests;
+pub mod summary;
 pub mod worker;
 
 pub use report::Report;

@@ -229,6 +229,15 @@ fn parameters(provenance: &Provenance) -> String {
 /// # Errors
 /// [`ErrorKind::Io`] naming the file; nothing is left behind.
 pub fn save(path: &Path, bytes: &[u8]) -> Result<()> {
+    save_then(path, bytes, |_| Ok(()))
+}
+
+/// [`save`], and the disk has it before it gets its name: what took hours to measure outlives a power cut.
+pub(crate) fn save_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    save_then(path, bytes, std::fs::File::sync_all)
+}
+
+fn save_then(path: &Path, bytes: &[u8], whole: fn(&std::fs::File) -> std::io::Result<()>) -> Result<()> {
     let fault = |e: std::io::Error| unwritable(path, e);
     if is_device(path) {
         return std::fs::write(path, bytes).map_err(fault);
@@ -236,6 +245,7 @@ pub fn save(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = temporary_beside(path).map_err(fault)?;
     file.write_all(bytes).map_err(fault)?;
     make_readable(&file).map_err(fault)?;
+    whole(file.as_file()).map_err(fault)?;
     file.persist(path).map_err(|e| fault(e.error))?;
     Ok(())
 }

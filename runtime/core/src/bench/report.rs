@@ -1,14 +1,18 @@
 //! What a benchmark writes down: every raw sample, what they add up to, and whether they can be trusted.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bounded::{self, Unread};
 use crate::machine::Machine;
 use crate::memory::StageMemory;
 use crate::sensor::{Contention, Energy, Source, State, Throttling, Timeline};
 use crate::stage::{Precision, Stage};
 use crate::stats::Distribution;
+use crate::{Error, ErrorKind, Result, picture};
 
 /// A benchmark of one model on one device. It is written after each case: what an interruption leaves is whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -405,4 +409,105 @@ pub struct Validity {
 impl Report {
     /// The only value of the field `schema`.
     pub const SCHEMA: &'static str = "safelight-bench/1";
+
+    /// Longest file that is read or written, in bytes: over a million images.
+    pub const MAX_BYTES: u64 = 64 << 20;
+
+    /// Reads a report, which may come from another device or from a stranger.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] where it cannot be read; [`ErrorKind::Limit`] beyond [`Report::MAX_BYTES`];
+    /// [`ErrorKind::Usage`] where it is no report, or one of another schema, naming the field.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = bounded::read(path, Self::MAX_BYTES).map_err(|unread| match unread {
+            Unread::Failed(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                Error::io("is a folder; give the report in it, such as report.json")
+            }
+            Unread::Failed(_) => Error::io(unread.to_string()),
+            Unread::TooLong(_) => Error::limit(unread.to_string()),
+            Unread::NotText(_) => Error::usage(unread.to_string()),
+        });
+        text.and_then(|text| Self::parse(&text)).map_err(|error| error.context(path.display()))
+    }
+
+    /// Reads the text of a report.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) as [`Report::read`].
+    pub fn parse(text: &str) -> Result<Self> {
+        check_schema(text)?;
+        let reader = &mut serde_json::Deserializer::from_str(text);
+        let report: Self = serde_path_to_error::deserialize(&mut *reader).map_err(|error| {
+            let field = error.path().to_string();
+            Error::usage(format!("{field}: {}", error.into_inner()))
+        })?;
+        reader.end().map_err(|error| Error::usage(format!("something follows the report: {error}")))?;
+        for (index, case) in report.cases.iter().enumerate() {
+            case.check().map_err(|error| error.context(format!("cases[{index}]")))?;
+        }
+        Ok(report)
+    }
+
+    /// Writes it as JSON, whole or not at all, and waits until the disk has it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be written; [`ErrorKind::Limit`](crate::ErrorKind::Limit)
+    /// where [`Report::read`] would refuse its length, [`ErrorKind::Internal`] where a number is not finite.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let failed = |reason: String| Error::new(ErrorKind::Internal, format!("{}: {reason}", path.display()));
+        let text = serde_json::to_string(self).map_err(|e| failed(format!("no report can be made: {e}")))? + "\n";
+        if text.len() as u64 > Self::MAX_BYTES {
+            let told = format!("{}: the report would be longer than {} bytes", path.display(), Self::MAX_BYTES);
+            return Err(Error::limit(format!("{told}; measure fewer images, or fewer cases at a time")));
+        }
+        // JSON has no NaN: one would be written as null, and found by whoever reads the report.
+        Self::parse(&text).map_err(|e| failed(format!("the report could not be read back: {e}")))?;
+        picture::save_durably(path, text.as_bytes())
+    }
+}
+
+/// What a file says of its own form; the rest is not looked at.
+#[derive(Deserialize)]
+struct Form {
+    schema: Option<serde_json::Value>,
+}
+
+/// Refuses other forms than [`Report::SCHEMA`] before their fields are told as faults.
+fn check_schema(text: &str) -> Result<()> {
+    let refuse = |found: String| Err(Error::usage(format!("is no benchmark report: {found}")));
+    let schema = match serde_json::from_str::<Form>(text) {
+        Ok(Form { schema: Some(serde_json::Value::String(schema)) }) => schema,
+        Ok(_) => return refuse(format!("it has no field schema, which would be \"{}\"", Report::SCHEMA)),
+        Err(error) => return refuse(error.to_string()),
+    };
+    let (family, ours) = Report::SCHEMA.rsplit_once('/').unwrap_or_default();
+    let theirs = schema.strip_prefix(family).and_then(|rest| rest.strip_prefix('/')?.parse::<u32>().ok());
+    match (theirs, ours.parse::<u32>()) {
+        _ if schema == Report::SCHEMA => Ok(()),
+        (Some(theirs), Ok(ours)) if theirs > ours => {
+            Err(Error::usage(format!("its schema is {schema}: made by a newer safelight; read it with that one")))
+        }
+        _ => refuse(format!("its schema is \"{schema}\", not \"{}\"", Report::SCHEMA)),
+    }
+}
+
+impl Case {
+    /// What no type says: columns are equally long, times are more than nothing.
+    fn check(&self) -> Result<()> {
+        let Images { start_s, ms, .. } = &self.images;
+        let refuse = |told: String| Err(Error::usage(told));
+        if start_s.len() != ms.len() {
+            return refuse(format!("images: start_s has {} numbers, but ms has {}", start_s.len(), ms.len()));
+        }
+        if let Some(wrong) = ms.iter().find(|ms| **ms <= 0.0) {
+            return refuse(format!("images.ms: {wrong} is no time that an image can take"));
+        }
+        let rows = self.timeline.seconds.len();
+        match self.timeline.values.iter().find(|(_, column)| column.len() != rows) {
+            Some((name, column)) => {
+                refuse(format!("timeline.values[{name:?}] has {} rows, but seconds has {rows}", column.len()))
+            }
+            None => Ok(()),
+        }
+    }
 }
