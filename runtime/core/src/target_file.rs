@@ -369,7 +369,7 @@ impl<T: schemars::JsonSchema> schemars::JsonSchema for FalseOr<T> {
 
 /// What the derived schema cannot tell, and the file that is made of it for editors.
 #[cfg(test)]
-mod schema {
+pub(crate) mod schema {
     use schemars::transform::{RecursiveTransform, Transform as _};
     use schemars::{Schema, SchemaGenerator, json_schema};
 
@@ -388,22 +388,23 @@ mod schema {
         json_schema!({ "type": "object", "properties": stages, "additionalProperties": false })
     }
 
-    /// Rewrites the schema where SAFELIGHT_UPDATE is set; fails where it is not what the types say.
     #[test]
     fn the_schema_in_targets_is_that_of_the_types() {
         let mut schema = schemars::schema_for!(TargetFile);
         // What is absent is taken from the target that is extended, so that no default is always true.
         RecursiveTransform(|schema: &mut Schema| drop(schema.remove("default"))).transform(&mut schema);
-        let made = serde_json::to_string_pretty(&schema).unwrap() + "\n";
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../targets/target.schema.json");
+        keep("targets/target.schema.json", &schema);
+    }
+
+    /// Rewrites a schema's file where SAFELIGHT_UPDATE is set; fails where it is not what the types say.
+    pub(crate) fn keep(file: &str, schema: &Schema) {
+        let made = serde_json::to_string_pretty(schema).unwrap() + "\n";
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);
         if std::env::var_os("SAFELIGHT_UPDATE").is_some() {
             std::fs::write(&path, &made).unwrap();
         }
         let kept = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            kept == made,
-            "targets/target.schema.json is old: SAFELIGHT_UPDATE=1 cargo test -p safelight --lib schema"
-        );
+        assert!(kept == made, "{file} is old: SAFELIGHT_UPDATE=1 cargo test -p safelight --lib schema");
     }
 }
 

@@ -17,9 +17,11 @@ use crate::{Error, ErrorKind, Result, picture};
 /// A benchmark of one model on one device. It is written after each case: what an interruption leaves is whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "Report of safelight bench", extend("$id" = "urn:safelight-bench:1")))]
 #[serde(deny_unknown_fields)]
 pub struct Report {
     /// The form of this file, [`Report::SCHEMA`].
+    #[cfg_attr(test, schemars(extend("const" = Report::SCHEMA)))]
     pub schema: String,
     /// When it was begun, as RFC 3339 in UTC.
     pub created: String,
@@ -508,6 +510,27 @@ impl Case {
                 refuse(format!("timeline.values[{name:?}] has {} rows, but seconds has {rows}", column.len()))
             }
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemars::transform::Transform as _;
+
+    use super::*;
+
+    #[test]
+    fn the_schema_of_results_is_that_of_the_types() {
+        let mut schema = schemars::schema_for!(Report);
+        schemars::transform::RecursiveTransform(unlink).transform(&mut schema);
+        crate::target_file::schema::keep("docs/results/report.schema.json", &schema);
+    }
+
+    /// Takes the brackets of rustdoc's links off what is said: nothing follows them here.
+    fn unlink(schema: &mut schemars::Schema) {
+        if let Some(serde_json::Value::String(about)) = schema.get_mut("description") {
+            *about = about.replace("[`", "`").replace("`]", "`");
         }
     }
 }
