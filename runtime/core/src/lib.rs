@@ -71,6 +71,7 @@ pub mod cancel;
 pub mod error;
 mod catalogue;
 mod bounded;
+mod root;
 mod hash;
 mod yaml;
 
