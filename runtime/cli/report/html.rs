@@ -5,7 +5,7 @@ use safelight::bench::report::{Case, Protocol};
 use safelight::machine::Machine;
 use safelight::sensor::{Quantity, State};
 
-use super::charts::{Axes, Line, Spot, lines, scatter};
+use super::charts::{Axes, Line, Spot, line_keys, lines, scatter};
 use super::headline::{HEAD, least_psnr_db, named, notes, row, short_names};
 use super::number::{counted, megabytes, percent, three};
 use super::page::Page;
@@ -48,10 +48,10 @@ fn head(page: &mut Page, report: &Report, device: &str) {
         ("target", Some(format!("{}: {}", target.name, target.title))),
         ("begun", Some(report.created.clone())),
         ("ONNX Runtime", Some(format!("{}, {}", library.version, library.file))),
-        ("its SHA-256", Some(library.sha256.chars().take(16).chain(['…']).collect())),
+        ("library's SHA-256", Some(library.sha256.chars().take(16).chain(['…']).collect())),
         ("safelight", Some(format!("{}, {build}", tool.safelight))),
         ("processor", machine.processor.as_ref().map(|it| format!("{it}, {}", counted(machine.cores, "core")))),
-        ("its instructions", Some(features.join(", "))),
+        ("instructions", Some(features.join(", "))),
         ("memory", machine.memory_bytes.map(|bytes| format!("{} MB", megabytes(bytes)))),
         ("system", Some(system(machine, state))),
         ("Linux for Tegra", machine.l4t.map(|l4t| format!("{l4t}"))),
@@ -110,7 +110,7 @@ fn verdict(page: &mut Page, report: &Report) {
 
 /// A row a workload.
 fn headline(page: &mut Page, report: &Report) {
-    page.element("h2", "Headline");
+    page.element("h2", "Results");
     let head: Vec<_> = [""].into_iter().chain(HEAD).chain(["valid"]).collect();
     let line = |(index, case): (usize, &Case)| {
         let valid = if case.validity.valid { "✓ yes" } else { "✗ no" };
@@ -134,9 +134,8 @@ fn across_cases(page: &mut Page, report: &Report) {
     }
     page.markup("<div class=\"charts\">");
     if !by_steps.is_empty() {
-        let names: Vec<_> = by_steps.iter().map(|line| line.name.clone()).collect();
         let axes = Axes { across: "steps", upward: "p50 ms an image", least: Some((0.0, 0.0)) };
-        page.figure("Latency by steps", "Median of each case.", &lines(&by_steps, &axes), &names);
+        page.figure("Latency by steps", "Median of each case.", &lines(&by_steps, &axes), &line_keys(&by_steps));
     }
     if spots.len() > 1 {
         let axes = Axes { across: "p50 ms an image", upward: "PSNR dB", least: None };

@@ -39,7 +39,7 @@ fn caption(report: &Report) -> String {
     let valid = match cases.len() {
         0 => "nothing measured".into(),
         all if held == all => format!("{}, valid", counted(all, "case")),
-        all => format!("**of {}, {held} valid**", counted(all, "case")),
+        all => format!("**{held} of {} valid**", counted(all, "case")),
     };
     let [title, device, version, target] =
         [&model.title, &device(machine), &library.version, &target.name].map(|text| literal(text));

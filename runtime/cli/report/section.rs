@@ -42,6 +42,7 @@ pub(super) fn case(page: &mut Page, (number, case): (usize, &Case), report: &Rep
     placement(page, case);
     timelines(page, &case.timeline, &report.sensors);
     page.markup("</div>");
+    silent(page, &case.timeline, &report.sensors);
     graphs(page, case);
     surroundings(page, case);
     quality(page, case.quality.as_ref(), pictures);
@@ -101,7 +102,13 @@ fn latency(page: &mut Page, case: &Case, summary: &Summary) {
     if images.ms.is_empty() {
         return;
     }
-    page.figure("Latency", "How often images took how long.", &charts::histogram(&images.ms, image), &[]);
+    let beyond = charts::beyond(&images.ms, image).unwrap_or_default();
+    page.figure(
+        "Latency",
+        &format!("How often images took how long. {beyond}"),
+        &charts::histogram(&images.ms, image),
+        &[],
+    );
     let caption = "Every image. The line is the median; orange is above it by more than five usual deviations.";
     page.figure("Latency over time", caption, &charts::samples(&images.start_s, &images.ms, image), &[]);
 }
@@ -116,28 +123,20 @@ fn stages(page: &mut Page, summary: &Summary) {
     let all: f64 = stages.iter().map(|(_, stage)| stage.mean).sum();
     if all > 0.0 {
         let share = |stage: &Distribution| percent(stage.mean / all);
-        let legend: Vec<_> = stages.iter().map(|(name, it)| format!("{}, {}", words(name), share(it))).collect();
+        let keys = charts::bar_keys(&stages.iter().map(|(name, _)| words(name)).collect::<Vec<_>>());
         let parts = stages.iter().enumerate().map(|(index, (_, stage))| (index, stage.mean)).collect();
-        let bars = charts::bars(&[Bar { name: "an image".into(), parts }], &legend, "ms, mean");
+        let bars = charts::bars(&[Bar { name: "an image".into(), parts }], &keys, "ms, mean");
         let caption = "From the second pass. Means, because they add up; own is safelight's own time.";
         let row =
             |(name, it): &(&String, &Distribution)| vec![words(name), interval(it.p50, it.p50_interval), share(it)];
         page.markup("<div>");
-        page.figure("Stages", caption, &bars, &legend);
+        page.figure("Stages", caption, &bars, &keys);
         page.table(1, &["stage", "p50 ms", "share"], &stages.iter().map(row).collect::<Vec<_>>());
         page.markup("</div>");
     }
-    match summary.steps.as_slice() {
-        [] => {}
-        [step] => {
-            let text = format!("One step: p50 {} ms, {} to {}.", three(step.p50), three(step.min), three(step.max));
-            page.figure("Steps", &text, "", &[]);
-        }
-        steps => {
-            let caption =
-                "From the second pass. Thick: MAD around the median; thin: from least to most, cut at the top.";
-            page.figure("Steps", caption, &charts::steps(steps), &[]);
-        }
+    if summary.steps.len() > 1 {
+        let caption = "From the second pass. Thick: MAD around the median; thin: from least to most, cut at the top.";
+        page.figure("Steps", caption, &charts::steps(&summary.steps), &[]);
     }
 }
 
@@ -161,11 +160,9 @@ fn memory(page: &mut Page, memory: Option<&MemoryUsed>) {
         megabytes(memory.peak_bytes),
         device.unwrap_or_default()
     );
-    let (chart, legend) = match bars.is_empty() {
-        true => (String::new(), &legend[..0]),
-        false => (charts::bars(&bars, &legend, "MB"), &legend[..]),
-    };
-    page.figure("Memory", &caption, &chart, legend);
+    let keys = if bars.is_empty() { Vec::new() } else { charts::bar_keys(&legend) };
+    let chart = if bars.is_empty() { String::new() } else { charts::bars(&bars, &keys, "MB") };
+    page.figure("Memory", &caption, &chart, &keys);
 }
 
 /// Fresh processes, from their start to their first image.
@@ -193,7 +190,8 @@ fn cold(page: &mut Page, starts: &[ColdStart]) {
     if !caches.is_empty() {
         caption += &format!(" Cache: {}.", caches.into_iter().collect::<Vec<_>>().join("; "));
     }
-    page.figure("Cold start", &caption, &charts::bars(&bars, &legend, "ms"), &legend);
+    let keys = charts::bar_keys(&legend);
+    page.figure("Cold start", &caption, &charts::bars(&bars, &keys, "ms"), &keys);
 }
 
 /// How many nodes of each graph each provider runs.
@@ -209,29 +207,59 @@ fn placement(page: &mut Page, case: &Case) {
         name: words(stage.name()),
         parts: graph.nodes.iter().map(|(provider, nodes)| (index(provider), *nodes as f64)).collect(),
     };
-    let chart = charts::bars(&placed.map(bar).collect::<Vec<_>>(), &providers, "nodes");
-    page.figure("Placement", "Nodes of each graph that each provider was given.", &chart, &providers);
+    let keys = charts::bar_keys(&providers);
+    let chart = charts::bars(&placed.map(bar).collect::<Vec<_>>(), &keys, "nodes");
+    page.figure("Placement", "Nodes of each graph that each provider was given.", &chart, &keys);
+}
+
+/// Whether a sensor told anything.
+fn told_anything(timeline: &Timeline, sensor: &Source) -> bool {
+    timeline.values.get(&sensor.name).is_some_and(|it| it.iter().any(Option::is_some))
+}
+
+/// What quantities sensors told of.
+fn quantities(timeline: &Timeline, sensors: &[Source]) -> BTreeSet<Quantity> {
+    sensors.iter().filter(|sensor| told_anything(timeline, sensor)).map(|sensor| sensor.quantity).collect()
+}
+
+/// What nothing here told of, so that nobody looks for it.
+fn silent(page: &mut Page, timeline: &Timeline, sensors: &[Source]) {
+    let told = quantities(timeline, sensors);
+    let power = [Quantity::Watts, Quantity::Joules].iter().any(|kind| told.contains(kind));
+    let told = |kind: Quantity| told.contains(&kind) || (kind == Quantity::Watts && power);
+    let looked_for = [
+        Quantity::Celsius,
+        Quantity::Watts,
+        Quantity::Megahertz,
+        Quantity::Load,
+        Quantity::Pressure,
+        Quantity::Throttled,
+    ];
+    let silent: Vec<_> = looked_for.into_iter().filter(|kind| !told(*kind)).map(|kind| quantity(kind).0).collect();
+    if !silent.is_empty() {
+        let silent = silent.join(", ");
+        page.markup(&format!("<p class=\"pale\">No sensor told of {silent}: <a href=\"#sensors\">why</a>.</p>"));
+    }
 }
 
 /// A chart for each quantity that sensors told of.
 fn timelines(page: &mut Page, timeline: &Timeline, sensors: &[Source]) {
-    let told = |sensor: &&Source| timeline.values.get(&sensor.name).is_some_and(|it| it.iter().any(Option::is_some));
-    let quantities: BTreeSet<Quantity> = sensors.iter().filter(told).map(|sensor| sensor.quantity).collect();
-    for kind in quantities {
+    let told = |sensor: &&Source| told_anything(timeline, sensor);
+    for kind in quantities(timeline, sensors) {
         let of_kind = |sensor: &&Source| sensor.quantity == kind && told(sensor);
         let line = |sensor: &Source| Line { name: sensor.name.clone(), points: points(timeline, sensor) };
         let lines: Vec<_> = sensors.iter().filter(of_kind).take(MOST_LINES).map(line).collect();
         let (name, unit, _) = quantity(kind);
         let least = match kind {
-            Quantity::Celsius | Quantity::Megahertz => None,
-            Quantity::Load | Quantity::Pressure | Quantity::Charge => Some((0.0, 100.0)),
+            Quantity::Celsius => None,
+            Quantity::Load | Quantity::Charge => Some((0.0, 100.0)),
+            Quantity::Pressure => Some((0.0, 10.0)),
             Quantity::Throttled => Some((0.0, 1.0)),
-            Quantity::Watts | Quantity::Joules | Quantity::Bytes => Some((0.0, 0.0)),
+            Quantity::Megahertz | Quantity::Watts | Quantity::Joules | Quantity::Bytes => Some((0.0, 0.0)),
         };
         let axes = Axes { across: "seconds since the pass began", upward: unit, least };
-        let names: Vec<_> = lines.iter().map(|line| line.name.clone()).collect();
         let heading = format!("{}{}", name[..1].to_uppercase(), &name[1..]);
-        page.figure(&heading, "", &charts::lines(&lines, &axes), &names);
+        page.figure(&heading, "", &charts::lines(&lines, &axes), &charts::line_keys(&lines));
     }
 }
 
@@ -366,10 +394,9 @@ fn drift(page: &mut Page, held: &[&PictureHeld]) {
         return;
     }
     let axes = Axes { across: "step", upward: "relative L2 distance", least: Some((0.0, 0.0)) };
-    let names: Vec<_> = lines.iter().map(|line| line.name.clone()).collect();
     page.markup("<div class=\"charts\">");
     let caption = "How far each step's estimate is from the reference's.";
-    page.figure("Drift over the steps", caption, &charts::lines(&lines, &axes), &names);
+    page.figure("Drift over the steps", caption, &charts::lines(&lines, &axes), &charts::line_keys(&lines));
     page.markup("</div>");
 }
 
@@ -377,15 +404,19 @@ fn drift(page: &mut Page, held: &[&PictureHeld]) {
 fn checks(page: &mut Page, case: &Case) {
     if !case.validity.checks.is_empty() {
         page.element("h3", "Checks");
-        let row = |(name, held): (&String, &Option<bool>)| {
-            let held = match held {
+        page.markup("<dl>");
+        for (name, held) in &case.validity.checks {
+            let told = match held {
                 Some(true) => "✓ held",
                 Some(false) => "✗ failed",
-                None => "could not be made",
+                None => "– could not be made",
             };
-            vec![words(name), held.into()]
-        };
-        page.table(2, &["check", ""], &case.validity.checks.iter().map(row).collect::<Vec<_>>());
+            page.markup("<div>");
+            page.element("dt", &words(name));
+            page.mark("dd", *held, told);
+            page.markup("</div>");
+        }
+        page.markup("</dl>");
     }
     if !case.advice.is_empty() {
         page.element("h3", "Advice");
