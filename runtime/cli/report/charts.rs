@@ -78,7 +78,7 @@ pub(super) fn beyond(ms: &[f64], image: &Distribution) -> Option<String> {
 /// so that a few far samples do not make it coarse.
 fn binned(samples: &[f64], mad: f64, (low, high): (f64, f64)) -> Vec<usize> {
     let width = 3.49 * MAD_TO_SD * mad * (samples.len() as f64).powf(-1.0 / 3.0);
-    let bins = ((high - low) / width).clamp(12.0, 60.0) as usize;
+    let bins = (((high - low) / width) as usize).clamp(12, 60);
     let mut counts = vec![0; bins];
     for sample in samples.iter().filter(|sample| (low..=high).contains(*sample)) {
         let bin = (bins as f64 * (sample - low) / (high - low)) as usize;
@@ -116,8 +116,12 @@ pub(super) fn samples(start_s: &[f64], ms: &[f64], image: &Distribution) -> Stri
     drawing.end()
 }
 
+/// Steps that are drawn.
+const MOST_STEPS: usize = 1_000;
+
 /// Each step's median, with its usual deviation thick, and least and most thin.
 pub(super) fn steps(steps: &[Distribution]) -> String {
+    let steps = &steps[..steps.len().min(MOST_STEPS)];
     let high = steps.iter().map(fence).fold(0.0, f64::max);
     let up = Axis::new((0.0, high), (FRAME.bottom, FRAME.top + 6.0));
     let across = Axis::new((1.0, steps.len() as f64), (FRAME.left + 22.0, FRAME.right - 22.0));

@@ -80,8 +80,8 @@ fn energy_note(report: &Report) -> Option<String> {
 
 /// Energy of an image; nothing where nothing measures it.
 fn joules_per_image(case: &Case) -> Option<f64> {
-    let images = case.images.ms.len() * case.workload.batch;
-    Some(case.energy.as_ref()?.joules / images as f64).filter(|joules| joules.is_finite())
+    let images = case.images.ms.len() as f64 * case.workload.batch as f64;
+    Some(case.energy.as_ref()?.joules / images).filter(|joules| joules.is_finite())
 }
 
 /// What pictures were compared with: a better run of the same, or else what came with the model.

@@ -1,5 +1,8 @@
 //! A report as one page of HTML that needs nothing else: no file, no network, no script.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use safelight::bench::Report;
 use safelight::bench::report::{Case, Protocol};
 use safelight::machine::Machine;
@@ -9,18 +12,28 @@ use super::charts::{Axes, Line, Spot, line_keys, lines, scatter};
 use super::headline::{HEAD, least_psnr_db, named, notes, row, short_names};
 use super::number::{counted, megabytes, percent, three};
 use super::page::Page;
+use super::picture::data_uri;
 use super::section;
+
+/// Cases that are shown in full; the table has all of them.
+const MOST_CASES: usize = 100;
 
 /// The page. `pictures` gives the bytes of a picture's file beside the report, where it is there.
 pub(crate) fn html(report: &Report, pictures: &dyn Fn(&str) -> Option<Vec<u8>>) -> String {
+    // Cases have their references in common: each picture is made small once.
+    let kept = RefCell::new(HashMap::new());
+    let pictures = |name: &str| -> Option<String> {
+        let mut kept = kept.borrow_mut();
+        kept.entry(name.to_owned()).or_insert_with(|| data_uri(&pictures(name)?)).clone()
+    };
     let device = device(&report.machine);
     let mut page = Page::new(&format!("{} on {device}", report.model.title));
     head(&mut page, report, &device);
     verdict(&mut page, report);
     headline(&mut page, report);
     across_cases(&mut page, report);
-    for (index, case) in report.cases.iter().enumerate() {
-        section::case(&mut page, (index + 1, case), report, pictures);
+    for (index, case) in report.cases.iter().enumerate().take(MOST_CASES) {
+        section::case(&mut page, (index + 1, case), report, &pictures);
     }
     protocol(&mut page, report);
     sensors(&mut page, report);
@@ -121,7 +134,7 @@ fn headline(page: &mut Page, report: &Report) {
     page.element("p class=\"pale\"", &notes(report).join(" "));
     if report.cases.len() > 1 {
         let link = |index| format!("<a href=\"#case-{index}\">{index}</a>");
-        let links: Vec<_> = (1..=report.cases.len()).map(link).collect();
+        let links: Vec<_> = (1..=report.cases.len().min(MOST_CASES)).map(link).collect();
         page.markup(&format!("<p>Each in full: {}</p>", links.join(" · ")));
     }
 }

@@ -33,7 +33,8 @@ pub(crate) fn markdown(report: &Report) -> String {
 fn caption(report: &Report) -> String {
     let Report { model, machine, library, target, tool, created, cases, .. } = report;
     let date = created.get(..10).unwrap_or(created);
-    let images: usize = cases.iter().filter_map(|case| Some(case.summary.as_ref()?.image.n)).sum();
+    let counts = cases.iter().filter_map(|case| Some(case.summary.as_ref()?.image.n));
+    let images = counts.fold(0, usize::saturating_add);
     let held = cases.iter().filter(|case| case.validity.valid).count();
     let unfinished = if report.finished { "" } else { "; **interrupted**" };
     let valid = match cases.len() {

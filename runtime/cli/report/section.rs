@@ -12,7 +12,9 @@ use super::headline::{decibels, named};
 use super::html::quantity;
 use super::number::{counted, interval, megabytes, or_nothing, percent, signed_percent, three};
 use super::page::Page;
-use super::picture::data_uri;
+
+/// Gives the data URI of a picture's file, where it is there.
+type Pictures<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Bars of a chart, and pictures of a case: the rest is in the report's file.
 const MOST_BARS: usize = 16;
@@ -20,7 +22,7 @@ const MOST_PICTURES: usize = 6;
 /// Lines of a chart.
 const MOST_LINES: usize = 12;
 
-pub(super) fn case(page: &mut Page, (number, case): (usize, &Case), report: &Report, pictures: super::Pictures) {
+pub(super) fn case(page: &mut Page, (number, case): (usize, &Case), report: &Report, pictures: Pictures) {
     page.markup("<section>");
     page.element(&format!("h2 id=\"case-{number}\""), &format!("{number}. {}", named(&case.workload)));
     let word = if case.validity.valid { "✓ valid" } else { "✗ not valid" };
@@ -269,7 +271,9 @@ fn points(timeline: &Timeline, sensor: &Source) -> Vec<(f64, Option<f64>)> {
     let first = values.iter().copied().flatten().next().filter(|_| sensor.quantity == Quantity::Joules).unwrap_or(0.0);
     let scale = quantity(sensor.quantity).2;
     let rows = timeline.seconds.iter().zip(values);
-    rows.map(|(seconds, value)| (*seconds, value.map(|value| scale * (value - first)))).collect()
+    // A mean of numbers that are beyond all measure must not be none.
+    let held = |value: f64| (scale * (value - first)).clamp(-1e200, 1e200);
+    rows.map(|(seconds, value)| (*seconds, value.map(held))).collect()
 }
 
 /// What ran.
@@ -318,7 +322,7 @@ fn surroundings(page: &mut Page, case: &Case) {
 }
 
 /// How right the pictures are.
-fn quality(page: &mut Page, quality: Option<&Quality>, pictures: super::Pictures) {
+fn quality(page: &mut Page, quality: Option<&Quality>, pictures: Pictures) {
     page.element("h3", "Quality");
     let Some(quality) = quality else {
         page.element("p", "It was not asked for.");
@@ -351,7 +355,7 @@ fn quality(page: &mut Page, quality: Option<&Quality>, pictures: super::Pictures
 }
 
 /// Pictures beside the reference's, the furthest first.
-fn compared(page: &mut Page, quality: &Quality, pictures: super::Pictures) {
+fn compared(page: &mut Page, quality: &Quality, pictures: Pictures) {
     let mut held: Vec<&PictureHeld> = quality.pictures.iter().collect();
     let db = |it: &PictureHeld| it.psnr_db.unwrap_or(f64::INFINITY);
     held.sort_by(|a, b| db(a).total_cmp(&db(b)));
@@ -364,7 +368,7 @@ fn compared(page: &mut Page, quality: &Quality, pictures: super::Pictures) {
     page.element("p class=\"pale\"", &format!("{which}, beside {reference} (right), at most 256 pixels wide."));
     page.markup("<div class=\"pairs\">");
     for it in held.iter().take(MOST_PICTURES) {
-        let image = |file: &Option<String>| file.as_ref().and_then(|file| data_uri(&pictures(file)?));
+        let image = |file: &Option<String>| file.as_ref().and_then(|file| pictures(file));
         page.markup("<figure>");
         match (image(&it.file), image(&it.reference_file)) {
             (Some(own), Some(other)) => page.markup(&format!(
