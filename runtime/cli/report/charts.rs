@@ -109,7 +109,12 @@ pub(super) fn samples(start_s: &[f64], ms: &[f64], image: &Distribution) -> Stri
     let every = points.len().div_ceil(MOST_DOTS).max(1);
     let at = |(s, ms): (f64, f64)| (across.at(s), up.at(shown(ms)));
     let dots: Vec<_> = of(false).step_by(every).map(at).collect();
-    drawing.dots(&dots, usual, if dots.len() > 400 { 2.4 } else { 4.0 });
+    let width = match dots.len() {
+        0..60 => 6.0,
+        60..400 => 4.0,
+        _ => 2.4,
+    };
+    drawing.dots(&dots, usual, width);
     for point in of(true).take(MOST_DOTS / 10) {
         drawing.dot("outlier", at(point), 3.6, unusual, &format!("{} ms at {} s", three(point.1), three(point.0)));
     }
@@ -173,7 +178,7 @@ pub(super) struct Bar {
 pub(super) fn bars(bars: &[Bar], keys: &[Key], unit: &str) -> String {
     const ROW: f64 = 30.0;
     let frame = Frame { left: 118.0, right: 424.0, top: 4.0, bottom: 10.0 + ROW * bars.len() as f64 };
-    let sum = |bar: &Bar| bar.parts.iter().map(|(_, value)| value).sum::<f64>();
+    let sum = |bar: &Bar| bar.parts.iter().map(|(_, value)| value.max(0.0)).sum::<f64>();
     let most = bars.iter().map(sum).fold(0.0, f64::max);
     let across = Axis::new((0.0, if most > 0.0 { most } else { 1.0 }), (frame.left, frame.right));
     let mut drawing = Drawing::in_page((WIDTH, frame.bottom + 50.0), &format!("{} by part", unit));

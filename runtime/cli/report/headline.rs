@@ -80,7 +80,7 @@ fn energy_note(report: &Report) -> Option<String> {
 
 /// Energy of an image; nothing where nothing measures it.
 fn joules_per_image(case: &Case) -> Option<f64> {
-    let images = case.images.ms.len() as f64 * case.workload.batch as f64;
+    let images = case.summary.as_ref()?.image.n as f64 * case.workload.batch as f64;
     Some(case.energy.as_ref()?.joules / images).filter(|joules| joules.is_finite())
 }
 

@@ -14,6 +14,7 @@ use super::number::{counted, megabytes, percent, three};
 use super::page::Page;
 use super::picture::data_uri;
 use super::section;
+use crate::schedule::significant;
 
 /// Cases that are shown in full; the table has all of them.
 const MOST_CASES: usize = 100;
@@ -196,8 +197,10 @@ fn spots(cases: &[Case]) -> Vec<Spot> {
 fn protocol(page: &mut Page, report: &Report) {
     let Protocol { warm_up_images: [least, most], start_celsius, .. } = &report.protocol;
     let it = &report.protocol;
+    // What was set, and not measured, is told as it was set.
+    let share = |share: f64| format!("{} %", significant(100.0 * share));
     page.element("h2", "How it was measured");
-    let tolerance = percent(it.warm_up_tolerance);
+    let tolerance = share(it.warm_up_tolerance);
     page.facts(&[
         ("requests", Some(format!("{}, in turn; SHA-256 {}", it.requests, it.requests_sha256))),
         ("warm-up", Some(format!("{least} to {most} images, until two in a row differ by less than {tolerance}"))),
@@ -206,17 +209,17 @@ fn protocol(page: &mut Page, report: &Report) {
             Some(format!(
                 "{} and {} s or more; no longer than {} s; nothing but whole images is timed",
                 counted(it.least_images, "image"),
-                three(it.least_seconds),
-                three(it.most_seconds)
+                significant(it.least_seconds),
+                significant(it.most_seconds)
             )),
         ),
         ("second pass", Some(format!("{}, with stages and steps timed", counted(it.detailed_images, "image")))),
         ("cold phases", Some(format!("{}, one after the other", counted(it.cold_processes, "fresh process")))),
         ("compared", Some(counted(it.compared_pictures, "picture"))),
-        ("sensors", Some(format!("{} readings a second", three(it.readings_per_second)))),
-        ("others may use", Some(format!("{} of all processors' time", percent(it.most_contention)))),
-        ("drift may be", Some(format!("{} from first to last quarter", percent(it.most_drift)))),
-        ("begins at", start_celsius.map(|celsius| format!("{} °C or less", three(celsius)))),
+        ("sensors", Some(format!("{} readings a second", significant(it.readings_per_second)))),
+        ("others may use", Some(format!("{} of all processors' time", share(it.most_contention)))),
+        ("drift may be", Some(format!("{} from first to last quarter", share(it.most_drift)))),
+        ("begins at", start_celsius.map(|celsius| format!("{} °C or less", significant(celsius)))),
     ]);
     let text = "Percentiles are told only where enough samples stand behind them: p90 of 64, p95 of 130, p99 of 662 \
                 (99 % confidence). Intervals are bootstrapped, 95 %. MB are 1,000,000 bytes.";

@@ -71,6 +71,7 @@ fn literal(text: &str) -> String {
             '<' => literal.push_str("&lt;"),
             '&' => literal.push_str("&amp;"),
             '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '!' | '$' => literal.extend(['\\', c]),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => literal.push(char::REPLACEMENT_CHARACTER),
             c if c.is_control() => literal.push(' '),
             c => literal.push(c),
         }

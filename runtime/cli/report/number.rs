@@ -53,7 +53,12 @@ pub(super) fn signed_percent(share: f64) -> String {
 
 /// A whole number with a word, in the plural where it is not one.
 pub(super) fn counted(count: usize, what: &str) -> String {
-    format!("{} {what}{}", grouped(&count.to_string()), if count == 1 { "" } else { "s" })
+    let ending = match count {
+        1 => "",
+        _ if what.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{} {what}{ending}", grouped(&count.to_string()))
 }
 
 fn minus(number: &str) -> String {
@@ -104,6 +109,7 @@ mod tests {
     #[test]
     fn counts_and_shares_have_their_words_and_signs() {
         assert_eq!((counted(1, "case"), counted(1_234, "image")), ("1 case".into(), "1,234 images".into()));
+        assert_eq!((counted(3, "process"), counted(0, "step")), ("3 processes".into(), "0 steps".into()));
         assert_eq!((signed_percent(0.0123), signed_percent(-0.5)), ("+1.23 %".into(), "−50.0 %".into()));
     }
 }

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use safelight::bench::Report;
-use safelight::bench::report::{Case, ColdStart, MemoryUsed, PictureHeld, Quality, Summary};
+use safelight::bench::report::{Case, ColdStart, MemoryUsed, PictureHeld, Quality, Scenario, Summary};
 use safelight::sensor::{Quantity, Source, Timeline};
 use safelight::stats::Distribution;
 
 use super::charts::{self, Axes, Bar, Line};
 use super::headline::{decibels, named};
 use super::html::quantity;
-use super::number::{counted, interval, megabytes, or_nothing, percent, signed_percent, three};
+use super::number::{counted, grouped, interval, megabytes, or_nothing, percent, signed_percent, three};
 use super::page::Page;
 
 /// Gives the data URI of a picture's file, where it is there.
@@ -57,7 +57,7 @@ fn statistics(page: &mut Page, case: &Case, summary: &Summary) {
     let image = &summary.image;
     let head = ["n", "p50 ms", "mean ms", "sd", "MAD", "least", "p90", "p90 or less", "p95", "p99", "most"];
     let row = vec![
-        image.n.to_string(),
+        grouped(&image.n.to_string()),
         interval(image.p50, image.p50_interval),
         interval(image.mean, image.mean_interval),
         or_nothing(image.sd),
@@ -101,18 +101,19 @@ fn told(case: &Case, summary: &Summary) -> Vec<String> {
 
 fn latency(page: &mut Page, case: &Case, summary: &Summary) {
     let (images, image) = (&case.images, &summary.image);
-    if images.ms.is_empty() {
-        return;
+    let ms: Vec<f64> = match case.workload.scenario {
+        Scenario::Cold => case.cold.iter().map(|start| start.total_ms).collect(),
+        _ => images.ms.clone(),
+    };
+    if !ms.is_empty() {
+        let beyond = charts::beyond(&ms, image).unwrap_or_default();
+        let caption = format!("How often images took how long. {beyond}");
+        page.figure("Latency", &caption, &charts::histogram(&ms, image), &[]);
     }
-    let beyond = charts::beyond(&images.ms, image).unwrap_or_default();
-    page.figure(
-        "Latency",
-        &format!("How often images took how long. {beyond}"),
-        &charts::histogram(&images.ms, image),
-        &[],
-    );
-    let caption = "Every image. The line is the median; orange is above it by more than five usual deviations.";
-    page.figure("Latency over time", caption, &charts::samples(&images.start_s, &images.ms, image), &[]);
+    if !images.ms.is_empty() {
+        let caption = "Every image. The line is the median; orange is above it by more than five usual deviations.";
+        page.figure("Latency over time", caption, &charts::samples(&images.start_s, &images.ms, image), &[]);
+    }
 }
 
 /// Stages in the order of the data, safelight's own time last.
@@ -317,7 +318,7 @@ fn surroundings(page: &mut Page, case: &Case) {
         ("processor pressure", share(it.cpu_pressure)),
         ("memory pressure", share(it.memory_pressure)),
         ("swapped", it.swapped_bytes.map(|bytes| format!("{} MB", megabytes(bytes)))),
-        ("involuntary switches", it.involuntary_switches.map(|count| super::number::grouped(&count.to_string()))),
+        ("involuntary switches", it.involuntary_switches.map(|count| grouped(&count.to_string()))),
     ]);
 }
 
