@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 
 pub mod protocol;
+pub mod quality;
 pub mod report;
 pub mod requests;
 pub mod summary;
+pub mod validity;
 pub mod worker;
 
 pub use report::Report;
