@@ -73,6 +73,8 @@ mod catalogue;
 mod child;
 mod bounded;
 mod hash;
+#[doc(hidden)]
+pub mod own_code;
 mod yaml;
 
 pub use cancel::Cancel;
