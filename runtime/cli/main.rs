@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use safelight::{Error, ErrorKind};
 
+mod chart;
 mod destination;
 mod device;
 mod doctor;
@@ -19,6 +20,7 @@ mod place;
 mod plot;
 mod probe_graph;
 mod prompts;
+mod report;
 mod sampling;
 mod schedule;
 mod targets;
@@ -67,6 +69,8 @@ enum Command {
     /// Works without a library, and writes nothing. The exit code is that of the first problem; notes and warnings are
     /// exit code 0.
     Doctor(doctor::Arguments),
+    /// Show what a benchmark found: a page with charts, CSV, or a table for a README
+    Report(report::Arguments),
     /// Try one graph that safelight names on standard input, in this process: safelight starts it itself
     #[command(hide = true)]
     ProbeGraph(probe_graph::Arguments),
@@ -90,6 +94,7 @@ fn main() -> ExitCode {
         Command::Place(arguments) => place::run(&arguments),
         Command::Warm(arguments) => warm::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::ProbeGraph(arguments) => probe_graph::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };
