@@ -72,6 +72,7 @@ pub mod error;
 mod catalogue;
 mod child;
 mod bounded;
+mod root;
 mod hash;
 #[doc(hidden)]
 pub mod own_code;
