@@ -110,3 +110,21 @@ fn shown_in_readme(file: &Path) -> String {
     let folder = file.parent().unwrap().strip_prefix(repository()).unwrap().display();
     format!("\n{}\n[The whole report]({folder}), every sample in it.\n\n", String::from_utf8(outcome.stdout).unwrap())
 }
+
+#[path = "../benches/own_code/names.rs"]
+mod names;
+
+/// The manual lists every check and every bench, in the order of their tables.
+#[test]
+fn the_manual_is_that_of_the_tables() {
+    let manual = std::fs::read_to_string(repository().join("docs/benchmarking.md")).unwrap();
+    let row = |(name, what): (&str, &str)| format!("| `{name}` | {what} |\n");
+    let checks: String = safelight::bench::validity::checks().map(row).collect();
+    let benches: String = names::NAMES.iter().copied().map(row).collect();
+    for (table, rows) in [("checks", checks), ("benches", benches)] {
+        assert!(
+            manual.contains(&format!("|---|---|\n{rows}\n")),
+            "{table} of docs/benchmarking.md, which are:\n{rows}"
+        );
+    }
+}

@@ -1,9 +1,6 @@
 //! Names of the benches in own_code.rs, which other programs may follow: `group/function/parameter`, in ASCII. They are
 //! never renamed: what is measured differently gets another name.
 
-use safelight::sampler::{SAMPLERS, Steps};
-use safelight::schedule::SCHEDULES;
-
 /// Name, and what is measured. `SAMPLER` is any sampler of as many steps as are asked for, `SCHEDULE` any schedule.
 pub(crate) const NAMES: &[(&str, &str)] = &[
     ("outside_graphs/generate/128x128", "a warm picture of four steps, minus the time inside of graphs; emoji"),
@@ -31,15 +28,3 @@ pub(crate) const NAMES: &[(&str, &str)] = &[
     ("open/verify_sha256/emoji_unet_int8", "the hash of a graph of 7 MB, from memory"),
     ("statistics/distribution/10000", "what a report tells of 10,000 samples, intervals included"),
 ];
-
-/// Every name, spelled out.
-pub(crate) fn all() -> impl Iterator<Item = String> {
-    NAMES.iter().flat_map(|(name, _)| match name.split('/').nth(1) {
-        Some("SAMPLER") => {
-            let any = SAMPLERS.iter().filter(|method| method.steps == Steps::Any);
-            any.map(|method| name.replace("SAMPLER", method.name)).collect()
-        }
-        Some("SCHEDULE") => SCHEDULES.iter().map(|timetable| name.replace("SCHEDULE", timetable.name)).collect(),
-        _ => vec![(*name).to_owned()],
-    })
-}
