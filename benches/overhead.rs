@@ -3,8 +3,8 @@
 //!
 //!     cargo bench --bench overhead -- --minutes 4
 //!
-//! Every round starts a process of each kind, warms both, and has them make blocks of images in turn, ABBA then BAAB.
-//! Told is the ratio of the medians of a round's images, and that of its seconds an image seen from outside, hashes and
+//! Every round starts a process of each kind, warms both, and has them make blocks of images in turn, ABBA BAAB ABBA, so
+//! that what else the machine does disturbs both alike. Told is the ratio of the medians of a round's images, and that of its seconds an image seen from outside, hashes and
 //! pipes included: the median over rounds, and its 95 % interval.
 
 #![allow(clippy::print_stdout, reason = "it tells what it measured")]
@@ -25,7 +25,9 @@ use safelight::{Cancel, Model, Pipeline, Precision, Target};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Seconds of a block, about.
-const BLOCK_SECONDS: f64 = 2.5;
+const BLOCK_SECONDS: f64 = 1.0;
+/// Whose blocks follow each other in a round: the bare loop's where it is true.
+const TURNS: [bool; 12] = [true, false, false, true, false, true, true, false, true, false, false, true];
 const WARM_UP: usize = 6;
 /// The most that measuring may cost.
 const BOUND: f64 = 1.01;
@@ -133,16 +135,17 @@ impl Measured {
     }
 
     fn block(&mut self, images: usize) -> Result<Block> {
-        let start = Instant::now();
         let recorder = Recorder::start(self.sensors.take().ok_or("no sensors")?, Recorder::USUAL_RATE)?;
+        let start = Instant::now();
         let mut took = Vec::new();
         for _ in 0..images {
             took.push(self.worker.make(self.next, Look::Image)?.ms);
             self.next += 1;
         }
+        let whole = milliseconds(start);
         let (sensors, _) = recorder.stop();
         self.sensors = Some(sensors);
-        Ok(Block { images: took, whole: milliseconds(start) })
+        Ok(Block { images: took, whole })
     }
 }
 
@@ -167,8 +170,7 @@ fn round(model: &Model, number: usize) -> Result<(f64, f64)> {
     let warm = median(&bare.block(WARM_UP)?.images)?;
     let images = (1000.0 * BLOCK_SECONDS / warm).ceil() as usize;
     let (mut a, mut b) = (Block { images: vec![], whole: 0.0 }, Block { images: vec![], whole: 0.0 });
-    let order = if number.is_multiple_of(2) { [true, false, false, true] } else { [false, true, true, false] };
-    for is_bare in order {
+    for is_bare in TURNS.map(|is_bare| is_bare == number.is_multiple_of(2)) {
         let (sum, block) = if is_bare { (&mut a, bare.block(images)?) } else { (&mut b, measured.block(images)?) };
         sum.images.extend(block.images);
         sum.whole += block.whole;
