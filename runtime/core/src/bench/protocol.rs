@@ -9,13 +9,6 @@ use crate::{Error, ErrorKind};
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Fresh processes.
-    Cold {
-        /// How many have made their image.
-        done: usize,
-        /// Of how many.
-        of: usize,
-    },
     /// Images that do not count.
     WarmUp {
         /// How many are made.
@@ -37,8 +30,6 @@ pub enum Phase {
         /// Of how many.
         of: usize,
     },
-    /// Pictures that are compared.
-    Quality,
 }
 
 /// Images of one case, and how they ended.
@@ -106,6 +97,12 @@ impl Protocol {
     /// The same with headline passes of so many seconds.
     pub fn lasting(self, seconds: f64) -> Self {
         Self { least_seconds: seconds, most_seconds: seconds, ..self }
+    }
+
+    /// The same for a first look: as few images as a median needs, one fresh process, one compared picture.
+    pub fn quick(self) -> Self {
+        let (least_images, detailed_images) = (LEAST_FOR_MEDIAN, LEAST_DETAILED);
+        Self { cold_processes: 1, least_images, least_seconds: 0.0, detailed_images, compared_pictures: 1, ..self }
     }
 
     /// Whether a headline pass is long enough after `seconds` and `images`.

@@ -12,7 +12,7 @@ use crate::memory::StageMemory;
 use crate::sensor::{Contention, Energy, Source, State, Throttling, Timeline};
 use crate::stage::{Precision, Stage};
 use crate::stats::Distribution;
-use crate::{Error, ErrorKind, Result, picture};
+use crate::{Error, ErrorKind, Result, hash, picture};
 
 /// A benchmark of one model on one device. It is written after each case: what an interruption leaves is whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ pub struct LibraryUsed {
     pub version: String,
     /// Its file's name.
     pub file: String,
-    /// SHA-256 of its file.
+    /// SHA-256 of its file; empty where the system's loader found it, which does not tell where.
     pub sha256: String,
 }
 
@@ -147,6 +147,21 @@ pub enum Scenario {
     Cold,
     /// One image after the other for long enough to heat the device.
     Sustained,
+}
+
+impl Scenario {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::SingleStream, Self::Offline, Self::Cold, Self::Sustained];
+
+    /// Its name in arguments and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SingleStream => "single-stream",
+            Self::Offline => "offline",
+            Self::Cold => "cold",
+            Self::Sustained => "sustained",
+        }
+    }
 }
 
 /// What a case asks for.
@@ -300,7 +315,7 @@ pub struct Detailed {
 pub struct Summary {
     /// The headline: an image, from words to pixels; of a cold case, from the process's start.
     pub image: Distribution,
-    /// Images a second over the headline pass.
+    /// Images a second, without what lies between two of them: that is what measures.
     pub images_per_second: f64,
     /// By the name of a stage, with `own` for what is safelight's own: what it takes an image; from the second pass.
     pub stages: BTreeMap<String, Distribution>,
@@ -406,6 +421,20 @@ pub struct Validity {
     pub reasons: Vec<String>,
     /// By the check's name: whether it held; nothing where it could not be made.
     pub checks: BTreeMap<String, Option<bool>>,
+}
+
+impl LibraryUsed {
+    /// What is known of a library that was opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where its file cannot be read.
+    pub fn of(path: &Path, version: &str) -> Result<Self> {
+        let unread = |e| Error::io(format!("{}: cannot be read: {e}", path.display()));
+        // The system's loader does not tell where it found a bare name.
+        let sha256 = if path.is_absolute() { hash::of_file(path).map_err(unread)? } else { String::new() };
+        let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        Ok(Self { version: version.into(), file, sha256 })
+    }
 }
 
 impl Report {

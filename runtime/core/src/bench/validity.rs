@@ -1,7 +1,10 @@
 //! Whether a case's numbers can be trusted, and what would make them better.
 
+use std::collections::BTreeSet;
+
 use super::protocol::LEAST_FOR_MEDIAN;
-use super::report::{Case, Protocol, Scenario, Validity};
+use super::report::{Case, Protocol, Scenario, Validity, Workload};
+use crate::stage::Precision;
 use crate::stats::LEAST_FOR_P90;
 
 /// What a case is judged by besides what it holds itself.
@@ -79,7 +82,7 @@ fn release(judged: &Judged) -> Option<Result<(), String>> {
 }
 
 fn enough_images(judged: &Judged) -> Option<Result<(), String>> {
-    let n = judged.case.images.ms.len();
+    let n = judged.case.summary.as_ref().map_or(0, |summary| summary.image.n);
     held(n >= LEAST_FOR_MEDIAN, || format!("{n} images were made, and a median needs {LEAST_FOR_MEDIAN}"))
 }
 
@@ -141,7 +144,7 @@ fn providers(judged: &Judged) -> Option<Result<(), String>> {
 fn repeatable(judged: &Judged) -> Option<Result<(), String>> {
     let outputs = &judged.case.images.outputs;
     let repeats = outputs.iter().map(|output| output.count).sum::<usize>();
-    let requests: std::collections::BTreeSet<_> = outputs.iter().map(|output| output.request).collect();
+    let requests: BTreeSet<_> = outputs.iter().map(|output| output.request).collect();
     if repeats == requests.len() && outputs.len() == requests.len() {
         // No request came twice.
         return None;
@@ -182,7 +185,7 @@ const MUCH_REOPENING: f64 = 0.2;
 pub fn advise(judged: Judged) -> Vec<String> {
     let case = judged.case;
     let Some(summary) = &case.summary else { return Vec::new() };
-    let (n, mut advice) = (case.images.ms.len(), Vec::new());
+    let (n, mut advice) = (summary.image.n, Vec::new());
     if n < LEAST_FOR_P90 && case.workload.scenario != Scenario::Cold {
         advice.push(format!(
             "a 90th percentile needs {LEAST_FOR_P90} images, and {n} were made: give a longer --duration"
@@ -213,29 +216,31 @@ pub fn advise(judged: Judged) -> Vec<String> {
     advice
 }
 
-/// INT8 that is slower than another precision of the same workload: why people measure at all.
+/// Tells of INT8 that is slower than another precision of the same workload: why people measure at all. What was told
+/// before is not told again.
 pub fn advise_across(cases: &mut [Case]) {
-    use crate::stage::Precision;
-    let slower = |case: &Case, other: &Case| {
-        let same = super::report::Workload { precision: case.workload.precision, ..other.workload.clone() };
-        let medians = (case.summary.as_ref()?.image.p50, other.summary.as_ref()?.image.p50);
-        let differs = same == case.workload && other.workload.precision != Precision::Int8;
-        (differs && medians.0 > SLOWER * medians.1).then_some(medians.0 / medians.1)
-    };
     let mut told = Vec::new();
     for (index, case) in cases.iter().enumerate().filter(|(_, case)| case.workload.precision == Precision::Int8) {
-        for other in cases.iter() {
-            if let Some(ratio) = slower(case, other) {
-                let precision = other.workload.precision;
-                told.push((index, format!(
-                    "int8 takes {ratio:.2} times as long as {precision} here: safelight inspect tells which share of the \
-                     multiplications is in integers, and safelight doctor what this processor lacks"
-                )));
-            }
+        for (precision, ratio) in cases.iter().filter_map(|other| faster(case, other)) {
+            told.push((index, precision, ratio));
         }
     }
-    told.into_iter().for_each(|(index, advice)| cases[index].advice.push(advice));
+    for (index, precision, ratio) in told {
+        let begin = format!("int8 takes longer than {precision} here");
+        if cases[index].advice.iter().all(|advice| !advice.starts_with(&begin)) {
+            cases[index].advice.push(format!(
+                "{begin}, {ratio:.2} times: safelight inspect tells which share of the multiplications is in integers, \
+                 and safelight doctor what this processor lacks"
+            ));
+        }
+    }
 }
 
-/// INT8 is told to be slower beyond this ratio.
-const SLOWER: f64 = 1.03;
+/// The precision of another case of the same workload that is faster beyond doubt, and the ratio of the medians.
+fn faster(case: &Case, other: &Case) -> Option<(Precision, f64)> {
+    let precision = other.workload.precision;
+    let same = Workload { precision: Precision::Int8, ..other.workload.clone() };
+    let (slow, fast) = (&case.summary.as_ref()?.image, &other.summary.as_ref()?.image);
+    let beyond_doubt = slow.p50_interval?[0] > fast.p50_interval?[1];
+    (precision != Precision::Int8 && same == case.workload && beyond_doubt).then_some((precision, slow.p50 / fast.p50))
+}
