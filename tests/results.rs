@@ -79,6 +79,10 @@ fn what_is_published_can_be_read() {
         assert_eq!(schema.faults(&value), Ok(()), "{}", file.display());
         let report: safelight::bench::Report = serde_json::from_value(value).unwrap();
         assert!(report.finished && report.tool.release, "{}: only whole reports of a release build", file.display());
+        let pictures = report.cases.iter().flat_map(|case| &case.quality).flat_map(|quality| &quality.pictures);
+        for picture in pictures.flat_map(|picture| picture.file.iter().chain(&picture.reference_file)) {
+            assert!(file.with_file_name(picture).is_file(), "{}: {picture} is not beside it", file.display());
+        }
         for private in ["/home/", "/root/", "/Users/"] {
             assert!(!text.contains(private), "{}: tells a path of who measured, {private}", file.display());
         }
