@@ -1,6 +1,7 @@
 //! The arguments that say which model runs where and how, which several subcommands take.
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use safelight::cache::{Opening, default_folder};
 use safelight::target::Session;
@@ -83,6 +84,26 @@ impl DeviceArguments {
     /// The same target with the precisions that were asked for, if any were.
     pub(crate) fn narrowed(&self, target: Target) -> Target {
         if self.precision.is_empty() { target } else { target.with_precision(self.precision.clone()) }
+    }
+
+    /// The precisions that were asked for.
+    pub(crate) fn precisions(&self) -> &[Precision] {
+        &self.precision
+    }
+
+    /// The same arguments but model and precision, as another process of this executable takes them.
+    pub(crate) fn as_flags(&self) -> Vec<OsString> {
+        let named = |name: &str, value: Option<&OsStr>| value.map(|value| [name.into(), value.to_owned()]);
+        let threads = self.threads.map(|threads| threads.to_string());
+        let valued = [
+            named("--target", Some(OsStr::new(&self.target))),
+            named("--threads", threads.as_deref().map(OsStr::new)),
+            named("--library", self.library.as_deref().map(Path::as_os_str)),
+            named("--cache", self.cache.as_deref().map(Path::as_os_str)),
+        ];
+        let plain = [("--cached-only", self.cached_only), ("--no-probe", self.no_probe)];
+        let plain = plain.into_iter().filter(|(_, given)| *given).map(|(name, _)| name.into());
+        valued.into_iter().flatten().flatten().chain(plain).collect()
     }
 
     /// Opens the library that was asked for; without it the first use finds one.

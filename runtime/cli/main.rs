@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use safelight::{Error, ErrorKind};
 
+mod chart;
+mod bench;
+mod bench_worker;
 mod destination;
 mod device;
 mod doctor;
@@ -19,6 +22,7 @@ mod place;
 mod plot;
 mod probe_graph;
 mod prompts;
+mod report;
 mod sampling;
 mod schedule;
 mod targets;
@@ -62,11 +66,22 @@ enum Command {
     /// TensorRT takes minutes to an hour for its engines, OpenVINO tens of seconds. Opens every graph for the sizes that
     /// requests will have, makes one picture, and tells what was built and what was there. Afterwards --cached-only runs.
     Warm(warm::Arguments),
+    /// Measure how fast, how heavy and how right a model is on this device
+    ///
+    /// Fresh processes, warm-up until it is steady, a pass that times whole images and nothing else, a second one that looks
+    /// at stages and steps, pictures beside the model's best graphs. Every raw sample is kept, percentiles are told only
+    /// where enough images stand behind them, and a run that something disturbed is marked invalid with the reason.
+    Bench(Box<bench::Arguments>),
+    /// Make images for safelight bench, which starts this itself
+    #[command(hide = true)]
+    BenchWorker(bench_worker::Arguments),
     /// Find what is wrong with machine, library, target and model, and tell what to do
     ///
     /// Works without a library, and writes nothing. The exit code is that of the first problem; notes and warnings are
     /// exit code 0.
     Doctor(doctor::Arguments),
+    /// Show what a benchmark found: a page with charts, CSV, or a table for a README
+    Report(report::Arguments),
     /// Try one graph that safelight names on standard input, in this process: safelight starts it itself
     #[command(hide = true)]
     ProbeGraph(probe_graph::Arguments),
@@ -89,7 +104,10 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Place(arguments) => place::run(&arguments),
         Command::Warm(arguments) => warm::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::BenchWorker(arguments) => bench_worker::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::ProbeGraph(arguments) => probe_graph::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };

@@ -1,11 +1,19 @@
 //! How fast, how heavy and how right a model is on a device: the protocol, and what it writes down.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Result;
 
+pub mod protocol;
+pub mod quality;
 pub mod report;
+pub mod requests;
 pub mod summary;
+pub mod validity;
+pub mod worker;
 
 pub use report::Report;
+pub use worker::Worker;
 
 /// Makes what is measured: in this process, in another, or in a test without any clock.
 pub trait Executor {
@@ -20,7 +28,8 @@ pub trait Executor {
 }
 
 /// How closely a making is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Look {
     /// The whole image is timed, and nothing else.
     Image,
@@ -29,7 +38,7 @@ pub enum Look {
 }
 
 /// What was made.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Made {
     /// What the request took, in ms: from words to pixels in memory.
     pub ms: f64,

@@ -6,6 +6,7 @@
 //! an entry without a valid `cache.json` is unfinished (`entry`).
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,6 +81,12 @@ pub enum Outcome {
     Hit,
     /// It was built.
     Built,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// What a pipeline tells while it opens a graph, from the thread that does it.

@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use crate::library::Search;
 use crate::provider::{Need, Provider, ProviderName};
-use crate::{Error, ErrorKind, Machine, Model, Stage, Target, bounded};
+use crate::root::Root;
+use crate::{Error, ErrorKind, Machine, Model, Stage, Target};
 
 mod cache;
 mod elf;
@@ -174,31 +175,24 @@ fn or_ok(found: Vec<Told>, evidence: impl Into<String>) -> Vec<Told> {
     if found.is_empty() { vec![ok(evidence)] } else { found }
 }
 
-/// Longest file of a machine that is read.
-const MAX_BYTES: u64 = 4 << 20;
-
 impl<'a> Subject<'a> {
+    fn files(&self) -> Root<'a> {
+        Root(self.root)
+    }
+
     /// A path of the machine, below the root; one that is not absolute is as it is.
     fn at(&self, path: impl AsRef<Path>) -> PathBuf {
-        let path = path.as_ref();
-        path.strip_prefix("/").map_or_else(|_| path.to_path_buf(), |path| self.root.join(path))
+        self.files().at(path)
     }
 
     /// A file of the machine, without spaces around it; nothing where it cannot be read.
     fn text(&self, path: impl AsRef<Path>) -> Option<String> {
-        bounded::read(&self.at(path), MAX_BYTES).ok().map(|text| text.trim().to_owned())
+        self.files().text(path)
     }
 
     /// Entries of a folder of the machine whose names begin with `prefix`, by name, as paths of the machine.
     fn list(&self, folder: impl AsRef<Path>, prefix: &str) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.at(&folder)).into_iter().flatten().flatten();
-        let names = entries.map(|entry| entry.file_name());
-        let mut paths: Vec<_> = names
-            .filter(|name| name.to_string_lossy().starts_with(prefix))
-            .map(|name| folder.as_ref().join(name))
-            .collect();
-        paths.sort();
-        paths
+        self.files().list(folder, prefix)
     }
 
     fn machine(&self) -> Machine {

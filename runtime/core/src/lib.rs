@@ -70,7 +70,9 @@ pub mod doctor;
 pub mod cancel;
 pub mod error;
 mod catalogue;
+mod child;
 mod bounded;
+mod root;
 mod hash;
 mod yaml;
 

@@ -30,19 +30,19 @@ pub struct Distribution {
     pub min: f64,
     /// The median.
     pub p50: f64,
-    /// 90th percentile; of [`LEAST_FOR_P90`] samples or more.
+    /// 90th percentile; of 64 samples or more ([`LEAST_FOR_P90`]).
     pub p90: Option<f64>,
-    /// 95th percentile; of [`LEAST_FOR_P95`] samples or more.
+    /// 95th percentile; of 130 samples or more ([`LEAST_FOR_P95`]).
     pub p95: Option<f64>,
-    /// 99th percentile; of [`LEAST_FOR_P99`] samples or more.
+    /// 99th percentile; of 662 samples or more ([`LEAST_FOR_P99`]).
     pub p99: Option<f64>,
     /// The most.
     pub max: f64,
     /// Median absolute deviation from the median, unscaled.
     pub mad: f64,
-    /// 95 % interval of the mean, bootstrapped; of [`LEAST_FOR_INTERVAL`] samples or more.
+    /// 95 % interval of the mean, bootstrapped; of 5 samples or more ([`LEAST_FOR_INTERVAL`]).
     pub mean_interval: Option<[f64; 2]>,
-    /// 95 % interval of the median, bootstrapped; of [`LEAST_FOR_INTERVAL`] samples or more.
+    /// 95 % interval of the median, bootstrapped; of 5 samples or more ([`LEAST_FOR_INTERVAL`]).
     pub p50_interval: Option<[f64; 2]>,
     /// MLPerf's early-stopping estimate of the 90th percentile: not less than it, with 99 % confidence.
     pub p90_early_stop: Option<f64>,

@@ -63,6 +63,8 @@ pub struct Target {
     pub cache: Option<Caching>,
     /// Whether graphs are tried in a process of their own before they are opened.
     pub probe: Probing,
+    /// How the device is measured.
+    pub bench: Measuring,
 }
 
 /// What a device has, for people who choose one.
@@ -188,6 +190,54 @@ pub struct Verification {
     /// Whether one stage after the other is tried in its next better precision, to find the one that was too coarse.
     /// Off unless it says true: it opens graphs anew for each.
     pub retry: bool,
+}
+
+/// How a device is measured; see [`sensor`](crate::sensor).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measuring {
+    /// Names of the sensors whose power adds up to the device's, such as `VDD_IN`; where there are none, those that are
+    /// usual.
+    pub rails: Vec<String>,
+    /// What they cover, for people; without it their own words.
+    pub covers: Option<String>,
+    /// It is waited until the device is no hotter than this, in °C, before each case; without it heat is not waited for.
+    pub start_celsius: Option<f64>,
+    /// Longest wait in seconds for a device to be cool and quiet.
+    pub cool_down_seconds: u64,
+}
+
+impl Default for Measuring {
+    fn default() -> Self {
+        // MLPerf Mobile lets devices rest for 5 minutes, too.
+        Self { rails: Vec::new(), covers: None, start_celsius: None, cool_down_seconds: 300 }
+    }
+}
+
+impl Measuring {
+    /// What a device may be no hotter than, in °C: between a cold store and what chips bear.
+    const START_CELSIUS: std::ops::RangeInclusive<f64> = -20.0..=120.0;
+
+    /// Longest wait that may be asked for, in seconds.
+    const MOST_SECONDS: u64 = 24 * 60 * 60;
+
+    fn check(&self) -> Result<()> {
+        if let Some(celsius) = self.start_celsius.filter(|celsius| !Self::START_CELSIUS.contains(celsius)) {
+            let (least, most) = (Self::START_CELSIUS.start(), Self::START_CELSIUS.end());
+            return Err(Error::usage(format!("bench: start_celsius is {celsius}, expected {least} to {most}, in °C")));
+        }
+        if self.cool_down_seconds > Self::MOST_SECONDS {
+            let what = format!("bench: cool_down_seconds is {}", self.cool_down_seconds);
+            return Err(Error::usage(format!("{what}, expected at most {}", Self::MOST_SECONDS)));
+        }
+        let twice = self.rails.iter().enumerate().find(|(index, rail)| self.rails[..*index].contains(rail));
+        if let Some((_, rail)) = twice {
+            return Err(Error::usage(format!("bench: rails has {rail} twice, whose power would be counted twice")));
+        }
+        if self.rails.iter().any(String::is_empty) {
+            return Err(Error::usage("bench: a rail has no name; safelight sensors lists the names of all"));
+        }
+        Ok(())
+    }
 }
 
 impl Default for Limits {
@@ -409,6 +459,7 @@ impl Target {
         }
         self.check_cache()?;
         self.probe.check()?;
+        self.bench.check()?;
         if self.limits.bounds().contains(&0) {
             return Err(Error::usage("limits: a limit is 0, so that nothing could ever run"));
         }

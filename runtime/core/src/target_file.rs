@@ -16,7 +16,7 @@ use crate::provider::{Options, Provider, ProviderName};
 use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
 use crate::target::{
-    Board, Limits, Measurement, Session, StageOverrides, Target, Verification, find_by_name, keep_options,
+    Board, Limits, Measurement, Measuring, Session, StageOverrides, Target, Verification, find_by_name, keep_options,
     merge_options,
 };
 use crate::tiling::Tiling;
@@ -34,8 +34,8 @@ pub(crate) struct TargetFile {
     pub(crate) name: String,
     /// One line for people.
     title: String,
-    /// Another target, by name, whose providers, precision, residency, session, stages, limits, cache and probe hold where this file
-    /// does not say otherwise: maps are merged key by key, lists are replaced.
+    /// Another target, by name, whose providers, precision, residency, session, stages, limits, cache, probe and bench hold where this
+    /// file does not say otherwise: maps are merged key by key, lists are replaced.
     extends: Option<String>,
     /// What is worth knowing about the device.
     #[serde(default)]
@@ -91,6 +91,9 @@ pub(crate) struct TargetFile {
     /// the command has itself, an application names one.
     #[serde(default)]
     probe: ProbeOverrides,
+    /// How the device is measured: which sensors' power is the device's, and how cool it is before.
+    #[serde(default)]
+    bench: MeasuringOverrides,
 }
 
 /// Where and how much is kept; what is absent is as in the target that is extended, or as usual.
@@ -120,6 +123,22 @@ struct ProbeOverrides {
     max_seconds: Option<u64>,
     /// Bytes that one graph may take, where that is less than machine, container and board have.
     max_bytes: Option<u64>,
+}
+
+/// How a device is measured; what is absent is as in the target that is extended, or as usual.
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+struct MeasuringOverrides {
+    /// Names of the sensors whose power adds up to the device's, such as `VDD_IN`; none may contain another. Without them
+    /// a Jetson's whole module, else processor packages and boards of graphics processors, else the battery.
+    rails: Option<Vec<String>>,
+    /// What they cover, for people.
+    covers: Option<String>,
+    /// It is waited until the device is no hotter than this, in °C, before each case.
+    start_celsius: Option<f64>,
+    /// Longest wait in seconds for a device to be cool and quiet, 300 unless it says otherwise; 0 does not wait.
+    cool_down_seconds: Option<u64>,
 }
 
 /// What a request may ask of a device; what is absent is as in the target that is extended, or as usual.
@@ -231,8 +250,9 @@ impl TargetFile {
         let (mut options, mut allow_fallback) = (BTreeMap::new(), None);
         let (mut verify, mut residency) = (Verification::default(), Residency::default());
         let (mut cache, mut tile, mut probe) = (None, Tiling::default(), Probing::default());
+        let mut bench = Measuring::default();
         if let Some(base) = base {
-            (cache, tile, probe) = (base.cache, base.tile, base.probe);
+            (cache, tile, probe, bench) = (base.cache, base.tile, base.probe, base.bench);
             (session, stages, limits, verify) = (base.session, base.stages, base.limits, base.verify);
             (providers, precision, residency) = (Some(base.providers), Some(base.precision), base.residency);
             (options, allow_fallback) = (base.options, base.allow_fallback);
@@ -272,6 +292,7 @@ impl TargetFile {
                 None => cache,
             },
             probe: self.probe.over(probe),
+            bench: self.bench.over(bench),
         };
         target.check()?;
         Ok(target)
@@ -299,6 +320,19 @@ impl ProbeOverrides {
             max_seconds: self.max_seconds.unwrap_or(base.max_seconds),
             max_bytes: self.max_bytes.or(base.max_bytes),
             ..base
+        }
+    }
+}
+
+impl MeasuringOverrides {
+    /// Other rails cover something else: what the extended target says of its own does not hold for them.
+    fn over(self, base: Measuring) -> Measuring {
+        let covers = if self.rails.is_some() { None } else { base.covers };
+        Measuring {
+            rails: self.rails.unwrap_or(base.rails),
+            covers: self.covers.or(covers),
+            start_celsius: self.start_celsius.or(base.start_celsius),
+            cool_down_seconds: self.cool_down_seconds.unwrap_or(base.cool_down_seconds),
         }
     }
 }
@@ -369,7 +403,7 @@ impl<T: schemars::JsonSchema> schemars::JsonSchema for FalseOr<T> {
 
 /// What the derived schema cannot tell, and the file that is made of it for editors.
 #[cfg(test)]
-mod schema {
+pub(crate) mod schema {
     use schemars::transform::{RecursiveTransform, Transform as _};
     use schemars::{Schema, SchemaGenerator, json_schema};
 
@@ -388,22 +422,23 @@ mod schema {
         json_schema!({ "type": "object", "properties": stages, "additionalProperties": false })
     }
 
-    /// Rewrites the schema where SAFELIGHT_UPDATE is set; fails where it is not what the types say.
     #[test]
     fn the_schema_in_targets_is_that_of_the_types() {
         let mut schema = schemars::schema_for!(TargetFile);
         // What is absent is taken from the target that is extended, so that no default is always true.
         RecursiveTransform(|schema: &mut Schema| drop(schema.remove("default"))).transform(&mut schema);
-        let made = serde_json::to_string_pretty(&schema).unwrap() + "\n";
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../targets/target.schema.json");
+        keep("targets/target.schema.json", &schema);
+    }
+
+    /// Rewrites a schema's file where SAFELIGHT_UPDATE is set; fails where it is not what the types say.
+    pub(crate) fn keep(file: &str, schema: &Schema) {
+        let made = serde_json::to_string_pretty(schema).unwrap() + "\n";
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);
         if std::env::var_os("SAFELIGHT_UPDATE").is_some() {
             std::fs::write(&path, &made).unwrap();
         }
         let kept = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            kept == made,
-            "targets/target.schema.json is old: SAFELIGHT_UPDATE=1 cargo test -p safelight --lib schema"
-        );
+        assert!(kept == made, "{file} is old: SAFELIGHT_UPDATE=1 cargo test -p safelight --lib schema");
     }
 }
 
@@ -540,6 +575,50 @@ mod tests {
         assert_eq!(probe("", base), Probing { when: When::Never, max_bytes: Some(1 << 30), ..usual.clone() });
         let both = probe("probe: { when: always, max_seconds: 9 }\n", base);
         assert_eq!(both, Probing { when: When::Always, max_seconds: 9, max_bytes: Some(1 << 30), ..usual });
+    }
+
+    #[test]
+    fn how_a_device_is_measured_is_taken_over_and_overridden_field_by_field() {
+        let bench = |own: &str, base: &str| {
+            let (own, base) = (format!("extends: base\n{own}"), format!("{RUNS}{base}"));
+            open_first(&[("board", &own), ("base", &base)]).unwrap().bench
+        };
+        let usual = Measuring::default();
+        assert_eq!((usual.rails.len(), usual.covers.as_deref(), usual.start_celsius), (0, None, None));
+        assert_eq!(usual.cool_down_seconds, 300);
+        assert_eq!(bench("", ""), usual);
+        let base = "bench: { rails: [A, B], covers: both, start_celsius: 50 }\n";
+        let taken = Measuring {
+            rails: vec!["A".into(), "B".into()],
+            covers: Some("both".into()),
+            start_celsius: Some(50.0),
+            ..usual
+        };
+        assert_eq!(bench("", base), taken);
+        assert_eq!(
+            bench("bench: { start_celsius: 40.5, cool_down_seconds: 9 }\n", base),
+            Measuring { start_celsius: Some(40.5), cool_down_seconds: 9, ..taken.clone() }
+        );
+        assert_eq!(
+            bench("bench: { rails: [C] }\n", base),
+            Measuring { rails: vec!["C".into()], covers: None, ..taken },
+            "what other rails cover says nothing of these"
+        );
+    }
+
+    #[test]
+    fn a_device_that_could_not_be_measured_is_refused() {
+        for (bench, expected) in [
+            ("{ start_celsius: 500 }", "bench: start_celsius is 500, expected -20 to 120, in °C"),
+            ("{ start_celsius: .nan }", "bench: start_celsius is NaN"),
+            ("{ cool_down_seconds: 86401 }", "bench: cool_down_seconds is 86401, expected at most 86400"),
+            ("{ rails: [VDD_IN, VDD_IN] }", "bench: rails has VDD_IN twice, whose power would be counted twice"),
+            ("{ rails: [''] }", "bench: a rail has no name; safelight sensors lists"),
+            ("{ rail: [VDD_IN] }", "bench: unknown field `rail`"),
+        ] {
+            let told = open_first(&[("t", &format!("{RUNS}bench: {bench}\n"))]).unwrap_err().to_string();
+            assert!(told.contains(expected), "{bench}: {told}");
+        }
     }
 
     #[test]

@@ -123,14 +123,7 @@ pub fn verify(pipeline: &mut Pipeline, golden: &Golden) -> Result<Comparison> {
 /// was expected.
 pub fn compare(pipeline: &mut Pipeline, request: &Request, expected: &Numbers, bound: Bound) -> Result<Comparison> {
     let (found, warnings) = Numbers::record(pipeline, request)?;
-    expected.check_alike(&found)?;
-    let noise = Difference::between(expected.noise.iter(), found.noise.iter());
-    let steps = expected.estimates.iter().zip(&found.estimates);
-    let steps: Vec<_> = steps.map(|(expected, found)| Difference::between(expected, found)).collect();
-    let latent = Difference::between(&expected.latent, &found.latent);
-    let psnr_db = psnr_db(expected.pixels.as_raw(), found.pixels.as_raw());
-    let first_divergence = first_divergence(bound, &noise, &steps, &latent, psnr_db);
-    Ok(Comparison { bound, noise, steps, latent, psnr_db, first_divergence, warnings })
+    Comparison::of(expected, &found, bound, warnings)
 }
 
 fn first_divergence(
@@ -205,6 +198,21 @@ fn next_better(stage: Stage, from: Precision, model: &Model, target: &Target) ->
 }
 
 impl Comparison {
+    /// Compares numbers that were found with those that are known.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`] where they are of another number of steps or size.
+    pub fn of(expected: &Numbers, found: &Numbers, bound: Bound, warnings: Vec<String>) -> Result<Self> {
+        expected.check_alike(found)?;
+        let noise = Difference::between(expected.noise.iter(), found.noise.iter());
+        let steps = expected.estimates.iter().zip(&found.estimates);
+        let steps: Vec<_> = steps.map(|(expected, found)| Difference::between(expected, found)).collect();
+        let latent = Difference::between(&expected.latent, &found.latent);
+        let psnr_db = psnr_db(expected.pixels.as_raw(), found.pixels.as_raw());
+        let first_divergence = first_divergence(bound, &noise, &steps, &latent, psnr_db);
+        Ok(Self { bound, noise, steps, latent, psnr_db, first_divergence, warnings })
+    }
+
     /// Whether nothing is beyond the bound.
     pub fn passed(&self) -> bool {
         self.first_divergence.is_none()

@@ -12,14 +12,16 @@ use crate::memory::StageMemory;
 use crate::sensor::{Contention, Energy, Source, State, Throttling, Timeline};
 use crate::stage::{Precision, Stage};
 use crate::stats::Distribution;
-use crate::{Error, ErrorKind, Result, picture};
+use crate::{Error, ErrorKind, Result, hash, picture};
 
 /// A benchmark of one model on one device. It is written after each case: what an interruption leaves is whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "Report of safelight bench", extend("$id" = "urn:safelight-bench:1")))]
 #[serde(deny_unknown_fields)]
 pub struct Report {
     /// The form of this file, [`Report::SCHEMA`].
+    #[cfg_attr(test, schemars(extend("const" = Report::SCHEMA)))]
     pub schema: String,
     /// When it was begun, as RFC 3339 in UTC.
     pub created: String,
@@ -69,7 +71,7 @@ pub struct LibraryUsed {
     pub version: String,
     /// Its file's name.
     pub file: String,
-    /// SHA-256 of its file.
+    /// SHA-256 of its file; empty where the system's loader found it, which does not tell where.
     pub sha256: String,
 }
 
@@ -145,6 +147,21 @@ pub enum Scenario {
     Cold,
     /// One image after the other for long enough to heat the device.
     Sustained,
+}
+
+impl Scenario {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::SingleStream, Self::Offline, Self::Cold, Self::Sustained];
+
+    /// Its name in arguments and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SingleStream => "single-stream",
+            Self::Offline => "offline",
+            Self::Cold => "cold",
+            Self::Sustained => "sustained",
+        }
+    }
 }
 
 /// What a case asks for.
@@ -298,7 +315,7 @@ pub struct Detailed {
 pub struct Summary {
     /// The headline: an image, from words to pixels; of a cold case, from the process's start.
     pub image: Distribution,
-    /// Images a second over the headline pass.
+    /// Images a second, without what lies between two of them: that is what measures.
     pub images_per_second: f64,
     /// By the name of a stage, with `own` for what is safelight's own: what it takes an image; from the second pass.
     pub stages: BTreeMap<String, Distribution>,
@@ -406,6 +423,20 @@ pub struct Validity {
     pub checks: BTreeMap<String, Option<bool>>,
 }
 
+impl LibraryUsed {
+    /// What is known of a library that was opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where its file cannot be read.
+    pub fn of(path: &Path, version: &str) -> Result<Self> {
+        let unread = |e| Error::io(format!("{}: cannot be read: {e}", path.display()));
+        // The system's loader does not tell where it found a bare name.
+        let sha256 = if path.is_absolute() { hash::of_file(path).map_err(unread)? } else { String::new() };
+        let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        Ok(Self { version: version.into(), file, sha256 })
+    }
+}
+
 impl Report {
     /// The only value of the field `schema`.
     pub const SCHEMA: &'static str = "safelight-bench/1";
@@ -508,6 +539,27 @@ impl Case {
                 refuse(format!("timeline.values[{name:?}] has {} rows, but seconds has {rows}", column.len()))
             }
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemars::transform::Transform as _;
+
+    use super::*;
+
+    #[test]
+    fn the_schema_of_results_is_that_of_the_types() {
+        let mut schema = schemars::schema_for!(Report);
+        schemars::transform::RecursiveTransform(unlink).transform(&mut schema);
+        crate::target_file::schema::keep("docs/results/report.schema.json", &schema);
+    }
+
+    /// Takes the brackets of rustdoc's links off what is said: nothing follows them here.
+    fn unlink(schema: &mut schemars::Schema) {
+        if let Some(serde_json::Value::String(about)) = schema.get_mut("description") {
+            *about = about.replace("[`", "`").replace("`]", "`");
         }
     }
 }

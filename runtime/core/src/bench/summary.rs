@@ -16,14 +16,13 @@ pub fn summarise(
     cold: &[ColdStart],
     batch: usize,
 ) -> Option<Summary> {
-    let totals_ms: Vec<f64> = cold.iter().map(|start| start.total_ms).collect();
-    let (ms, seconds) = match scenario {
-        Scenario::Cold => (&totals_ms, totals_ms.iter().sum::<f64>() / 1e3),
-        _ => (&images.ms, pass_seconds(images)?),
-    };
+    let totals_ms: Vec<f64> = built_nothing(cold).map(|start| start.total_ms).collect();
+    let ms = if scenario == Scenario::Cold { &totals_ms } else { &images.ms };
+    let image = Distribution::of(ms)?;
     Some(Summary {
-        image: Distribution::of(ms)?,
-        images_per_second: (ms.len() * batch) as f64 / seconds,
+        // What lies between two images is what measures, not what is measured.
+        images_per_second: 1e3 * batch as f64 / image.mean,
+        image,
         stages: stages(detailed),
         steps: steps(detailed),
         drift: drift(ms),
@@ -32,9 +31,9 @@ pub fn summarise(
     })
 }
 
-/// From the first image's begin to the last one's end.
-fn pass_seconds(images: &Images) -> Option<f64> {
-    Some(images.start_s.last()? + images.ms.last()? / 1e3 - images.start_s.first()?)
+/// Processes that found what a cache keeps, or keep nothing: building it belongs to the first one alone.
+fn built_nothing(cold: &[ColdStart]) -> impl Iterator<Item = &ColdStart> {
+    cold.iter().filter(|start| start.cache.values().all(|outcome| outcome != "built"))
 }
 
 type Part = (&'static str, fn(&Detailed) -> f64);

@@ -1,0 +1,154 @@
+//! The numbers that stand for a case: one row a workload, in HTML and in Markdown alike.
+
+use std::collections::BTreeSet;
+
+use safelight::bench::Report;
+use safelight::bench::report::{Case, Quality, Scenario, Workload};
+use safelight::sensor::Quantity;
+use safelight::stats::{Distribution, LEAST_FOR_P90};
+
+use super::number::{NOTHING, interval, megabytes, or_nothing, three};
+
+/// Heads of the columns, units included. The first is words.
+pub(super) const HEAD: [&str; 8] = [
+    "workload",
+    "p50 ms (95 % interval)",
+    "p90 ms",
+    "images/s",
+    "J/image",
+    "peak memory MB",
+    "PSNR dB",
+    "images measured",
+];
+
+/// A case's row. What may not be told of it is a dash.
+pub(super) fn row(case: &Case) -> [String; HEAD.len()] {
+    let summary = case.summary.as_ref();
+    let told = |tell: &dyn Fn(&Distribution) -> String| summary.map_or_else(|| NOTHING.into(), |it| tell(&it.image));
+    [
+        named(&case.workload),
+        told(&|image| interval(image.p50, image.p50_interval)),
+        told(&p90),
+        or_nothing(summary.map(|summary| summary.images_per_second)),
+        or_nothing(joules_per_image(case)),
+        case.memory.as_ref().map_or_else(|| NOTHING.into(), |memory| megabytes(memory.peak_bytes)),
+        case.quality.as_ref().map_or_else(|| NOTHING.into(), psnr),
+        told(&|image| image.n.to_string()),
+    ]
+}
+
+/// The percentile, or what is not less than it, or nothing of too few samples.
+fn p90(image: &Distribution) -> String {
+    match (image.p90, image.p90_early_stop) {
+        (Some(p90), _) => three(p90),
+        (None, Some(bound)) => format!("≤ {}", three(bound)),
+        (None, None) => NOTHING.into(),
+    }
+}
+
+/// Why a column is empty, or needs to be read with care: one sentence a column.
+pub(super) fn notes(report: &Report) -> Vec<String> {
+    let mut notes = Vec::new();
+    let images = || report.cases.iter().filter_map(|case| Some(&case.summary.as_ref()?.image));
+    if images().any(|image| image.p90.is_none() && image.p90_early_stop.is_none()) {
+        notes.push(format!("p90: n too small where there is none; it takes {LEAST_FOR_P90} images."));
+    }
+    if report.cases.iter().any(|case| case.energy.is_none()) {
+        let measures = |quantity| matches!(quantity, Quantity::Watts | Quantity::Joules);
+        let absent = report.sensors.iter().filter(|sensor| measures(sensor.quantity));
+        let reasons: Vec<_> = absent.filter_map(|sensor| Some((&sensor.name, sensor.absent.as_ref()?))).collect();
+        notes.push(match reasons.first() {
+            Some((name, reason)) => format!("J/image: not measured ({name}: {reason})."),
+            None => "J/image: nothing here measures power.".into(),
+        });
+    }
+    let references: BTreeSet<_> = report.cases.iter().filter_map(|case| reference(case.quality.as_ref()?)).collect();
+    if !references.is_empty() {
+        let references: Vec<_> = references.into_iter().collect();
+        notes.push(format!("PSNR: the least of the pictures compared with {}.", references.join("; or ")));
+    }
+    notes
+}
+
+/// Energy of an image; nothing where nothing measures it.
+fn joules_per_image(case: &Case) -> Option<f64> {
+    let images = case.images.ms.len() * case.workload.batch;
+    Some(case.energy.as_ref()?.joules / images as f64).filter(|joules| joules.is_finite())
+}
+
+/// What pictures were compared with: a better run of the same, or else what came with the model.
+fn reference(quality: &Quality) -> Option<&str> {
+    match (&quality.reference, &quality.goldens) {
+        (Some(reference), _) if !quality.pictures.is_empty() => Some(reference),
+        (_, goldens) => goldens.as_ref().map(|_| "the model's goldens"),
+    }
+}
+
+/// The least peak signal-to-noise ratio: infinite where every pixel of every picture is the same.
+pub(super) fn least_psnr_db(quality: &Quality) -> Option<f64> {
+    let least = |least: f64, psnr_db: Option<f64>| least.min(psnr_db.unwrap_or(f64::INFINITY));
+    match &quality.goldens {
+        _ if !quality.pictures.is_empty() => {
+            Some(quality.pictures.iter().fold(f64::INFINITY, |all, picture| least(all, picture.psnr_db)))
+        }
+        Some(goldens) if goldens.made > 0 => Some(least(f64::INFINITY, goldens.least_psnr_db)),
+        _ => None,
+    }
+}
+
+fn psnr(quality: &Quality) -> String {
+    match least_psnr_db(quality) {
+        Some(f64::INFINITY) => "identical".into(),
+        least => or_nothing(least),
+    }
+}
+
+/// A ratio, or that every pixel is the same.
+pub(super) fn decibels(psnr_db: Option<f64>) -> String {
+    psnr_db.map_or_else(|| "identical".into(), |psnr_db| format!("{} dB", three(psnr_db)))
+}
+
+pub(super) fn scenario(scenario: Scenario) -> &'static str {
+    match scenario {
+        Scenario::SingleStream => "single-stream",
+        Scenario::Offline => "offline",
+        Scenario::Cold => "cold",
+        Scenario::Sustained => "sustained",
+    }
+}
+
+/// A workload in words: `int8, 4 steps, 512×512, lcm`; what most are not is told at its end.
+pub(super) fn named(workload: &Workload) -> String {
+    let steps = super::number::counted(workload.steps, "step");
+    let Workload { precision, width, height, sampler, .. } = workload;
+    let mut name = format!("{precision}, {steps}, {width}×{height}, {sampler}");
+    if workload.batch > 1 {
+        name += &format!(", batch {}", workload.batch);
+    }
+    if workload.scenario != Scenario::SingleStream {
+        name += &format!(", {}", scenario(workload.scenario));
+    }
+    name
+}
+
+/// Short names for cases: of each workload only what is not the same in all of them.
+pub(super) fn short_names(cases: &[&Case]) -> Vec<String> {
+    let parts: Vec<_> = cases.iter().map(|case| parts(&case.workload)).collect();
+    let varies = |index: usize| parts.iter().any(|part| part[index] != parts[0][index]);
+    let varying: Vec<_> = (0..parts.first().map_or(0, Vec::len)).filter(|index| varies(*index)).collect();
+    let name = |part: &Vec<String>| varying.iter().map(|index| part[*index].as_str()).collect::<Vec<_>>().join(", ");
+    let names = parts.iter().zip(cases);
+    names.map(|(part, case)| if varying.is_empty() { named(&case.workload) } else { name(part) }).collect()
+}
+
+fn parts(workload: &Workload) -> Vec<String> {
+    let Workload { precision, steps, width, height, batch, sampler, .. } = workload;
+    vec![
+        precision.to_string(),
+        super::number::counted(*steps, "step"),
+        format!("{width}×{height}"),
+        sampler.clone(),
+        format!("batch {batch}"),
+        scenario(workload.scenario).into(),
+    ]
+}
