@@ -161,7 +161,8 @@ fn across_cases(page: &mut Page, report: &Report) {
 
 /// A line for all cases that differ in nothing but their steps.
 fn by_steps(cases: &[Case]) -> Vec<Line> {
-    let mut groups: Vec<(&Case, Vec<(f64, Option<f64>)>)> = Vec::new();
+    type Points = Vec<(f64, Option<f64>)>;
+    let mut groups: Vec<(&Case, Points)> = Vec::new();
     let alike = |a: &Case, b: &Case| {
         let workload = safelight::bench::report::Workload { steps: a.workload.steps, ..b.workload.clone() };
         a.workload == workload
