@@ -25,6 +25,7 @@ mod prompts;
 mod report;
 mod sampling;
 mod schedule;
+mod sensors;
 mod targets;
 mod verify;
 mod version;
@@ -82,6 +83,11 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Show what a benchmark found: a page with charts, CSV, or a table for a README
     Report(report::Arguments),
+    /// List the sensors of this device with their values, and why others are absent
+    ///
+    /// Reads for a second: temperatures, clocks, power, load, whether the device is slowed down. Writes nothing and needs
+    /// no library. What bench measures energy with is told at the end.
+    Sensors(sensors::Arguments),
     /// Try one graph that safelight names on standard input, in this process: safelight starts it itself
     #[command(hide = true)]
     ProbeGraph(probe_graph::Arguments),
@@ -107,6 +113,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchWorker(arguments) => bench_worker::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Sensors(arguments) => sensors::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::ProbeGraph(arguments) => probe_graph::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),

@@ -248,7 +248,7 @@ pub(super) fn quantity(quantity: Quantity) -> (&'static str, &'static str, f64) 
         Quantity::Celsius => ("temperature", "°C", 1.0),
         Quantity::Megahertz => ("clock", "MHz", 1.0),
         Quantity::Watts => ("power", "W", 1.0),
-        Quantity::Joules => ("energy", "J since the pass began", 1.0),
+        Quantity::Joules => ("power by a counter of energy", "W", 1.0),
         Quantity::Load => ("load", "% busy", 100.0),
         Quantity::Pressure => ("pressure", "% of the time waited", 100.0),
         Quantity::Throttled => ("throttling", "1 while slowed down", 1.0),

@@ -266,14 +266,13 @@ fn timelines(page: &mut Page, timeline: &Timeline, sensors: &[Source]) {
     }
 }
 
-/// What a sensor told, in the unit of its axis; of what only grows, by how much it has grown.
+/// What a sensor told, in the unit of its axis.
 fn points(timeline: &Timeline, sensor: &Source) -> Vec<(f64, Option<f64>)> {
     let values = timeline.values.get(&sensor.name).map(Vec::as_slice).unwrap_or_default();
-    let first = values.iter().copied().flatten().next().filter(|_| sensor.quantity == Quantity::Joules).unwrap_or(0.0);
     let scale = quantity(sensor.quantity).2;
     let rows = timeline.seconds.iter().zip(values);
     // A mean of numbers that are beyond all measure must not be none.
-    let held = |value: f64| (scale * (value - first)).clamp(-1e200, 1e200);
+    let held = |value: f64| (scale * value).clamp(-1e200, 1e200);
     rows.map(|(seconds, value)| (*seconds, value.map(held))).collect()
 }
 
