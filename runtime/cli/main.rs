@@ -9,6 +9,8 @@ use safelight::{Error, ErrorKind};
 mod chart;
 mod bench;
 mod bench_worker;
+mod collect;
+mod compare;
 mod destination;
 mod device;
 mod doctor;
@@ -82,6 +84,13 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Show what a benchmark found: a page with charts, CSV, or a table for a README
     Report(report::Arguments),
+    /// Compare two reports, or measure both again in turn: what is faster, heavier, different, and whether it can be said
+    ///
+    /// A difference is told only where its 95 % interval excludes that there is none; no difference only where the
+    /// whole interval lies within the threshold; all else is undecided.
+    Compare(compare::Arguments),
+    /// Put the reports of many devices into one table
+    Collect(collect::Arguments),
     /// Try one graph that safelight names on standard input, in this process: safelight starts it itself
     #[command(hide = true)]
     ProbeGraph(probe_graph::Arguments),
@@ -108,6 +117,8 @@ fn main() -> ExitCode {
         Command::BenchWorker(arguments) => bench_worker::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Collect(arguments) => collect::run(&arguments),
         Command::ProbeGraph(arguments) => probe_graph::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };

@@ -173,8 +173,7 @@ impl<'a> Bench<'a> {
         let mut arguments = vec![OsString::from("bench-worker")];
         arguments.extend(self.flags.iter().cloned());
         if planned.is_narrowed {
-            let names: Vec<_> = preference(planned.workload.precision).iter().map(|p| p.name()).collect();
-            arguments.extend(["--precision".into(), names.join(",").into()]);
+            arguments.extend(["--precision".into(), precision_flag(planned.workload.precision)]);
         }
         let errand = Errand {
             model: self.folder.to_path_buf(),
@@ -250,6 +249,11 @@ struct Unwatched;
 impl Around for Unwatched {
     fn begin(&mut self) {}
     fn end(&mut self) {}
+}
+
+/// What `--precision` is of a process that is to run this one.
+pub(crate) fn precision_flag(wanted: Precision) -> OsString {
+    preference(wanted).iter().map(|precision| precision.name()).collect::<Vec<_>>().join(",").into()
 }
 
 /// The precision that is wanted, then those that are nearest to it, better ones first.

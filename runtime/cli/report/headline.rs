@@ -30,7 +30,7 @@ pub(super) fn row(case: &Case) -> [String; HEAD.len()] {
         told(&|image| interval(image.p50, image.p50_interval)),
         told(&p90),
         or_nothing(summary.map(|summary| summary.images_per_second)),
-        or_nothing(joules_per_image(case)),
+        or_nothing(case.joules_per_image()),
         case.memory.as_ref().map_or_else(|| NOTHING.into(), |memory| megabytes(memory.peak_bytes)),
         case.quality.as_ref().map_or_else(|| NOTHING.into(), psnr),
         told(&|image| image.n.to_string()),
@@ -70,12 +70,6 @@ pub(super) fn notes(report: &Report) -> Vec<String> {
     notes
 }
 
-/// Energy of an image; nothing where nothing measures it.
-fn joules_per_image(case: &Case) -> Option<f64> {
-    let images = case.images.ms.len() * case.workload.batch;
-    Some(case.energy.as_ref()?.joules / images as f64).filter(|joules| joules.is_finite())
-}
-
 /// What pictures were compared with: a better run of the same, or else what came with the model.
 fn reference(quality: &Quality) -> Option<&str> {
     match (&quality.reference, &quality.goldens) {
@@ -84,20 +78,8 @@ fn reference(quality: &Quality) -> Option<&str> {
     }
 }
 
-/// The least peak signal-to-noise ratio: infinite where every pixel of every picture is the same.
-pub(super) fn least_psnr_db(quality: &Quality) -> Option<f64> {
-    let least = |least: f64, psnr_db: Option<f64>| least.min(psnr_db.unwrap_or(f64::INFINITY));
-    match &quality.goldens {
-        _ if !quality.pictures.is_empty() => {
-            Some(quality.pictures.iter().fold(f64::INFINITY, |all, picture| least(all, picture.psnr_db)))
-        }
-        Some(goldens) if goldens.made > 0 => Some(least(f64::INFINITY, goldens.least_psnr_db)),
-        _ => None,
-    }
-}
-
 fn psnr(quality: &Quality) -> String {
-    match least_psnr_db(quality) {
+    match quality.least_psnr_db() {
         Some(f64::INFINITY) => "identical".into(),
         least => or_nothing(least),
     }
