@@ -268,7 +268,8 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
     text.chars().take(most - 1).chain(['…']).collect()
 }
 
-/// Text as XML's character data: without characters that end it, or that XML does not know.
+/// Text as XML's character data: without characters that end it, that XML does not know, or that would turn around what
+/// stands behind them.
 pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -277,7 +278,9 @@ pub(crate) fn escaped(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '&' => escaped.push_str("&amp;"),
             '"' => escaped.push_str("&quot;"),
-            '\u{fffe}' | '\u{ffff}' => escaped.push(char::REPLACEMENT_CHARACTER),
+            '\u{fffe}' | '\u{ffff}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                escaped.push(char::REPLACEMENT_CHARACTER)
+            }
             c if c.is_control() => escaped.push(char::REPLACEMENT_CHARACTER),
             c => escaped.push(c),
         }
@@ -291,7 +294,7 @@ mod tests {
 
     #[test]
     fn text_cannot_leave_its_element() {
-        assert_eq!(escaped("a<b>&\"c\"\u{1b}\u{0}é"), "a&lt;b&gt;&amp;&quot;c&quot;\u{fffd}\u{fffd}é");
+        assert_eq!(escaped("a<b>&\"c\"\u{1b}\u{202e}é"), "a&lt;b&gt;&amp;&quot;c&quot;\u{fffd}\u{fffd}é");
     }
 
     #[test]

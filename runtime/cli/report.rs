@@ -5,9 +5,9 @@ use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
 use clap::ValueEnum;
-use safelight::bench;
+use safelight::{Error, ErrorKind, bench};
 
-use crate::print;
+use crate::{print, print_bytes};
 
 mod charts;
 pub(crate) mod comparison;
@@ -25,9 +25,6 @@ pub(crate) use csv::{csv, csv_detailed};
 pub(crate) use fleet::{fleet_as_html, fleet_as_markdown};
 pub(crate) use html::html;
 pub(crate) use markdown::markdown;
-
-/// Gives the bytes of a picture's file beside the report, where it is there.
-pub(crate) type Pictures<'a> = &'a dyn Fn(&str) -> Option<Vec<u8>>;
 
 /// The report's own name in the folder that `safelight bench` writes.
 pub(crate) const FILE: &str = "report.json";
@@ -70,6 +67,9 @@ Examples:
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let path = file(&arguments.report);
     let report = bench::Report::read(&path)?;
+    let out = arguments.out.clone().or_else(|| (arguments.format == Format::Html).then(|| path.with_extension("html")));
+    let out = out.filter(|out| out != Path::new("-"));
+    refuse_itself(out.as_deref(), &path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let text = match arguments.format {
         Format::Html => html(&report, &|name| picture_beside(folder, name)),
@@ -77,15 +77,26 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Format::CsvDetailed => csv_detailed(&report),
         Format::Markdown => markdown(&report),
     };
-    let beside = || (arguments.format == Format::Html).then(|| path.with_extension("html"));
-    match arguments.out.clone().or_else(beside) {
-        Some(out) if out != Path::new("-") => {
+    match out {
+        Some(out) => {
             safelight::save(&out, text.as_bytes())?;
             print(&out.display().to_string())?;
         }
-        _ => crate::print_bytes(text.as_bytes())?,
+        None => print_bytes(text.as_bytes())?,
     }
     Ok(())
+}
+
+/// Raw samples are worth more than what is made of them.
+fn refuse_itself(out: Option<&Path>, report: &Path) -> safelight::Result<()> {
+    let same = |out: &Path| out.canonicalize().is_ok_and(|out| report.canonicalize().is_ok_and(|report| out == report));
+    match out.filter(|out| same(out)) {
+        Some(out) => {
+            let told = format!("{}: is the report itself; give --out another file", out.display());
+            Err(Error::new(ErrorKind::Usage, told))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The report's file, where its folder was given.

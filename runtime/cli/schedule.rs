@@ -275,7 +275,9 @@ pub(crate) fn significant(value: f64) -> String {
     }
     let exponent = value.abs().log10().floor();
     if !(-5.0..6.0).contains(&exponent) {
-        return format!("{value:.5e}");
+        let digits = format!("{value:.5e}");
+        let (digits, power) = digits.split_once('e').unwrap_or((&digits, "0"));
+        return format!("{}e{power}", digits.trim_end_matches('0').trim_end_matches('.'));
     }
     let digits = format!("{value:.*}", (5.0 - exponent) as usize);
     if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.').into() } else { digits }
@@ -291,7 +293,7 @@ mod tests {
         let cases = [
             (0.0, "0"), (-0.0, "0"), (999.0, "999"), (1000.0, "1000"), (100_000.0, "100000"),
             (14.614_647, "14.6146"), (9.999_999_9, "10"), (-0.068_264_5, "-0.0682645"), (0.000_012_345_67, "0.0000123457"),
-            (1.234_567_8e-7, "1.23457e-7"), (1_234_567.8, "1.23457e6"),
+            (1.234_567_8e-7, "1.23457e-7"), (1_234_567.8, "1.23457e6"), (2e299, "2e299"),
             (f64::INFINITY, "inf"), (f64::NEG_INFINITY, "-inf"),
         ];
         for (value, written) in cases {

@@ -4,6 +4,7 @@ use safelight::stats::{Distribution, outliers};
 
 use super::number::{counted, percent, three};
 use crate::chart::{Axis, DASHED, Drawing, Frame, Palette, SOLID, cut, span, ticks, whole_ticks};
+use crate::schedule::significant;
 
 const WIDTH: f64 = 480.0;
 const FRAME: Frame = Frame { left: 74.0, right: 468.0, top: 10.0, bottom: 190.0 };
@@ -36,9 +37,9 @@ pub(super) fn histogram(ms: &[f64], image: &Distribution) -> String {
     let (low, high) = bounds(image);
     let marks = [("p50", Some(image.p50)), ("p90", image.p90), ("p95", image.p95), ("p99", image.p99)];
     let marks: Vec<_> = marks.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-    let frame = Frame { top: FRAME.top + MARK_ROW * (marks.len() + 1) as f64, ..FRAME };
+    let frame = Frame { top: FRAME.top + MARK_ROW * marks.len() as f64, ..FRAME };
     let across = Axis::new((low, high), (frame.left + 6.0, frame.right - 6.0));
-    let counts = binned(ms, (across.low, across.high));
+    let counts = binned(ms, image.mad, (across.low, across.high));
     let most = counts.iter().copied().max().unwrap_or(0).max(1);
     let up = Axis::new((0.0, most as f64), (frame.bottom, frame.top + 4.0));
     let mut drawing = Drawing::in_page((WIDTH, HEIGHT), "histogram of the images' latencies");
@@ -60,18 +61,24 @@ pub(super) fn histogram(ms: &[f64], image: &Distribution) -> String {
         let (x, anchor) = if x > 380.0 { (x - 5.0, "end") } else { (x + 5.0, "start") };
         drawing.write((x, y + 3.0), anchor, ink, &format!("{name} {}", three(*value)));
     }
-    let beyond = ms.iter().filter(|ms| **ms > across.high).count();
-    if beyond > 0 {
-        let text = format!("{beyond} beyond, at most {} →", three(image.max));
-        let (pale, y) = (drawing.palette.pale_ink, frame.top - 4.0);
-        drawing.write((frame.right, y), "end", pale, &text);
-    }
     drawing.end()
 }
 
-/// Samples that fall between the bounds, in 2·√n bins of equal width.
-fn binned(samples: &[f64], (low, high): (f64, f64)) -> Vec<usize> {
-    let bins = (2.0 * (samples.len() as f64).sqrt()).clamp(12.0, 48.0) as usize;
+/// How many images are beyond the charts' ends, and how far; nothing where none is.
+pub(super) fn beyond(ms: &[f64], image: &Distribution) -> Option<String> {
+    let (_, high) = bounds(image);
+    let beyond = ms.iter().filter(|ms| **ms > high).count();
+    let more = if beyond == 1 { "is" } else { "are" };
+    (beyond > 0).then(|| {
+        format!("{} {more} beyond {} ms, at most {}.", counted(beyond, "image"), three(high), three(image.max))
+    })
+}
+
+/// Samples that fall between the bounds, in bins of equal width: 3.49·σ·n^(−1/3) (Scott 1979), with what MAD tells of σ,
+/// so that a few far samples do not make it coarse.
+fn binned(samples: &[f64], mad: f64, (low, high): (f64, f64)) -> Vec<usize> {
+    let width = 3.49 * MAD_TO_SD * mad * (samples.len() as f64).powf(-1.0 / 3.0);
+    let bins = (((high - low) / width) as usize).clamp(12, 60);
     let mut counts = vec![0; bins];
     for sample in samples.iter().filter(|sample| (low..=high).contains(*sample)) {
         let bin = (bins as f64 * (sample - low) / (high - low)) as usize;
@@ -102,15 +109,24 @@ pub(super) fn samples(start_s: &[f64], ms: &[f64], image: &Distribution) -> Stri
     let every = points.len().div_ceil(MOST_DOTS).max(1);
     let at = |(s, ms): (f64, f64)| (across.at(s), up.at(shown(ms)));
     let dots: Vec<_> = of(false).step_by(every).map(at).collect();
-    drawing.dots(&dots, usual, if dots.len() > 400 { 2.4 } else { 4.0 });
+    let width = match dots.len() {
+        0..60 => 6.0,
+        60..400 => 4.0,
+        _ => 2.4,
+    };
+    drawing.dots(&dots, usual, width);
     for point in of(true).take(MOST_DOTS / 10) {
         drawing.dot("outlier", at(point), 3.6, unusual, &format!("{} ms at {} s", three(point.1), three(point.0)));
     }
     drawing.end()
 }
 
+/// Steps that are drawn.
+const MOST_STEPS: usize = 1_000;
+
 /// Each step's median, with its usual deviation thick, and least and most thin.
 pub(super) fn steps(steps: &[Distribution]) -> String {
+    let steps = &steps[..steps.len().min(MOST_STEPS)];
     let high = steps.iter().map(fence).fold(0.0, f64::max);
     let up = Axis::new((0.0, high), (FRAME.bottom, FRAME.top + 6.0));
     let across = Axis::new((1.0, steps.len() as f64), (FRAME.left + 22.0, FRAME.right - 22.0));
@@ -133,18 +149,36 @@ pub(super) fn steps(steps: &[Distribution]) -> String {
     drawing.end()
 }
 
+/// What a colour means.
+pub(super) struct Key {
+    pub(super) colour: usize,
+    pub(super) name: String,
+}
+
+/// Colours of lines, in their order.
+pub(super) fn line_keys(lines: &[Line]) -> Vec<Key> {
+    lines.iter().enumerate().map(|(colour, line)| Key { colour, name: line.name.clone() }).collect()
+}
+
+/// Colours of a bar's parts: calm ones first, since the second is that of what is unusual.
+pub(super) fn bar_keys(names: &[String]) -> Vec<Key> {
+    const ORDER: [usize; 8] = [4, 0, 2, 3, 5, 7, 1, 6];
+    let key = |(index, name): (usize, &String)| Key { colour: ORDER[index % ORDER.len()], name: name.clone() };
+    names.iter().enumerate().map(key).collect()
+}
+
 /// A bar that is made of parts. A part's colour is that of its name in the legend.
 pub(super) struct Bar {
     pub(super) name: String,
-    /// Indices into the legend, and values.
+    /// Indices into the keys, and values.
     pub(super) parts: Vec<(usize, f64)>,
 }
 
 /// Bars from zero to the right, their sums beside them.
-pub(super) fn bars(bars: &[Bar], legend: &[String], unit: &str) -> String {
+pub(super) fn bars(bars: &[Bar], keys: &[Key], unit: &str) -> String {
     const ROW: f64 = 30.0;
     let frame = Frame { left: 118.0, right: 424.0, top: 4.0, bottom: 10.0 + ROW * bars.len() as f64 };
-    let sum = |bar: &Bar| bar.parts.iter().map(|(_, value)| value).sum::<f64>();
+    let sum = |bar: &Bar| bar.parts.iter().map(|(_, value)| value.max(0.0)).sum::<f64>();
     let most = bars.iter().map(sum).fold(0.0, f64::max);
     let across = Axis::new((0.0, if most > 0.0 { most } else { 1.0 }), (frame.left, frame.right));
     let mut drawing = Drawing::in_page((WIDTH, frame.bottom + 50.0), &format!("{} by part", unit));
@@ -158,8 +192,9 @@ pub(super) fn bars(bars: &[Bar], legend: &[String], unit: &str) -> String {
         for (index, value) in bar.parts.iter().copied().filter(|(_, value)| *value > 0.0) {
             let (left, right) = (across.at(before), across.at(before + value));
             let share = percent(value / all);
-            let title = format!("{}: {} {unit}, {share}", legend[index], three(value));
-            drawing.bar(Frame { left, right, top, bottom: top + 18.0 }, drawing.palette.colour(index), &title);
+            let Key { colour, name } = &keys[index];
+            let title = format!("{name}: {} {unit}, {share}", three(value));
+            drawing.bar(Frame { left, right, top, bottom: top + 18.0 }, drawing.palette.colour(*colour), &title);
             before += value;
         }
         drawing.write((frame.left - 8.0, top + 13.0), "end", ink, &cut(&bar.name, 17));
@@ -215,7 +250,7 @@ pub(super) fn lines(lines: &[Line], axes: &Axes) -> String {
     let mut drawing = Drawing::in_page((WIDTH, HEIGHT), axes.upward);
     drawing.rules(&FRAME, &up, &ticks((up.low, up.high), 5));
     drawing.bands(&FRAME, &up, ("∞", "−∞"));
-    drawing.feet(&FRAME, &across, &ticks((across.low, across.high), 6));
+    drawing.feet(&FRAME, &across, &own_ticks(&xs, &across));
     drawing.labels(&FRAME, axes.upward, axes.across);
     for (index, (line, points)) in lines.iter().enumerate() {
         let colour = drawing.palette.colour(index);
@@ -232,6 +267,18 @@ pub(super) fn lines(lines: &[Line], axes: &Axes) -> String {
         }
     }
     drawing.end()
+}
+
+/// The values themselves where they are so few that their labels have room, such as numbers of steps; else round ones.
+fn own_ticks(values: &[f64], across: &Axis) -> Vec<(f64, String)> {
+    let mut own = values.to_vec();
+    own.sort_by(f64::total_cmp);
+    own.dedup();
+    let apart = own.windows(2).all(|pair| across.at(pair[1]) - across.at(pair[0]) > 22.0);
+    match apart && own.len() <= 12 {
+        true => own.into_iter().map(|value| (value, significant(value))).collect(),
+        false => ticks((across.low, across.high), 6),
+    }
 }
 
 /// Means of so many neighbours that the line has few enough points.
@@ -277,9 +324,11 @@ mod tests {
     #[test]
     fn every_sample_within_the_bounds_is_in_one_bin() {
         let samples: Vec<_> = (0..100).map(f64::from).collect();
-        let counts = binned(&samples, (0.0, 99.0));
-        assert_eq!((counts.len(), counts.iter().sum::<usize>()), (20, 100));
-        assert_eq!(binned(&samples, (50.0, 99.0)).iter().sum::<usize>(), 50);
+        for mad in [0.0, 1e-300, 25.0, 1e300] {
+            let counts = binned(&samples, mad, (0.0, 99.0));
+            assert!((12..=60).contains(&counts.len()) && counts.iter().sum::<usize>() == 100, "{mad}: {counts:?}");
+        }
+        assert_eq!(binned(&samples, 25.0, (50.0, 99.0)).iter().sum::<usize>(), 50);
     }
 
     #[test]

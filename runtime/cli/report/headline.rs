@@ -7,7 +7,7 @@ use safelight::bench::report::{Case, Quality, Scenario, Workload};
 use safelight::sensor::Quantity;
 use safelight::stats::{Distribution, LEAST_FOR_P90};
 
-use super::number::{NOTHING, interval, megabytes, or_nothing, three};
+use super::number::{NOTHING, counted, grouped, interval, megabytes, or_nothing, three};
 
 /// Heads of the columns, units included. The first is words.
 pub(super) const HEAD: [&str; 8] = [
@@ -33,7 +33,7 @@ pub(super) fn row(case: &Case) -> [String; HEAD.len()] {
         or_nothing(case.joules_per_image()),
         case.memory.as_ref().map_or_else(|| NOTHING.into(), |memory| megabytes(memory.peak_bytes)),
         case.quality.as_ref().map_or_else(|| NOTHING.into(), psnr),
-        told(&|image| image.n.to_string()),
+        told(&|image| grouped(&image.n.to_string())),
     ]
 }
 
@@ -53,21 +53,29 @@ pub(super) fn notes(report: &Report) -> Vec<String> {
     if images().any(|image| image.p90.is_none() && image.p90_early_stop.is_none()) {
         notes.push(format!("p90: n too small where there is none; it takes {LEAST_FOR_P90} images."));
     }
-    if report.cases.iter().any(|case| case.energy.is_none()) {
-        let measures = |quantity| matches!(quantity, Quantity::Watts | Quantity::Joules);
-        let absent = report.sensors.iter().filter(|sensor| measures(sensor.quantity));
-        let reasons: Vec<_> = absent.filter_map(|sensor| Some((&sensor.name, sensor.absent.as_ref()?))).collect();
-        notes.push(match reasons.first() {
-            Some((name, reason)) => format!("J/image: not measured ({name}: {reason})."),
-            None => "J/image: nothing here measures power.".into(),
-        });
-    }
+    notes.extend(energy_note(report));
     let references: BTreeSet<_> = report.cases.iter().filter_map(|case| reference(case.quality.as_ref()?)).collect();
     if !references.is_empty() {
         let references: Vec<_> = references.into_iter().collect();
         notes.push(format!("PSNR: the least of the pictures compared with {}.", references.join("; or ")));
     }
     notes
+}
+
+/// What energies cover, or why there are none.
+fn energy_note(report: &Report) -> Option<String> {
+    let energies = report.cases.iter().filter_map(|case| case.energy.as_ref());
+    let covered: BTreeSet<_> = energies.map(|it| format!("{} ({})", it.sources.join(" + "), it.covers)).collect();
+    if !covered.is_empty() {
+        let covered: Vec<_> = covered.into_iter().collect();
+        return Some(format!("J/image: all that {} told, idle included.", covered.join("; or ")));
+    }
+    let measures = |quantity| matches!(quantity, Quantity::Watts | Quantity::Joules);
+    let mut absent = report.sensors.iter().filter(|sensor| measures(sensor.quantity));
+    Some(match absent.find_map(|sensor| Some((&sensor.name, sensor.absent.as_ref()?))) {
+        Some((name, reason)) => format!("J/image: not measured ({name}: {reason})."),
+        None => "J/image: nothing here measures power.".into(),
+    })
 }
 
 /// What pictures were compared with: a better run of the same, or else what came with the model.
@@ -101,7 +109,7 @@ pub(super) fn scenario(scenario: Scenario) -> &'static str {
 
 /// A workload in words: `int8, 4 steps, 512×512, lcm`; what most are not is told at its end.
 pub(super) fn named(workload: &Workload) -> String {
-    let steps = super::number::counted(workload.steps, "step");
+    let steps = counted(workload.steps, "step");
     let Workload { precision, width, height, sampler, .. } = workload;
     let mut name = format!("{precision}, {steps}, {width}×{height}, {sampler}");
     if workload.batch > 1 {
@@ -127,7 +135,7 @@ fn parts(workload: &Workload) -> Vec<String> {
     let Workload { precision, steps, width, height, batch, sampler, .. } = workload;
     vec![
         precision.to_string(),
-        super::number::counted(*steps, "step"),
+        counted(*steps, "step"),
         format!("{width}×{height}"),
         sampler.clone(),
         format!("batch {batch}"),

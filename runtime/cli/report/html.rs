@@ -1,27 +1,41 @@
 //! A report as one page of HTML that needs nothing else: no file, no network, no script.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use safelight::bench::Report;
 pub(super) use safelight::bench::fleet::device;
 use safelight::bench::report::{Case, Protocol};
 use safelight::machine::Machine;
 use safelight::sensor::{Quantity, State};
 
-use super::charts::{Axes, Line, Spot, lines, scatter};
+use super::charts::{Axes, Line, Spot, line_keys, lines, scatter};
 use super::headline::{HEAD, named, notes, row, short_names};
 use super::number::{counted, megabytes, percent, three};
 use super::page::Page;
+use super::picture::data_uri;
 use super::section;
+use crate::schedule::significant;
+
+/// Cases that are shown in full; the table has all of them.
+const MOST_CASES: usize = 100;
 
 /// The page. `pictures` gives the bytes of a picture's file beside the report, where it is there.
 pub(crate) fn html(report: &Report, pictures: &dyn Fn(&str) -> Option<Vec<u8>>) -> String {
+    // Cases have their references in common: each picture is made small once.
+    let kept = RefCell::new(HashMap::new());
+    let pictures = |name: &str| -> Option<String> {
+        let mut kept = kept.borrow_mut();
+        kept.entry(name.to_owned()).or_insert_with(|| data_uri(&pictures(name)?)).clone()
+    };
     let device = device(&report.machine);
     let mut page = Page::new(&format!("{} on {device}", report.model.title));
     head(&mut page, report, &device);
     verdict(&mut page, report);
     headline(&mut page, report);
     across_cases(&mut page, report);
-    for (index, case) in report.cases.iter().enumerate() {
-        section::case(&mut page, (index + 1, case), report, pictures);
+    for (index, case) in report.cases.iter().enumerate().take(MOST_CASES) {
+        section::case(&mut page, (index + 1, case), report, &pictures);
     }
     protocol(&mut page, report);
     sensors(&mut page, report);
@@ -42,10 +56,10 @@ fn head(page: &mut Page, report: &Report, device: &str) {
         ("target", Some(format!("{}: {}", target.name, target.title))),
         ("begun", Some(report.created.clone())),
         ("ONNX Runtime", Some(format!("{}, {}", library.version, library.file))),
-        ("its SHA-256", Some(library.sha256.chars().take(16).chain(['…']).collect())),
+        ("library's SHA-256", Some(library.sha256.chars().take(16).chain(['…']).collect())),
         ("safelight", Some(format!("{}, {build}", tool.safelight))),
         ("processor", machine.processor.as_ref().map(|it| format!("{it}, {}", counted(machine.cores, "core")))),
-        ("its instructions", Some(features.join(", "))),
+        ("instructions", Some(features.join(", "))),
         ("memory", machine.memory_bytes.map(|bytes| format!("{} MB", megabytes(bytes)))),
         ("system", Some(system(machine, state))),
         ("Linux for Tegra", machine.l4t.map(|l4t| format!("{l4t}"))),
@@ -104,7 +118,7 @@ fn verdict(page: &mut Page, report: &Report) {
 
 /// A row a workload.
 fn headline(page: &mut Page, report: &Report) {
-    page.element("h2", "Headline");
+    page.element("h2", "Results");
     let head: Vec<_> = [""].into_iter().chain(HEAD).chain(["valid"]).collect();
     let line = |(index, case): (usize, &Case)| {
         let valid = if case.validity.valid { "✓ yes" } else { "✗ no" };
@@ -115,7 +129,7 @@ fn headline(page: &mut Page, report: &Report) {
     page.element("p class=\"pale\"", &notes(report).join(" "));
     if report.cases.len() > 1 {
         let link = |index| format!("<a href=\"#case-{index}\">{index}</a>");
-        let links: Vec<_> = (1..=report.cases.len()).map(link).collect();
+        let links: Vec<_> = (1..=report.cases.len().min(MOST_CASES)).map(link).collect();
         page.markup(&format!("<p>Each in full: {}</p>", links.join(" · ")));
     }
 }
@@ -128,9 +142,8 @@ fn across_cases(page: &mut Page, report: &Report) {
     }
     page.markup("<div class=\"charts\">");
     if !by_steps.is_empty() {
-        let names: Vec<_> = by_steps.iter().map(|line| line.name.clone()).collect();
         let axes = Axes { across: "steps", upward: "p50 ms an image", least: Some((0.0, 0.0)) };
-        page.figure("Latency by steps", "Median of each case.", &lines(&by_steps, &axes), &names);
+        page.figure("Latency by steps", "Median of each case.", &lines(&by_steps, &axes), &line_keys(&by_steps));
     }
     if spots.len() > 1 {
         let axes = Axes { across: "p50 ms an image", upward: "PSNR dB", least: None };
@@ -178,8 +191,10 @@ fn spots(cases: &[Case]) -> Vec<Spot> {
 fn protocol(page: &mut Page, report: &Report) {
     let Protocol { warm_up_images: [least, most], start_celsius, .. } = &report.protocol;
     let it = &report.protocol;
+    // What was set, and not measured, is told as it was set.
+    let share = |share: f64| format!("{} %", significant(100.0 * share));
     page.element("h2", "How it was measured");
-    let tolerance = percent(it.warm_up_tolerance);
+    let tolerance = share(it.warm_up_tolerance);
     page.facts(&[
         ("requests", Some(format!("{}, in turn; SHA-256 {}", it.requests, it.requests_sha256))),
         ("warm-up", Some(format!("{least} to {most} images, until two in a row differ by less than {tolerance}"))),
@@ -188,17 +203,17 @@ fn protocol(page: &mut Page, report: &Report) {
             Some(format!(
                 "{} and {} s or more; no longer than {} s; nothing but whole images is timed",
                 counted(it.least_images, "image"),
-                three(it.least_seconds),
-                three(it.most_seconds)
+                significant(it.least_seconds),
+                significant(it.most_seconds)
             )),
         ),
         ("second pass", Some(format!("{}, with stages and steps timed", counted(it.detailed_images, "image")))),
         ("cold phases", Some(format!("{}, one after the other", counted(it.cold_processes, "fresh process")))),
         ("compared", Some(counted(it.compared_pictures, "picture"))),
-        ("sensors", Some(format!("{} readings a second", three(it.readings_per_second)))),
-        ("others may use", Some(format!("{} of all processors' time", percent(it.most_contention)))),
-        ("drift may be", Some(format!("{} from first to last quarter", percent(it.most_drift)))),
-        ("begins at", start_celsius.map(|celsius| format!("{} °C or less", three(celsius)))),
+        ("sensors", Some(format!("{} readings a second", significant(it.readings_per_second)))),
+        ("others may use", Some(format!("{} of all processors' time", share(it.most_contention)))),
+        ("drift may be", Some(format!("{} from first to last quarter", share(it.most_drift)))),
+        ("begins at", start_celsius.map(|celsius| format!("{} °C or less", significant(celsius)))),
     ]);
     let text = "Percentiles are told only where enough samples stand behind them: p90 of 64, p95 of 130, p99 of 662 \
                 (99 % confidence). Intervals are bootstrapped, 95 %. MB are 1,000,000 bytes.";

@@ -33,13 +33,14 @@ pub(crate) fn markdown(report: &Report) -> String {
 fn caption(report: &Report) -> String {
     let Report { model, machine, library, target, tool, created, cases, .. } = report;
     let date = created.get(..10).unwrap_or(created);
-    let images: usize = cases.iter().filter_map(|case| Some(case.summary.as_ref()?.image.n)).sum();
+    let counts = cases.iter().filter_map(|case| Some(case.summary.as_ref()?.image.n));
+    let images = counts.fold(0, usize::saturating_add);
     let held = cases.iter().filter(|case| case.validity.valid).count();
     let unfinished = if report.finished { "" } else { "; **interrupted**" };
     let valid = match cases.len() {
         0 => "nothing measured".into(),
         all if held == all => format!("{}, valid", counted(all, "case")),
-        all => format!("**of {}, {held} valid**", counted(all, "case")),
+        all => format!("**{held} of {} valid**", counted(all, "case")),
     };
     let [title, device, version, target] =
         [&model.title, &device(machine), &library.version, &target.name].map(|text| literal(text));
@@ -70,6 +71,7 @@ pub(super) fn literal(text: &str) -> String {
             '<' => literal.push_str("&lt;"),
             '&' => literal.push_str("&amp;"),
             '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' | '!' | '$' => literal.extend(['\\', c]),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => literal.push(char::REPLACEMENT_CHARACTER),
             c if c.is_control() => literal.push(' '),
             c => literal.push(c),
         }

@@ -13,6 +13,7 @@ pub(super) fn like(value: f64, other: f64) -> String {
     // Rounding may carry: 99.96 has the digits of 100.
     let power = |value: f64| format!("{value:.2e}").rsplit('e').next().and_then(|power| power.parse::<i32>().ok());
     match power(other).filter(|_| other != 0.0) {
+        _ if !value.is_finite() => NOTHING.into(),
         _ if value == 0.0 => "0".into(),
         Some(power @ 3..=8) if value.abs() < 1e9 => {
             let step = 10f64.powi(power - 2);
@@ -52,7 +53,12 @@ pub(super) fn signed_percent(share: f64) -> String {
 
 /// A whole number with a word, in the plural where it is not one.
 pub(super) fn counted(count: usize, what: &str) -> String {
-    format!("{} {what}{}", grouped(&count.to_string()), if count == 1 { "" } else { "s" })
+    let ending = match count {
+        1 => "",
+        _ if what.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{} {what}{ending}", grouped(&count.to_string()))
 }
 
 fn minus(number: &str) -> String {
@@ -84,6 +90,7 @@ mod tests {
             (0.0, "0"), (1.0, "1.00"), (41.234, "41.2"), (99.96, "100"), (0.041_234, "0.0412"), (412.3, "412"),
             (4_123.0, "4,120"), (1_234_567.0, "1,230,000"), (123_456_789.0, "123,000,000"), (-3.456, "−3.46"),
             (-4_123.0, "−4,120"), (1e12, "1.00e12"), (1.234e-7, "1.23e−7"), (f64::MAX, "1.80e308"), (999.6, "1,000"),
+            (f64::NAN, "–"), (f64::INFINITY, "–"),
         ];
         for (value, written) in cases {
             assert_eq!(three(value), written, "{value}");
@@ -102,6 +109,7 @@ mod tests {
     #[test]
     fn counts_and_shares_have_their_words_and_signs() {
         assert_eq!((counted(1, "case"), counted(1_234, "image")), ("1 case".into(), "1,234 images".into()));
+        assert_eq!((counted(3, "process"), counted(0, "step")), ("3 processes".into(), "0 steps".into()));
         assert_eq!((signed_percent(0.0123), signed_percent(-0.5)), ("+1.23 %".into(), "−50.0 %".into()));
     }
 }

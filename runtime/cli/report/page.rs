@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::charts::Key;
 use crate::chart::{IN_PAGE, cut, escaped};
 
 /// Characters of any one text of a report: names may come from strangers.
@@ -94,23 +95,23 @@ impl Page {
     }
 
     /// A chart with its heading, and what is to be known when reading it.
-    pub(super) fn figure(&mut self, heading: &str, caption: &str, chart: &str, legend: &[String]) {
+    pub(super) fn figure(&mut self, heading: &str, caption: &str, chart: &str, keys: &[Key]) {
         let (heading, caption) = (escaped(heading), escaped(&cut(caption, MOST_CHARACTERS)));
         let _ = writeln!(self.text, "<figure><figcaption><b>{heading}</b>{caption}</figcaption>\n{chart}");
-        self.legend(legend);
+        self.legend(keys);
         self.markup("</figure>");
     }
 
-    /// What the colours mean, in the order of [`IN_PAGE`].
-    fn legend(&mut self, names: &[String]) {
-        if names.is_empty() {
+    /// What the colours mean.
+    fn legend(&mut self, keys: &[Key]) {
+        if keys.is_empty() {
             return;
         }
         self.text.push_str("<p class=\"key\">");
-        for (index, name) in names.iter().enumerate() {
-            let (colour, name) = (IN_PAGE.colour(index), escaped(&cut(name, MOST_CHARACTERS / 4)));
+        for Key { colour, name } in keys {
             // As lines are drawn whose colours come again.
-            let class = if index < IN_PAGE.colours.len() { "" } else { " class=\"d\"" };
+            let class = if *colour < IN_PAGE.colours.len() { "" } else { " class=\"d\"" };
+            let (colour, name) = (IN_PAGE.colour(*colour), escaped(&cut(name, MOST_CHARACTERS / 4)));
             let _ = write!(self.text, "<span><i{class} style=\"color:{colour}\"></i>{name}</span>");
         }
         self.text.push_str("</p>\n");

@@ -3,16 +3,18 @@
 use std::collections::BTreeSet;
 
 use safelight::bench::Report;
-use safelight::bench::report::{Case, ColdStart, MemoryUsed, PictureHeld, Quality, Summary};
+use safelight::bench::report::{Case, ColdStart, MemoryUsed, PictureHeld, Quality, Scenario, Summary};
 use safelight::sensor::{Quantity, Source, Timeline};
 use safelight::stats::Distribution;
 
 use super::charts::{self, Axes, Bar, Line};
 use super::headline::{decibels, named};
 use super::html::quantity;
-use super::number::{counted, interval, megabytes, or_nothing, percent, signed_percent, three};
+use super::number::{counted, grouped, interval, megabytes, or_nothing, percent, signed_percent, three};
 use super::page::Page;
-use super::picture::data_uri;
+
+/// Gives the data URI of a picture's file, where it is there.
+type Pictures<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Bars of a chart, and pictures of a case: the rest is in the report's file.
 const MOST_BARS: usize = 16;
@@ -20,7 +22,7 @@ const MOST_PICTURES: usize = 6;
 /// Lines of a chart.
 const MOST_LINES: usize = 12;
 
-pub(super) fn case(page: &mut Page, (number, case): (usize, &Case), report: &Report, pictures: super::Pictures) {
+pub(super) fn case(page: &mut Page, (number, case): (usize, &Case), report: &Report, pictures: Pictures) {
     page.markup("<section>");
     page.element(&format!("h2 id=\"case-{number}\""), &format!("{number}. {}", named(&case.workload)));
     let word = if case.validity.valid { "✓ valid" } else { "✗ not valid" };
@@ -42,6 +44,7 @@ pub(super) fn case(page: &mut Page, (number, case): (usize, &Case), report: &Rep
     placement(page, case);
     timelines(page, &case.timeline, &report.sensors);
     page.markup("</div>");
+    silent(page, &case.timeline, &report.sensors);
     graphs(page, case);
     surroundings(page, case);
     quality(page, case.quality.as_ref(), pictures);
@@ -54,7 +57,7 @@ fn statistics(page: &mut Page, case: &Case, summary: &Summary) {
     let image = &summary.image;
     let head = ["n", "p50 ms", "mean ms", "sd", "MAD", "least", "p90", "p90 or less", "p95", "p99", "most"];
     let row = vec![
-        image.n.to_string(),
+        grouped(&image.n.to_string()),
         interval(image.p50, image.p50_interval),
         interval(image.mean, image.mean_interval),
         or_nothing(image.sd),
@@ -98,12 +101,19 @@ fn told(case: &Case, summary: &Summary) -> Vec<String> {
 
 fn latency(page: &mut Page, case: &Case, summary: &Summary) {
     let (images, image) = (&case.images, &summary.image);
-    if images.ms.is_empty() {
-        return;
+    let ms: Vec<f64> = match case.workload.scenario {
+        Scenario::Cold => case.cold.iter().map(|start| start.total_ms).collect(),
+        _ => images.ms.clone(),
+    };
+    if !ms.is_empty() {
+        let beyond = charts::beyond(&ms, image).unwrap_or_default();
+        let caption = format!("How often images took how long. {beyond}");
+        page.figure("Latency", &caption, &charts::histogram(&ms, image), &[]);
     }
-    page.figure("Latency", "How often images took how long.", &charts::histogram(&images.ms, image), &[]);
-    let caption = "Every image. The line is the median; orange is above it by more than five usual deviations.";
-    page.figure("Latency over time", caption, &charts::samples(&images.start_s, &images.ms, image), &[]);
+    if !images.ms.is_empty() {
+        let caption = "Every image. The line is the median; orange is above it by more than five usual deviations.";
+        page.figure("Latency over time", caption, &charts::samples(&images.start_s, &images.ms, image), &[]);
+    }
 }
 
 /// Stages in the order of the data, safelight's own time last.
@@ -116,28 +126,20 @@ fn stages(page: &mut Page, summary: &Summary) {
     let all: f64 = stages.iter().map(|(_, stage)| stage.mean).sum();
     if all > 0.0 {
         let share = |stage: &Distribution| percent(stage.mean / all);
-        let legend: Vec<_> = stages.iter().map(|(name, it)| format!("{}, {}", words(name), share(it))).collect();
+        let keys = charts::bar_keys(&stages.iter().map(|(name, _)| words(name)).collect::<Vec<_>>());
         let parts = stages.iter().enumerate().map(|(index, (_, stage))| (index, stage.mean)).collect();
-        let bars = charts::bars(&[Bar { name: "an image".into(), parts }], &legend, "ms, mean");
+        let bars = charts::bars(&[Bar { name: "an image".into(), parts }], &keys, "ms, mean");
         let caption = "From the second pass. Means, because they add up; own is safelight's own time.";
         let row =
             |(name, it): &(&String, &Distribution)| vec![words(name), interval(it.p50, it.p50_interval), share(it)];
         page.markup("<div>");
-        page.figure("Stages", caption, &bars, &legend);
+        page.figure("Stages", caption, &bars, &keys);
         page.table(1, &["stage", "p50 ms", "share"], &stages.iter().map(row).collect::<Vec<_>>());
         page.markup("</div>");
     }
-    match summary.steps.as_slice() {
-        [] => {}
-        [step] => {
-            let text = format!("One step: p50 {} ms, {} to {}.", three(step.p50), three(step.min), three(step.max));
-            page.figure("Steps", &text, "", &[]);
-        }
-        steps => {
-            let caption =
-                "From the second pass. Thick: MAD around the median; thin: from least to most, cut at the top.";
-            page.figure("Steps", caption, &charts::steps(steps), &[]);
-        }
+    if summary.steps.len() > 1 {
+        let caption = "From the second pass. Thick: MAD around the median; thin: from least to most, cut at the top.";
+        page.figure("Steps", caption, &charts::steps(&summary.steps), &[]);
     }
 }
 
@@ -161,11 +163,9 @@ fn memory(page: &mut Page, memory: Option<&MemoryUsed>) {
         megabytes(memory.peak_bytes),
         device.unwrap_or_default()
     );
-    let (chart, legend) = match bars.is_empty() {
-        true => (String::new(), &legend[..0]),
-        false => (charts::bars(&bars, &legend, "MB"), &legend[..]),
-    };
-    page.figure("Memory", &caption, &chart, legend);
+    let keys = if bars.is_empty() { Vec::new() } else { charts::bar_keys(&legend) };
+    let chart = if bars.is_empty() { String::new() } else { charts::bars(&bars, &keys, "MB") };
+    page.figure("Memory", &caption, &chart, &keys);
 }
 
 /// Fresh processes, from their start to their first image.
@@ -193,7 +193,8 @@ fn cold(page: &mut Page, starts: &[ColdStart]) {
     if !caches.is_empty() {
         caption += &format!(" Cache: {}.", caches.into_iter().collect::<Vec<_>>().join("; "));
     }
-    page.figure("Cold start", &caption, &charts::bars(&bars, &legend, "ms"), &legend);
+    let keys = charts::bar_keys(&legend);
+    page.figure("Cold start", &caption, &charts::bars(&bars, &keys, "ms"), &keys);
 }
 
 /// How many nodes of each graph each provider runs.
@@ -209,29 +210,59 @@ fn placement(page: &mut Page, case: &Case) {
         name: words(stage.name()),
         parts: graph.nodes.iter().map(|(provider, nodes)| (index(provider), *nodes as f64)).collect(),
     };
-    let chart = charts::bars(&placed.map(bar).collect::<Vec<_>>(), &providers, "nodes");
-    page.figure("Placement", "Nodes of each graph that each provider was given.", &chart, &providers);
+    let keys = charts::bar_keys(&providers);
+    let chart = charts::bars(&placed.map(bar).collect::<Vec<_>>(), &keys, "nodes");
+    page.figure("Placement", "Nodes of each graph that each provider was given.", &chart, &keys);
+}
+
+/// Whether a sensor told anything.
+fn told_anything(timeline: &Timeline, sensor: &Source) -> bool {
+    timeline.values.get(&sensor.name).is_some_and(|it| it.iter().any(Option::is_some))
+}
+
+/// What quantities sensors told of.
+fn quantities(timeline: &Timeline, sensors: &[Source]) -> BTreeSet<Quantity> {
+    sensors.iter().filter(|sensor| told_anything(timeline, sensor)).map(|sensor| sensor.quantity).collect()
+}
+
+/// What nothing here told of, so that nobody looks for it.
+fn silent(page: &mut Page, timeline: &Timeline, sensors: &[Source]) {
+    let told = quantities(timeline, sensors);
+    let power = [Quantity::Watts, Quantity::Joules].iter().any(|kind| told.contains(kind));
+    let told = |kind: Quantity| told.contains(&kind) || (kind == Quantity::Watts && power);
+    let looked_for = [
+        Quantity::Celsius,
+        Quantity::Watts,
+        Quantity::Megahertz,
+        Quantity::Load,
+        Quantity::Pressure,
+        Quantity::Throttled,
+    ];
+    let silent: Vec<_> = looked_for.into_iter().filter(|kind| !told(*kind)).map(|kind| quantity(kind).0).collect();
+    if !silent.is_empty() {
+        let silent = silent.join(", ");
+        page.markup(&format!("<p class=\"pale\">No sensor told of {silent}: <a href=\"#sensors\">why</a>.</p>"));
+    }
 }
 
 /// A chart for each quantity that sensors told of.
 fn timelines(page: &mut Page, timeline: &Timeline, sensors: &[Source]) {
-    let told = |sensor: &&Source| timeline.values.get(&sensor.name).is_some_and(|it| it.iter().any(Option::is_some));
-    let quantities: BTreeSet<Quantity> = sensors.iter().filter(told).map(|sensor| sensor.quantity).collect();
-    for kind in quantities {
+    let told = |sensor: &&Source| told_anything(timeline, sensor);
+    for kind in quantities(timeline, sensors) {
         let of_kind = |sensor: &&Source| sensor.quantity == kind && told(sensor);
         let line = |sensor: &Source| Line { name: sensor.name.clone(), points: points(timeline, sensor) };
         let lines: Vec<_> = sensors.iter().filter(of_kind).take(MOST_LINES).map(line).collect();
         let (name, unit, _) = quantity(kind);
         let least = match kind {
-            Quantity::Celsius | Quantity::Megahertz => None,
-            Quantity::Load | Quantity::Pressure | Quantity::Charge => Some((0.0, 100.0)),
+            Quantity::Celsius => None,
+            Quantity::Load | Quantity::Charge => Some((0.0, 100.0)),
+            Quantity::Pressure => Some((0.0, 10.0)),
             Quantity::Throttled => Some((0.0, 1.0)),
-            Quantity::Watts | Quantity::Joules | Quantity::Bytes => Some((0.0, 0.0)),
+            Quantity::Megahertz | Quantity::Watts | Quantity::Joules | Quantity::Bytes => Some((0.0, 0.0)),
         };
         let axes = Axes { across: "seconds since the pass began", upward: unit, least };
-        let names: Vec<_> = lines.iter().map(|line| line.name.clone()).collect();
         let heading = format!("{}{}", name[..1].to_uppercase(), &name[1..]);
-        page.figure(&heading, "", &charts::lines(&lines, &axes), &names);
+        page.figure(&heading, "", &charts::lines(&lines, &axes), &charts::line_keys(&lines));
     }
 }
 
@@ -241,7 +272,9 @@ fn points(timeline: &Timeline, sensor: &Source) -> Vec<(f64, Option<f64>)> {
     let first = values.iter().copied().flatten().next().filter(|_| sensor.quantity == Quantity::Joules).unwrap_or(0.0);
     let scale = quantity(sensor.quantity).2;
     let rows = timeline.seconds.iter().zip(values);
-    rows.map(|(seconds, value)| (*seconds, value.map(|value| scale * (value - first)))).collect()
+    // A mean of numbers that are beyond all measure must not be none.
+    let held = |value: f64| (scale * (value - first)).clamp(-1e200, 1e200);
+    rows.map(|(seconds, value)| (*seconds, value.map(held))).collect()
 }
 
 /// What ran.
@@ -285,12 +318,12 @@ fn surroundings(page: &mut Page, case: &Case) {
         ("processor pressure", share(it.cpu_pressure)),
         ("memory pressure", share(it.memory_pressure)),
         ("swapped", it.swapped_bytes.map(|bytes| format!("{} MB", megabytes(bytes)))),
-        ("involuntary switches", it.involuntary_switches.map(|count| super::number::grouped(&count.to_string()))),
+        ("involuntary switches", it.involuntary_switches.map(|count| grouped(&count.to_string()))),
     ]);
 }
 
 /// How right the pictures are.
-fn quality(page: &mut Page, quality: Option<&Quality>, pictures: super::Pictures) {
+fn quality(page: &mut Page, quality: Option<&Quality>, pictures: Pictures) {
     page.element("h3", "Quality");
     let Some(quality) = quality else {
         page.element("p", "It was not asked for.");
@@ -323,7 +356,7 @@ fn quality(page: &mut Page, quality: Option<&Quality>, pictures: super::Pictures
 }
 
 /// Pictures beside the reference's, the furthest first.
-fn compared(page: &mut Page, quality: &Quality, pictures: super::Pictures) {
+fn compared(page: &mut Page, quality: &Quality, pictures: Pictures) {
     let mut held: Vec<&PictureHeld> = quality.pictures.iter().collect();
     let db = |it: &PictureHeld| it.psnr_db.unwrap_or(f64::INFINITY);
     held.sort_by(|a, b| db(a).total_cmp(&db(b)));
@@ -336,7 +369,7 @@ fn compared(page: &mut Page, quality: &Quality, pictures: super::Pictures) {
     page.element("p class=\"pale\"", &format!("{which}, beside {reference} (right), at most 256 pixels wide."));
     page.markup("<div class=\"pairs\">");
     for it in held.iter().take(MOST_PICTURES) {
-        let image = |file: &Option<String>| file.as_ref().and_then(|file| data_uri(&pictures(file)?));
+        let image = |file: &Option<String>| file.as_ref().and_then(|file| pictures(file));
         page.markup("<figure>");
         match (image(&it.file), image(&it.reference_file)) {
             (Some(own), Some(other)) => page.markup(&format!(
@@ -366,10 +399,9 @@ fn drift(page: &mut Page, held: &[&PictureHeld]) {
         return;
     }
     let axes = Axes { across: "step", upward: "relative L2 distance", least: Some((0.0, 0.0)) };
-    let names: Vec<_> = lines.iter().map(|line| line.name.clone()).collect();
     page.markup("<div class=\"charts\">");
     let caption = "How far each step's estimate is from the reference's.";
-    page.figure("Drift over the steps", caption, &charts::lines(&lines, &axes), &names);
+    page.figure("Drift over the steps", caption, &charts::lines(&lines, &axes), &charts::line_keys(&lines));
     page.markup("</div>");
 }
 
@@ -377,15 +409,19 @@ fn drift(page: &mut Page, held: &[&PictureHeld]) {
 fn checks(page: &mut Page, case: &Case) {
     if !case.validity.checks.is_empty() {
         page.element("h3", "Checks");
-        let row = |(name, held): (&String, &Option<bool>)| {
-            let held = match held {
+        page.markup("<dl>");
+        for (name, held) in &case.validity.checks {
+            let told = match held {
                 Some(true) => "✓ held",
                 Some(false) => "✗ failed",
-                None => "could not be made",
+                None => "– could not be made",
             };
-            vec![words(name), held.into()]
-        };
-        page.table(2, &["check", ""], &case.validity.checks.iter().map(row).collect::<Vec<_>>());
+            page.markup("<div>");
+            page.element("dt", &words(name));
+            page.mark("dd", *held, told);
+            page.markup("</div>");
+        }
+        page.markup("</dl>");
     }
     if !case.advice.is_empty() {
         page.element("h3", "Advice");

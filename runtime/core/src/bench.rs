@@ -6,6 +6,8 @@ use crate::Result;
 
 pub mod compare;
 pub mod fleet;
+#[cfg(test)]
+mod mock;
 pub mod protocol;
 pub mod quality;
 pub mod report;

@@ -35,6 +35,8 @@ pub struct Report {
     pub machine: Machine,
     /// Its state before the first case.
     pub state: State,
+    /// What of that state should be otherwise, and what was told while graphs were opened and images made.
+    pub warnings: Vec<String>,
     /// What only people know: ambient temperature, cooling, power supply.
     pub notes: Vec<String>,
     /// How graphs were run.
@@ -423,6 +425,30 @@ pub struct Validity {
     pub checks: BTreeMap<String, Option<bool>>,
 }
 
+impl Case {
+    /// A case of which nothing is known yet.
+    pub fn of(workload: Workload) -> Self {
+        Self {
+            workload,
+            error: None,
+            graphs: BTreeMap::new(),
+            cold: Vec::new(),
+            warm_up_ms: Vec::new(),
+            images: Images::default(),
+            detailed: Vec::new(),
+            summary: None,
+            memory: None,
+            timeline: Timeline::default(),
+            energy: None,
+            throttling: Throttling::default(),
+            contention: Contention::default(),
+            quality: None,
+            validity: Validity::default(),
+            advice: Vec::new(),
+        }
+    }
+}
+
 impl LibraryUsed {
     /// What is known of a library that was opened.
     ///
@@ -533,8 +559,8 @@ impl Case {
 
     /// Energy of an image in J; nothing where nothing measured it.
     pub fn joules_per_image(&self) -> Option<f64> {
-        let images = self.images.ms.len() * self.workload.batch;
-        Some(self.energy.as_ref()?.joules / images as f64).filter(|joules| joules.is_finite())
+        let images = self.summary.as_ref()?.image.n as f64 * self.workload.batch as f64;
+        Some(self.energy.as_ref()?.joules / images).filter(|joules| joules.is_finite())
     }
 }
 
