@@ -19,6 +19,7 @@ use crate::{folders, print, tell};
 mod case;
 mod device;
 
+pub(crate) use case::precision_flag;
 use case::{Bench, Planned, Subject};
 use device::Device;
 
@@ -88,6 +89,13 @@ Examples:
   safelight bench --scenario cold --target jetson-orin-nano
 
 Docs: docs/benchmarking.md says how to measure a board, and what each number means.";
+
+impl Arguments {
+    /// Which model runs where.
+    pub(crate) fn device(&self) -> &DeviceArguments {
+        &self.device
+    }
+}
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folder = folders::model_folder(arguments.device.model.as_deref())?;

@@ -9,6 +9,8 @@ use safelight::{Error, ErrorKind};
 mod chart;
 mod bench;
 mod bench_worker;
+mod collect;
+mod compare;
 mod destination;
 mod device;
 mod doctor;
@@ -88,6 +90,13 @@ enum Command {
     /// Reads for a second: temperatures, clocks, power, load, whether the device is slowed down. Writes nothing and needs
     /// no library. What bench measures energy with is told at the end.
     Sensors(sensors::Arguments),
+    /// Compare two reports, or measure both again in turn: what is faster, heavier, different, and whether it can be said
+    ///
+    /// A difference is told only where its 95 % interval excludes that there is none; no difference only where the
+    /// whole interval lies within the threshold; all else is undecided.
+    Compare(compare::Arguments),
+    /// Put the reports of many devices into one table
+    Collect(collect::Arguments),
     /// Try one graph that safelight names on standard input, in this process: safelight starts it itself
     #[command(hide = true)]
     ProbeGraph(probe_graph::Arguments),
@@ -115,6 +124,8 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Sensors(arguments) => sensors::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Collect(arguments) => collect::run(&arguments),
         Command::ProbeGraph(arguments) => probe_graph::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
     };

@@ -10,7 +10,9 @@ use safelight::{Error, ErrorKind, bench};
 use crate::{print, print_bytes};
 
 mod charts;
+pub(crate) mod comparison;
 mod csv;
+mod fleet;
 mod headline;
 mod html;
 mod markdown;
@@ -20,11 +22,12 @@ mod picture;
 mod section;
 
 pub(crate) use csv::{csv, csv_detailed};
+pub(crate) use fleet::{fleet_as_html, fleet_as_markdown};
 pub(crate) use html::html;
 pub(crate) use markdown::markdown;
 
 /// The report's own name in the folder that `safelight bench` writes.
-const FILE: &str = "report.json";
+pub(crate) const FILE: &str = "report.json";
 
 /// Longest file of a picture that is read, in bytes.
 const MAX_PICTURE_BYTES: u64 = 64 << 20;
@@ -97,7 +100,7 @@ fn refuse_itself(out: Option<&Path>, report: &Path) -> safelight::Result<()> {
 }
 
 /// The report's file, where its folder was given.
-fn file(given: &Path) -> PathBuf {
+pub(crate) fn file(given: &Path) -> PathBuf {
     if given.is_dir() { given.join(FILE) } else { given.to_owned() }
 }
 

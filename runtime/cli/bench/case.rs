@@ -195,8 +195,7 @@ impl<'a> Bench<'a> {
         let mut arguments = vec![OsString::from("bench-worker")];
         arguments.extend(self.subject.flags.iter().cloned());
         if planned.is_narrowed {
-            let names: Vec<_> = preference(planned.workload.precision).iter().map(|p| p.name()).collect();
-            arguments.extend(["--precision".into(), names.join(",").into()]);
+            arguments.extend(["--precision".into(), precision_flag(planned.workload.precision)]);
         }
         let errand = Errand {
             model: self.subject.folder.to_path_buf(),
@@ -278,6 +277,11 @@ impl Found {
 enum Watch {
     Nothing,
     Memory,
+}
+
+/// What `--precision` is of a process that is to run this one.
+pub(crate) fn precision_flag(wanted: Precision) -> OsString {
+    preference(wanted).iter().map(|precision| precision.name()).collect::<Vec<_>>().join(",").into()
 }
 
 /// The precision that is wanted, then those that are nearest to it, better ones first.

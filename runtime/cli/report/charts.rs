@@ -3,7 +3,7 @@
 use safelight::stats::{Distribution, outliers};
 
 use super::number::{counted, percent, three};
-use crate::chart::{Axis, DASHED, Drawing, Frame, SOLID, cut, span, ticks, whole_ticks};
+use crate::chart::{Axis, DASHED, Drawing, Frame, Palette, SOLID, cut, span, ticks, whole_ticks};
 use crate::schedule::significant;
 
 const WIDTH: f64 = 480.0;
@@ -199,6 +199,28 @@ pub(super) fn bars(bars: &[Bar], keys: &[Key], unit: &str) -> String {
         }
         drawing.write((frame.left - 8.0, top + 13.0), "end", ink, &cut(&bar.name, 17));
         drawing.write((across.at(all) + 6.0, top + 13.0), "start", pale, &three(all));
+    }
+    drawing.end()
+}
+
+/// Bars below their names, from zero to the right, their values beside them; what is not valid is grey.
+pub(super) fn ranking(bars: &[(String, f64, bool)], unit: &str) -> String {
+    const ROW: f64 = 38.0;
+    let frame = Frame { left: 8.0, right: 410.0, top: 4.0, bottom: 10.0 + ROW * bars.len() as f64 };
+    let most = bars.iter().map(|(_, value, _)| *value).fold(0.0, f64::max);
+    let across = Axis::new((0.0, if most > 0.0 { most } else { 1.0 }), (frame.left, frame.right));
+    let mut drawing = Drawing::in_page((WIDTH, frame.bottom + 50.0), &format!("{unit} by device"));
+    drawing.rules(&frame, &across, &[]);
+    drawing.feet(&frame, &across, &ticks((0.0, across.high), 5));
+    let Palette { ink, pale_ink, grey, .. } = *drawing.palette;
+    drawing.write(((frame.left + frame.right) / 2.0, frame.bottom + 42.0), "middle", ink, unit);
+    for (row, (name, value, valid)) in bars.iter().enumerate() {
+        let top = frame.top + 4.0 + ROW * row as f64;
+        let colour = if *valid { drawing.palette.colour(0) } else { grey };
+        drawing.write((frame.left + 4.0, top + 11.0), "start", ink, &cut(name, 62));
+        let place = Frame { left: frame.left, right: across.at(*value), top: top + 16.0, bottom: top + 32.0 };
+        drawing.bar(place, colour, &format!("{name}: {} {unit}", three(*value)));
+        drawing.write((across.at(*value) + 6.0, top + 28.0), "start", pale_ink, &three(*value));
     }
     drawing.end()
 }

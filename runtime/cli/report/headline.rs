@@ -30,7 +30,7 @@ pub(super) fn row(case: &Case) -> [String; HEAD.len()] {
         told(&|image| interval(image.p50, image.p50_interval)),
         told(&p90),
         or_nothing(summary.map(|summary| summary.images_per_second)),
-        or_nothing(joules_per_image(case)),
+        or_nothing(case.joules_per_image()),
         case.memory.as_ref().map_or_else(|| NOTHING.into(), |memory| megabytes(memory.peak_bytes)),
         case.quality.as_ref().map_or_else(|| NOTHING.into(), psnr),
         told(&|image| grouped(&image.n.to_string())),
@@ -78,12 +78,6 @@ fn energy_note(report: &Report) -> Option<String> {
     })
 }
 
-/// Energy of an image; nothing where nothing measures it.
-fn joules_per_image(case: &Case) -> Option<f64> {
-    let images = case.summary.as_ref()?.image.n as f64 * case.workload.batch as f64;
-    Some(case.energy.as_ref()?.joules / images).filter(|joules| joules.is_finite())
-}
-
 /// What pictures were compared with: a better run of the same, or else what came with the model.
 fn reference(quality: &Quality) -> Option<&str> {
     match (&quality.reference, &quality.goldens) {
@@ -92,20 +86,8 @@ fn reference(quality: &Quality) -> Option<&str> {
     }
 }
 
-/// The least peak signal-to-noise ratio: infinite where every pixel of every picture is the same.
-pub(super) fn least_psnr_db(quality: &Quality) -> Option<f64> {
-    let least = |least: f64, psnr_db: Option<f64>| least.min(psnr_db.unwrap_or(f64::INFINITY));
-    match &quality.goldens {
-        _ if !quality.pictures.is_empty() => {
-            Some(quality.pictures.iter().fold(f64::INFINITY, |all, picture| least(all, picture.psnr_db)))
-        }
-        Some(goldens) if goldens.made > 0 => Some(least(f64::INFINITY, goldens.least_psnr_db)),
-        _ => None,
-    }
-}
-
 fn psnr(quality: &Quality) -> String {
-    match least_psnr_db(quality) {
+    match quality.least_psnr_db() {
         Some(f64::INFINITY) => "identical".into(),
         least => or_nothing(least),
     }

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use safelight::bench::Report;
+pub(super) use safelight::bench::fleet::device;
 use safelight::bench::report::{Case, Protocol};
 use safelight::machine::Machine;
 use safelight::sensor::{Quantity, State};
 
 use super::charts::{Axes, Line, Spot, line_keys, lines, scatter};
-use super::headline::{HEAD, least_psnr_db, named, notes, row, short_names};
+use super::headline::{HEAD, named, notes, row, short_names};
 use super::number::{counted, megabytes, percent, three};
 use super::page::Page;
 use super::picture::data_uri;
@@ -40,13 +41,6 @@ pub(crate) fn html(report: &Report, pictures: &dyn Fn(&str) -> Option<Vec<u8>>) 
     sensors(&mut page, report);
     reproduction(&mut page, report);
     page.end()
-}
-
-/// What people call the device.
-pub(super) fn device(machine: &Machine) -> String {
-    let named = machine.board.clone().or_else(|| machine.processor.clone());
-    let named = named.unwrap_or_else(|| format!("{} {}", machine.os, machine.arch));
-    std::iter::once(named).chain(machine.gpus.iter().cloned()).collect::<Vec<_>>().join(", ")
 }
 
 /// What was measured, and on what.
@@ -188,7 +182,7 @@ fn by_steps(cases: &[Case]) -> Vec<Line> {
 fn spots(cases: &[Case]) -> Vec<Spot> {
     let names = short_names(&cases.iter().collect::<Vec<_>>());
     let spot = |((index, case), name): ((usize, &Case), String)| {
-        let (p50, psnr) = (case.summary.as_ref()?.image.p50, least_psnr_db(case.quality.as_ref()?)?);
+        let (p50, psnr) = (case.summary.as_ref()?.image.p50, case.quality.as_ref()?.least_psnr_db()?);
         let title = format!("{name}: {} ms, {} dB", three(p50), three(psnr));
         Some(Spot { number: index + 1, title, at: (p50, psnr) })
     };

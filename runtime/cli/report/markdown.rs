@@ -59,12 +59,12 @@ fn faults(case: &Case) -> String {
     format!("Not valid: {}: {reasons}.\n", literal(&named(&case.workload)))
 }
 
-fn line(cells: impl Iterator<Item = String>) -> String {
+pub(super) fn line(cells: impl Iterator<Item = String>) -> String {
     format!("| {} |", cells.collect::<Vec<_>>().join(" | "))
 }
 
 /// Text of a report that Markdown takes as it is: on one line, without any mark-up of its own.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     let mut literal = String::with_capacity(text.len());
     for c in crate::chart::cut(text, MOST_CHARACTERS).chars() {
         match c {

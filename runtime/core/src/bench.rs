@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
+pub mod compare;
+pub mod fleet;
 #[cfg(test)]
 mod mock;
 pub mod protocol;

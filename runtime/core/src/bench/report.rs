@@ -1,8 +1,8 @@
 //! What a benchmark writes down: every raw sample, what they add up to, and whether they can be trusted.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -545,6 +545,42 @@ fn check_schema(text: &str) -> Result<()> {
             Err(Error::usage(format!("its schema is {schema}: made by a newer safelight; read it with that one")))
         }
         _ => refuse(format!("its schema is \"{schema}\", not \"{}\"", Report::SCHEMA)),
+    }
+}
+
+impl Case {
+    /// What a case is about, in ms, in the order in which it was measured: whole images; of a cold case whole processes.
+    pub fn times_ms(&self) -> Vec<f64> {
+        match self.workload.scenario {
+            Scenario::Cold => super::summary::built_nothing(&self.cold).map(|start| start.total_ms).collect(),
+            _ => self.images.ms.clone(),
+        }
+    }
+
+    /// Energy of an image in J; nothing where nothing measured it.
+    pub fn joules_per_image(&self) -> Option<f64> {
+        let images = self.summary.as_ref()?.image.n as f64 * self.workload.batch as f64;
+        Some(self.energy.as_ref()?.joules / images).filter(|joules| joules.is_finite())
+    }
+}
+
+impl Quality {
+    /// The least peak signal-to-noise ratio in dB of pictures beside their reference, or of the goldens where no picture
+    /// was compared: infinite where every pixel is the same. Nothing where nothing was compared.
+    pub fn least_psnr_db(&self) -> Option<f64> {
+        let or_same = |psnr_db: Option<f64>| psnr_db.unwrap_or(f64::INFINITY);
+        let goldens = self.goldens.as_ref().filter(|goldens| goldens.made > 0);
+        let pictures = self.pictures.iter().map(|picture| or_same(picture.psnr_db)).reduce(f64::min);
+        pictures.or_else(|| Some(or_same(goldens?.least_psnr_db)))
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scenario, precision, steps, width, height, batch, sampler } = self;
+        let plural = if *steps == 1 { "" } else { "s" };
+        write!(f, "{} {precision}, {steps} step{plural}, {width}×{height}, {sampler}", scenario.name())?;
+        if *batch > 1 { write!(f, ", {batch} at once") } else { Ok(()) }
     }
 }
 

@@ -32,14 +32,14 @@ pub fn summarise(
 }
 
 /// Processes that found what a cache keeps, or keep nothing: building it belongs to the first one alone.
-fn built_nothing(cold: &[ColdStart]) -> impl Iterator<Item = &ColdStart> {
+pub(super) fn built_nothing(cold: &[ColdStart]) -> impl Iterator<Item = &ColdStart> {
     cold.iter().filter(|start| start.cache.values().all(|outcome| outcome != "built"))
 }
 
-type Part = (&'static str, fn(&Detailed) -> f64);
+pub(super) type Part = (&'static str, fn(&Detailed) -> f64);
 
 /// What of an image's time is told by name.
-const PARTS: &[Part] = &[
+pub(super) const PARTS: &[Part] = &[
     ("reopen", |image| image.reopen_ms),
     ("text_encoder", |image| image.text_encoder_ms),
     ("denoiser", |image| image.denoiser_ms),
