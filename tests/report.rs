@@ -113,7 +113,7 @@ fn spoil(value: &mut Value, key: &str, count: &mut usize) {
     match value {
         _ if KEPT.contains(&key) => {}
         Value::String(text) => {
-            *text = if *count % 7 == 0 { format!("{HOSTILE}{}", "x".repeat(10_000)) } else { HOSTILE.into() }
+            *text = if count.is_multiple_of(7) { format!("{HOSTILE}{}", "x".repeat(10_000)) } else { HOSTILE.into() }
         }
         Value::Number(number) if number.is_f64() => {
             let numbers = [0.0, -0.0, 1e308, -1e308, 5e-324, -1.0, 0.1, 1e17];

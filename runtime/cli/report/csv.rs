@@ -8,8 +8,6 @@ use std::fmt::Write as _;
 use safelight::bench::Report;
 use safelight::bench::report::{Case, Detailed, Workload};
 
-use super::headline::scenario;
-
 const CASE: &str = "case,scenario,precision,steps,width,height,batch,sampler,valid";
 
 /// A row an image of the headline pass.
@@ -56,7 +54,7 @@ fn parts(image: &Detailed) -> impl Iterator<Item = (&'static str, Option<usize>,
 fn columns(report: &Report) -> impl Iterator<Item = (&Case, String)> {
     report.cases.iter().enumerate().map(|(index, case)| {
         let Workload { precision, steps, width, height, batch, sampler, .. } = &case.workload;
-        let (scenario, sampler, valid) = (scenario(case.workload.scenario), field(sampler), case.validity.valid);
+        let (scenario, sampler, valid) = (case.workload.scenario.name(), field(sampler), case.validity.valid);
         (case, format!("{},{scenario},{precision},{steps},{width},{height},{batch},{sampler},{valid}", index + 1))
     })
 }

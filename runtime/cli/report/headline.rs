@@ -116,15 +116,6 @@ pub(super) fn decibels(psnr_db: Option<f64>) -> String {
     psnr_db.map_or_else(|| "identical".into(), |psnr_db| format!("{} dB", three(psnr_db)))
 }
 
-pub(super) fn scenario(scenario: Scenario) -> &'static str {
-    match scenario {
-        Scenario::SingleStream => "single-stream",
-        Scenario::Offline => "offline",
-        Scenario::Cold => "cold",
-        Scenario::Sustained => "sustained",
-    }
-}
-
 /// A workload in words: `int8, 4 steps, 512×512, lcm`; what most are not is told at its end.
 pub(super) fn named(workload: &Workload) -> String {
     let steps = counted(workload.steps, "step");
@@ -134,7 +125,7 @@ pub(super) fn named(workload: &Workload) -> String {
         name += &format!(", batch {}", workload.batch);
     }
     if workload.scenario != Scenario::SingleStream {
-        name += &format!(", {}", scenario(workload.scenario));
+        name += &format!(", {}", workload.scenario.name());
     }
     name
 }
@@ -157,6 +148,6 @@ fn parts(workload: &Workload) -> Vec<String> {
         format!("{width}×{height}"),
         sampler.clone(),
         format!("batch {batch}"),
-        scenario(workload.scenario).into(),
+        workload.scenario.name().into(),
     ]
 }
