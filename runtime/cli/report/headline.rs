@@ -62,6 +62,24 @@ pub(super) fn notes(report: &Report) -> Vec<String> {
     notes
 }
 
+/// Why cases are not to be relied on: each reason once, with the indices of its cases.
+pub(super) fn faults(report: &Report) -> Vec<(&str, Vec<usize>)> {
+    let mut faults: Vec<(&str, Vec<usize>)> = Vec::new();
+    for (index, case) in report.cases.iter().enumerate().filter(|(_, case)| !case.validity.valid) {
+        let mut reasons: Vec<&str> = case.validity.reasons.iter().chain(&case.error).map(String::as_str).collect();
+        if reasons.is_empty() {
+            reasons.push("no reason is given");
+        }
+        for reason in reasons {
+            match faults.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, cases)) => cases.push(index),
+                None => faults.push((reason, vec![index])),
+            }
+        }
+    }
+    faults
+}
+
 /// What energies cover, or why there are none.
 fn energy_note(report: &Report) -> Option<String> {
     let energies = report.cases.iter().filter_map(|case| case.energy.as_ref());

@@ -9,7 +9,7 @@ use safelight::machine::Machine;
 use safelight::sensor::{Quantity, State};
 
 use super::charts::{Axes, Line, Spot, line_keys, lines, scatter};
-use super::headline::{HEAD, least_psnr_db, named, notes, row, short_names};
+use super::headline::{HEAD, faults, least_psnr_db, named, notes, row, short_names};
 use super::number::{counted, megabytes, percent, three};
 use super::page::Page;
 use super::picture::data_uri;
@@ -28,7 +28,7 @@ pub(crate) fn html(report: &Report, pictures: &dyn Fn(&str) -> Option<Vec<u8>>) 
         kept.entry(name.to_owned()).or_insert_with(|| data_uri(&pictures(name)?)).clone()
     };
     let device = device(&report.machine);
-    let mut page = Page::new(&format!("{} on {device}", report.model.title));
+    let mut page = Page::new(&format!("{}, on {device}", report.model.title));
     head(&mut page, report, &device);
     verdict(&mut page, report);
     headline(&mut page, report);
@@ -54,7 +54,8 @@ fn head(page: &mut Page, report: &Report, device: &str) {
     let Report { tool, library, machine, state, target, model, .. } = report;
     page.markup("<header>");
     page.element("p class=\"over\"", "safelight bench");
-    page.element("h1", &format!("{} on {device}", model.title));
+    page.element("h1", &model.title);
+    page.element("p class=\"on\"", &format!("on {device}"));
     let features: Vec<_> = machine.features.iter().map(ToString::to_string).collect();
     let build = if tool.release { "release build" } else { "built without optimisation" };
     page.facts(&[
@@ -98,8 +99,8 @@ fn at_the_start(state: &State) -> String {
 
 /// Whether the numbers can be trusted, before any of them is told.
 fn verdict(page: &mut Page, report: &Report) {
-    let invalid: Vec<_> = report.cases.iter().enumerate().filter(|(_, case)| !case.validity.valid).collect();
-    let (class, word, mut text) = match (invalid.len(), report.cases.len()) {
+    let invalid = report.cases.iter().filter(|case| !case.validity.valid).count();
+    let (class, word, mut text) = match (invalid, report.cases.len()) {
         (_, 0) => ("bad", "Nothing measured.", String::new()),
         (0, 1) => ("good", "Valid.", "No check failed.".into()),
         (0, cases) => ("good", "Valid.", format!("No check failed in any of {}.", counted(cases, "case"))),
@@ -112,13 +113,15 @@ fn verdict(page: &mut Page, report: &Report) {
     }
     page.markup(&format!("<div class=\"verdict {class}\" role=\"status\"><b>{word}</b>"));
     page.element("span", &text);
-    let reason = |(index, case): &(usize, &Case)| {
-        let workload = named(&case.workload);
-        let reasons = case.validity.reasons.iter().chain(&case.error);
-        let reasons: Vec<_> = reasons.map(|reason| format!("{} ({workload}): {reason}", index + 1)).collect();
-        if reasons.is_empty() { vec![format!("{} ({workload}): no reason is given", index + 1)] } else { reasons }
+    let fault = |(reason, cases): (&str, Vec<usize>)| {
+        let numbers: Vec<_> = cases.iter().map(|index| (index + 1).to_string()).collect();
+        match cases.len() {
+            some if some == report.cases.len() => reason.to_owned(),
+            1 => format!("case {} ({}): {reason}", numbers[0], named(&report.cases[cases[0]].workload)),
+            _ => format!("cases {}: {reason}", numbers.join(", ")),
+        }
     };
-    page.list(&invalid.iter().flat_map(reason).collect::<Vec<_>>());
+    page.list(&faults(report).into_iter().map(fault).collect::<Vec<_>>());
     page.markup("</div>");
 }
 

@@ -90,6 +90,7 @@ fn told(case: &Case, summary: &Summary) -> Vec<String> {
     let requests: BTreeSet<_> = outputs.iter().map(|output| output.request).collect();
     told.push(match outputs.len().saturating_sub(requests.len()) {
         _ if outputs.is_empty() => "No output was hashed.".into(),
+        0 if outputs.iter().all(|output| output.count < 2) => "No request was made twice.".into(),
         0 => format!("Each of {} gave the same pixels every time.", counted(requests.len(), "request")),
         more => format!("Not repeatable: {} gave {} other outputs.", counted(requests.len(), "request"), more),
     });
