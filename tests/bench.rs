@@ -1,4 +1,5 @@
 //! `safelight bench` as a user runs it, on the shipped model.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -145,6 +146,45 @@ fn workers_of(parent: u32) -> bool {
         stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
     });
     parents.into_iter().any(|found| found == parent)
+}
+
+/// Other processes that keep every processor busy make a run invalid, and the reason says so.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_beside_other_work_is_invalid() {
+    let place = Place::new();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let busy: Vec<_> = (0..cores).map(|_| Busy::start()).collect();
+    let arguments = ["--duration", "3", "--quality", "0", "--cold", "0", "--strict"];
+    let outcome = Outcome::of(bench(&place, &arguments));
+    drop(busy);
+    outcome.expect("under load", 6, "invalid: ");
+    let report = report(&place);
+    let case = &report.cases[0];
+    assert!(case.contention.others.unwrap() > 0.2, "{:?}", case.contention);
+    assert_eq!(case.validity.checks["quiet"], Some(false));
+    let reason = case.validity.reasons.iter().find(|reason| reason.contains("of all processors' time"));
+    assert!(reason.is_some_and(|reason| reason.starts_with("other processes took ")), "{:?}", case.validity.reasons);
+    assert!(case.summary.is_some() && !case.images.ms.is_empty(), "it is written down nevertheless");
+}
+
+/// A process that keeps a processor busy until this is dropped.
+#[cfg(target_os = "linux")]
+struct Busy(std::process::Child);
+
+#[cfg(target_os = "linux")]
+impl Busy {
+    fn start() -> Self {
+        Self(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap())
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

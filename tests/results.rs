@@ -1,13 +1,17 @@
-//! Reports are what docs/results/report.schema.json says, and those that are published are whole.
+//! Reports are what docs/results/report.schema.json says; those that are published are whole, and the README shows them.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::{Value, json};
 
+mod common;
 #[path = "common/report.rs"]
 mod made;
+
+use common::{Outcome, Place, repository};
 
 const SCHEMA: &str = "docs/results/report.schema.json";
 
@@ -15,7 +19,7 @@ struct Schema(Schemas, SchemaIndex);
 
 impl Schema {
     fn open() -> Self {
-        let text = std::fs::read_to_string(root().join(SCHEMA)).unwrap();
+        let text = std::fs::read_to_string(repository().join(SCHEMA)).unwrap();
         let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
         compiler.add_resource(SCHEMA, serde_json::from_str(&text).unwrap()).unwrap();
         let index = compiler.compile(SCHEMA, &mut schemas).unwrap();
@@ -27,13 +31,9 @@ impl Schema {
     }
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Every `docs/results/*/report.json`.
-fn published() -> Vec<PathBuf> {
-    let folders = std::fs::read_dir(root().join("docs/results")).unwrap();
+/// Every `docs/results/*/report.json`, by name.
+fn published() -> BTreeSet<PathBuf> {
+    let folders = std::fs::read_dir(repository().join("docs/results")).unwrap();
     folders.map(|entry| entry.unwrap().path().join("report.json")).filter(|file| file.is_file()).collect()
 }
 
@@ -79,8 +79,56 @@ fn what_is_published_can_be_read() {
         assert_eq!(schema.faults(&value), Ok(()), "{}", file.display());
         let report: safelight::bench::Report = serde_json::from_value(value).unwrap();
         assert!(report.finished && report.tool.release, "{}: only whole reports of a release build", file.display());
+        let pictures = report.cases.iter().flat_map(|case| &case.quality).flat_map(|quality| &quality.pictures);
+        for picture in pictures.flat_map(|picture| picture.file.iter().chain(&picture.reference_file)) {
+            assert!(file.with_file_name(picture).is_file(), "{}: {picture} is not beside it", file.display());
+        }
         for private in ["/home/", "/root/", "/Users/"] {
             assert!(!text.contains(private), "{}: tells a path of who measured, {private}", file.display());
         }
+    }
+}
+
+/// Rewrites that part of the README where SAFELIGHT_UPDATE is set.
+#[test]
+fn the_readme_shows_what_is_published() {
+    const BEGIN: &str = "<!-- bench:begin -->\n";
+    const END: &str = "<!-- bench:end -->\n";
+    let path = repository().join("README.md");
+    let readme = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme.split_once(BEGIN).expect("the README has a place for results");
+    let (shown, after) = rest.split_once(END).expect("that place ends");
+    let made: String = published().iter().map(|file| shown_in_readme(file)).collect();
+    if std::env::var_os("SAFELIGHT_UPDATE").is_some() {
+        std::fs::write(&path, [before, BEGIN, &made, END, after].concat()).unwrap();
+        return;
+    }
+    assert!(shown == made, "README.md is old: SAFELIGHT_UPDATE=1 cargo test --test results");
+}
+
+/// The table of a report, and where all of it is.
+fn shown_in_readme(file: &Path) -> String {
+    let report = file.to_str().unwrap();
+    let outcome = Outcome::of(Place::new().without_library(["report", report, "--format", "markdown"]));
+    outcome.expect(report, 0, "");
+    let folder = file.parent().unwrap().strip_prefix(repository()).unwrap().display();
+    format!("\n{}\n[The whole report]({folder}), every sample in it.\n\n", String::from_utf8(outcome.stdout).unwrap())
+}
+
+#[path = "../benches/own_code/names.rs"]
+mod names;
+
+/// The manual lists every check and every bench, in the order of their tables.
+#[test]
+fn the_manual_is_that_of_the_tables() {
+    let manual = std::fs::read_to_string(repository().join("docs/benchmarking.md")).unwrap();
+    let row = |(name, what): (&str, &str)| format!("| `{name}` | {what} |\n");
+    let checks: String = safelight::bench::validity::checks().map(row).collect();
+    let benches: String = names::NAMES.iter().copied().map(row).collect();
+    for (table, rows) in [("checks", checks), ("benches", benches)] {
+        assert!(
+            manual.contains(&format!("|---|---|\n{rows}\n")),
+            "{table} of docs/benchmarking.md, which are:\n{rows}"
+        );
     }
 }

@@ -3,7 +3,8 @@
     python benches/sd15/measure.py FOLDER [--kinds fused fused:fp32] [--variants ...] [--rounds 3] [--out FILE.json]
 
 needs a release build and the fetched library. Every round runs every pair of kind and variant once, each in a process
-of its own. Prints medians of memory, and ratios to the first pair, round by round.
+of its own. Prints medians of memory, and ratios to the first pair, round by round. For one target, `safelight bench` tells
+more; this one compares many, in turns.
 """
 
 import argparse
@@ -13,8 +14,6 @@ import os
 import statistics
 import subprocess
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +56,7 @@ VARIANTS = {
 OPENVINO = """\
 {{ name: openvino, need: required, {library}options: {{ device_type: CPU, load_config:
   '{{"CPU":{{"INFERENCE_PRECISION_HINT":"bf16","INFERENCE_NUM_THREADS":"{threads}"}}}}' }} }}, """
-COLUMNS = ["peak", "anonymous", "step", "total", "open", "after_text", "after_denoiser", "end"]
+COLUMNS = ["peak", "step", "total", "open", "after_text", "after_denoiser", "end"]
 
 
 def main():
@@ -115,55 +114,20 @@ def measure(model, residency, session, environment, providers, args):
         command = [BINARY, "generate", "a red apple", "--seed", "1", "--json", "--quiet", "--target", target]
         command += ["--precision", precision] if precision else []
         command += ["--model", model, "--threads", args.threads, "--steps", args.steps, "--out", f"{folder}/p.png"]
-        with open(f"{folder}/report", "w+b") as report_file:
-            process = subprocess.Popen(command, stdout=report_file, env={**os.environ, **environment})
-            samples = []
-            watcher = threading.Thread(target=watch, args=(process.pid, samples))
-            watcher.start()
-            status = process.wait()
-            end = time.monotonic()
-            watcher.join()
-            if status:
-                raise SystemExit(f"{model}: safelight failed")
-            report_file.seek(0)
-            told = json.load(report_file)
-            timings = told["timings"]
+        process = subprocess.run(command, stdout=subprocess.PIPE, env={**os.environ, **environment})
+        if process.returncode:
+            raise SystemExit(f"{model}: safelight failed")
+    told = json.loads(process.stdout)
+    timings, memory = told["timings"], told["memory"]
     return {
-        "peak": told["memory"]["process"]["peak"] / 2**20,
-        "anonymous": max(anonymous for _, _, anonymous in samples),
+        "peak": memory["process"]["peak"] / 2**20,
         "step": statistics.median(timings["steps_ms"]),
         "total": timings["total_ms"],
         "open": timings["open_ms"] + timings["reopen_ms"],
-        **between_stages(samples, timings, end),
+        "after_text": memory["text_encoder"]["after"] / 2**20,
+        "after_denoiser": memory["denoiser"]["after"] / 2**20,
+        "end": memory["process"]["resident"] / 2**20,
     }
-
-
-def watch(pid, samples):
-    """Time, resident MiB, anonymous resident MiB of a process, until it ends."""
-    while True:
-        try:
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        except OSError:
-            return
-        fields = dict(line.split(":", 1) for line in lines)
-        if "VmRSS" not in fields:
-            return
-        resident, anonymous = (int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon"))
-        samples.append((time.monotonic(), resident, anonymous))
-        time.sleep(0.005)
-
-
-def between_stages(samples, timings, end):
-    """Least resident MiB around the end of each stage, reckoned back from the process's end."""
-    decoder = end - (timings["decoder_ms"] + timings["handover_ms"]) / 1000
-    denoiser = decoder - timings["denoiser_ms"] / 1000
-    moments = {"after_text": denoiser, "after_denoiser": decoder, "end": end}
-    return {name: least_near(samples, moment) for name, moment in moments.items()}
-
-
-def least_near(samples, moment, seconds=0.15):
-    near = [resident for when, resident, _ in samples if abs(when - moment) < seconds]
-    return min(near) if near else float("nan")
 
 
 def report(rows):

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use indicatif::{ProgressBar, ProgressStyle};
 use safelight::bench::report::{LibraryUsed, ModelUsed, Protocol, Scenario, TargetUsed, Tool, Workload};
 use safelight::bench::{Report, requests, validity};
+use safelight::sensor::State;
 use safelight::{Cancel, Error, ErrorKind, Machine, Model, Plan, Precision, Stage, Target};
 
 use crate::device::DeviceArguments;
@@ -16,8 +17,10 @@ use crate::report::{csv, html, markdown, picture_beside};
 use crate::{folders, print, tell};
 
 mod case;
+mod device;
 
-use case::{Bench, Planned};
+use case::{Bench, Planned, Subject};
+use device::Device;
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, mut_arg("precision", |arg| arg.help(PRECISION_HELP)))]
@@ -52,9 +55,10 @@ pub(crate) struct Arguments {
     /// Try it in a few seconds a case: 11 images, one fresh process, one compared picture
     #[arg(long, conflicts_with = "duration")]
     quick: bool,
-    /// Most seconds that a busy or hot device is waited for before each case; 0 does not wait
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds, allow_negative_numbers = true)]
-    wait: f64,
+    /// Most seconds that a busy or hot device is waited for before each case; 0 does not wait [default: 30 for a busy
+    /// one, and for a hot one what the target says]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    wait: Option<u64>,
     /// What only you know, such as "ambient 21 °C, heat sink without fan"; may be repeated
     #[arg(long = "note", value_name = "TEXT")]
     notes: Vec<String>,
@@ -95,9 +99,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     prepare(&out)?;
     let cancel = Cancel::new();
     cancel_on_interrupt(&cancel)?;
-    let mut report = begin(arguments, &model, &target);
     let bar = progress(arguments);
-    let mut bench = Bench::new((&folder, &model), arguments.device.as_flags(), (&out, arguments.wait), &cancel, &bar)?;
+    let mut device = Device::new(&target, arguments.wait);
+    let mut report = begin(arguments, &model, &target, &mut device);
+    report.warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
+    let subject = Subject { folder: &folder, model: &model, flags: arguments.device.as_flags(), out: &out };
+    let mut bench = Bench::new(subject, device, &cancel, &bar)?;
     for (index, planned) in plan.iter().enumerate() {
         bench.at = (index, plan.len());
         let case = bench.measure(planned, &report.protocol);
@@ -105,6 +112,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         report.cases.push(case);
         validity::advise_across(&mut report.cases);
         report.library = bench.library.clone().unwrap_or(report.library);
+        bench.take_warnings(&mut report.warnings);
         report.finished = index + 1 == plan.len() && !cancel.is_cancelled();
         if report.cases.iter().any(|case| case.summary.is_some()) {
             write(&report, &out)?;
@@ -178,11 +186,12 @@ fn protocol(arguments: &Arguments, target: &Target) -> Protocol {
     }
     protocol.cold_processes = arguments.cold.map_or(protocol.cold_processes, usize::from);
     protocol.compared_pictures = arguments.quality.map_or(protocol.compared_pictures, usize::from);
-    let _ = target;
+    protocol.start_celsius = target.bench.start_celsius;
     protocol
 }
 
-fn begin(arguments: &Arguments, model: &Model, target: &Target) -> Report {
+fn begin(arguments: &Arguments, model: &Model, target: &Target, device: &mut Device) -> Report {
+    let state = State::read(Path::new("/"));
     Report {
         schema: Report::SCHEMA.into(),
         created: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -194,7 +203,8 @@ fn begin(arguments: &Arguments, model: &Model, target: &Target) -> Report {
         },
         library: LibraryUsed { version: String::new(), file: String::new(), sha256: String::new() },
         machine: Machine::read(Path::new("/")),
-        state: Default::default(),
+        warnings: device::warnings(&state),
+        state,
         notes: arguments.notes.clone(),
         target: TargetUsed {
             name: target.name.clone(),
@@ -203,7 +213,7 @@ fn begin(arguments: &Arguments, model: &Model, target: &Target) -> Report {
         },
         model: ModelUsed { name: model.name.clone(), title: model.title.clone() },
         protocol: protocol(arguments, target),
-        sensors: Vec::new(),
+        sensors: device.sources(),
         cases: Vec::new(),
     }
 }

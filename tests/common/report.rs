@@ -67,6 +67,7 @@ pub(crate) fn report(cases: impl IntoIterator<Item = Made>) -> Report {
             memory_bytes: Some(8 << 30),
             gpus: Vec::new(),
         },
+        warnings: vec!["the clock governor is ondemand: clocks may change while it is measured".into()],
         state: State {
             kernel: Some("6.6.31".into()),
             power_mode: Some("MAXN".into()),

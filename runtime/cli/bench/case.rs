@@ -17,6 +17,8 @@ use safelight::bench::worker::{Ended, Errand};
 use safelight::bench::{Executor as _, Look, Worker};
 use safelight::{Cancel, Error, ErrorKind, Model, Precision, Result, Target};
 
+use super::device::{Device, Watched};
+
 /// A case that is to be measured.
 pub(crate) struct Planned {
     pub(crate) workload: Workload,
@@ -25,14 +27,20 @@ pub(crate) struct Planned {
     pub(crate) is_narrowed: bool,
 }
 
+/// What is measured, and where it is written to.
+pub(crate) struct Subject<'a> {
+    pub(crate) folder: &'a Path,
+    pub(crate) model: &'a Model,
+    /// Arguments that tell another process of this executable the target and the library.
+    pub(crate) flags: Vec<OsString>,
+    pub(crate) out: &'a Path,
+}
+
 /// What all cases share.
 pub(crate) struct Bench<'a> {
-    folder: &'a Path,
-    model: &'a Model,
+    subject: Subject<'a>,
     program: PathBuf,
-    flags: Vec<OsString>,
-    out: &'a Path,
-    wait: f64,
+    device: Device,
     cancel: &'a Cancel,
     bar: &'a ProgressBar,
     began: Instant,
@@ -42,115 +50,128 @@ pub(crate) struct Bench<'a> {
     pub(crate) library: Option<LibraryUsed>,
     /// The first error that kept a case from its end.
     pub(crate) failure: Option<Error>,
+    warnings: Vec<String>,
     references: BTreeMap<(usize, usize, usize), Reference>,
     goldens: BTreeMap<Precision, Option<GoldensHeld>>,
 }
 
 impl<'a> Bench<'a> {
-    pub(crate) fn new(
-        (folder, model): (&'a Path, &'a Model),
-        flags: Vec<OsString>,
-        (out, wait): (&'a Path, f64),
-        cancel: &'a Cancel,
-        bar: &'a ProgressBar,
-    ) -> Result<Self> {
+    pub(crate) fn new(subject: Subject<'a>, device: Device, cancel: &'a Cancel, bar: &'a ProgressBar) -> Result<Self> {
         let program = std::env::current_exe()
             .map_err(|e| Error::new(ErrorKind::Io, format!("this executable cannot be found: {e}")))?;
-        let (references, goldens) = (BTreeMap::new(), BTreeMap::new());
+        let (references, goldens, warnings) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let (began, at, library, failure) = (Instant::now(), (0, 1), None, None);
-        Ok(Self {
-            folder,
-            model,
-            program,
-            flags,
-            out,
-            wait,
-            cancel,
-            bar,
-            began,
-            at,
-            library,
-            failure,
-            references,
-            goldens,
-        })
+        Ok(Self { subject, program, device, cancel, bar, began, at, library, failure, warnings, references, goldens })
+    }
+
+    /// Adds what was told of graphs, once each.
+    pub(crate) fn take_warnings(&mut self, warnings: &mut Vec<String>) {
+        for warning in self.warnings.drain(..) {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
     }
 
     /// Measures a case; what keeps it from its end is in it.
     pub(crate) fn measure(&mut self, planned: &Planned, protocol: &Protocol) -> Case {
-        let mut case = empty(&planned.workload);
-        let mut ended = None;
-        let mut is_warm = None;
-        if let Err(e) = self.try_measure(planned, protocol, (&mut case, &mut ended, &mut is_warm)) {
-            case.error = Some(e.to_string());
+        let mut found = Found { case: empty(&planned.workload), fallen_back: Vec::new(), is_warm: None };
+        if let Err(e) = self.try_measure(planned, protocol, &mut found) {
+            found.case.error = Some(e.to_string());
             self.failure.get_or_insert(e);
         }
+        let Found { mut case, fallen_back, is_warm } = found;
         let Workload { scenario, batch, .. } = planned.workload;
         case.summary = summarise(scenario, &case.images, &case.detailed, &case.cold, batch);
-        let fallen_back = ended.map(|ended: Ended| ended.fallen_back).unwrap_or_default();
         let is_release = !cfg!(debug_assertions);
         let judged = Judged { case: &case, protocol, is_release, is_warm, fallen_back: &fallen_back };
-        (case.validity, case.advice) = (judge(judged), advise(judged));
+        let (validity, advice) = (judge(judged), advise(judged));
+        case.validity = validity;
+        case.advice.extend(advice);
         case
     }
 
-    fn try_measure(
-        &mut self,
-        planned: &Planned,
-        protocol: &Protocol,
-        (case, ended, is_warm): (&mut Case, &mut Option<Ended>, &mut Option<bool>),
-    ) -> Result<()> {
-        // The first process ever may try graphs in a process of its own, and build what a cache keeps.
-        self.tell(&planned.workload, "preparing");
-        let first = self.start_cold(planned, Watch::Nothing)?;
-        if first.0.cache.values().any(|outcome| outcome == "built") {
-            case.cold.push(first.0);
-        }
-        let is_cold = planned.workload.scenario == Scenario::Cold;
-        let processes =
-            if is_cold { protocol.cold_processes.max(protocol.least_images) } else { protocol.cold_processes };
-        for index in 0..processes {
-            self.tell(&planned.workload, &format!("fresh process {} of {processes}", index + 1));
-            let watch = if index + 1 == processes { Watch::Memory } else { Watch::Nothing };
-            let (cold, end) = self.start_cold(planned, watch)?;
-            let stages = end.stages.clone();
-            let peak_bytes = case.memory.as_ref().map(|memory| memory.peak_bytes).max(cold.peak_bytes);
-            case.memory = peak_bytes.map(|peak_bytes| MemoryUsed { peak_bytes, stages, device_bytes: None });
-            case.cold.push(cold);
-            case.graphs = end.graphs.clone();
-            *ended = Some(end);
-        }
-        if !is_cold {
-            *ended = Some(self.run_passes(planned, protocol, (case, is_warm))?);
+    fn try_measure(&mut self, planned: &Planned, protocol: &Protocol, found: &mut Found) -> Result<()> {
+        self.prepare(planned, found)?;
+        if planned.workload.scenario == Scenario::Cold {
+            let mut around = self.device.around(Vec::new(), protocol.readings_per_second);
+            around.begin();
+            let done = self.cold_processes(planned, protocol.cold_processes.max(protocol.least_images), found);
+            around.end();
+            self.note(&mut found.case, around);
+            done?;
+        } else {
+            self.cold_processes(planned, protocol.cold_processes, found)?;
+            self.run_passes(planned, protocol, found)?;
         }
         if protocol.compared_pictures > 0 {
             self.tell(&planned.workload, "comparing pictures");
-            case.quality = Some(self.quality(planned, protocol)?);
+            found.case.quality = Some(self.quality(planned, protocol)?);
+        }
+        Ok(())
+    }
+
+    /// Waits until the device is ready, and has everything done once that only the first process does: graphs are tried
+    /// in a process of their own, and what a cache keeps is built.
+    fn prepare(&mut self, planned: &Planned, found: &mut Found) -> Result<()> {
+        let (bar, prefix) = (self.bar, self.prefix(&planned.workload));
+        let mut tell = |line: &str| bar.set_message(format!("{prefix}: {line}"));
+        let left = self.device.wait(self.cancel, &mut tell)?;
+        self.device.rest(&mut tell);
+        found.case.advice.extend(left.into_iter().map(|left| format!("it began although {left}")));
+        tell("preparing");
+        let (first, _) = self.start_cold(planned, Watch::Nothing)?;
+        if first.cache.values().any(|outcome| outcome == "built") {
+            found.case.cold.push(first);
+        }
+        Ok(())
+    }
+
+    /// Fresh processes, one after the other; the last one looks at memory, too.
+    fn cold_processes(&mut self, planned: &Planned, processes: usize, found: &mut Found) -> Result<()> {
+        for index in 0..processes {
+            self.tell(&planned.workload, &format!("fresh process {} of {processes}", index + 1));
+            let watch = if index + 1 == processes { Watch::Memory } else { Watch::Nothing };
+            let (cold, ended) = self.start_cold(planned, watch)?;
+            let case = &mut found.case;
+            let peak_bytes = case.memory.as_ref().map(|memory| memory.peak_bytes).max(cold.peak_bytes);
+            let stages = ended.stages.clone();
+            case.memory = peak_bytes.map(|peak_bytes| MemoryUsed { peak_bytes, stages, device_bytes: None });
+            case.cold.push(cold);
+            found.end(ended);
         }
         Ok(())
     }
 
     /// Warm-up, headline pass and second pass in one process.
-    fn run_passes(
-        &mut self,
-        planned: &Planned,
-        protocol: &Protocol,
-        (case, is_warm): (&mut Case, &mut Option<bool>),
-    ) -> Result<Ended> {
+    fn run_passes(&mut self, planned: &Planned, protocol: &Protocol, found: &mut Found) -> Result<()> {
         self.tell(&planned.workload, "opening");
         let mut worker = self.start(planned, Watch::Nothing)?;
         let (bar, prefix, left) = (self.bar, self.prefix(&planned.workload), self.cases_left(protocol));
         let mut tell = |phase: Phase| bar.set_message(format!("{prefix}: {}", phase_told(phase, left)));
-        let passes = protocol::run(&mut worker, protocol, &mut Unwatched, (self.cancel, &mut tell));
-        let Passes { warm_up_ms, is_warm: warm, images, detailed, error } = passes;
-        (case.warm_up_ms, case.images, case.detailed, *is_warm) = (warm_up_ms, images, detailed, Some(warm));
+        let mut around = self.device.around(vec![worker.id()], protocol.readings_per_second);
+        let passes = protocol::run(&mut worker, protocol, &mut around, (self.cancel, &mut tell));
+        self.note(&mut found.case, around);
+        let Passes { warm_up_ms, is_warm, images, detailed, error } = passes;
+        let case = &mut found.case;
+        (case.warm_up_ms, case.images, case.detailed, found.is_warm) = (warm_up_ms, images, detailed, Some(is_warm));
         error.map_or(Ok(()), Err)?;
-        let end = worker.end()?;
-        if let (Some(memory), Some(peak)) = (&mut case.memory, end.peak_bytes) {
+        let ended = worker.end()?;
+        if let (Some(memory), Some(peak)) = (&mut case.memory, ended.peak_bytes) {
             memory.peak_bytes = memory.peak_bytes.max(peak);
         }
-        case.graphs = end.graphs.clone();
-        Ok(end)
+        found.end(ended);
+        Ok(())
+    }
+
+    /// Keeps what was read around a headline pass.
+    fn note(&mut self, case: &mut Case, around: Watched) {
+        let (recorded, contention) = self.device.take_back(around);
+        if let Some(memory) = &mut case.memory {
+            memory.device_bytes = recorded.device_bytes;
+        }
+        case.contention = contention;
+        (case.timeline, case.energy, case.throttling) = (recorded.timeline, recorded.energy, recorded.throttling);
     }
 
     /// A fresh process, from its start to its first image.
@@ -160,6 +181,7 @@ impl<'a> Bench<'a> {
         let total_ms = worker.seconds() * 1000.0;
         let (process_ms, open_ms) = (worker.process_ms(), worker.open_ms());
         let end = worker.end()?;
+        self.warnings.extend(end.warnings.iter().cloned());
         if self.library.is_none() {
             self.library = Some(LibraryUsed::of(&end.library, &end.version)?);
         }
@@ -171,13 +193,13 @@ impl<'a> Bench<'a> {
 
     fn start(&self, planned: &Planned, watch: Watch) -> Result<Worker> {
         let mut arguments = vec![OsString::from("bench-worker")];
-        arguments.extend(self.flags.iter().cloned());
+        arguments.extend(self.subject.flags.iter().cloned());
         if planned.is_narrowed {
             let names: Vec<_> = preference(planned.workload.precision).iter().map(|p| p.name()).collect();
             arguments.extend(["--precision".into(), names.join(",").into()]);
         }
         let errand = Errand {
-            model: self.folder.to_path_buf(),
+            model: self.subject.folder.to_path_buf(),
             workload: planned.workload.clone(),
             watches_memory: watch == Watch::Memory,
         };
@@ -189,12 +211,12 @@ impl<'a> Bench<'a> {
         let key = (steps, width, height);
         let count = protocol.compared_pictures;
         if !self.references.contains_key(&key) {
-            let made = Reference::make(&planned.target, self.model, &planned.workload, count, self.cancel)?;
+            let made = Reference::make(&planned.target, self.subject.model, &planned.workload, count, self.cancel)?;
             self.references.insert(key, made);
         }
         let reference = &self.references[&key];
         let goldens = self.goldens.get(&precision).map_or(Goldens::Made, |known| Goldens::Known(known.clone()));
-        let held = hold(&planned.target, self.model, reference, goldens)?;
+        let held = hold(&planned.target, self.subject.model, reference, goldens)?;
         self.goldens.insert(precision, held.quality.goldens.clone());
         let mut quality = held.quality;
         let size = format!("{steps}-steps-{width}x{height}");
@@ -213,8 +235,8 @@ impl<'a> Bench<'a> {
         let mut bytes = std::io::Cursor::new(Vec::new());
         let told = |e| Error::new(ErrorKind::Internal, format!("{path} cannot be encoded: {e}"));
         pixels.write_to(&mut bytes, image::ImageFormat::Png).map_err(told)?;
-        crate::destination::prepare_folder(&self.out.join("pictures"))?;
-        safelight::save(&self.out.join(&path), bytes.get_ref())?;
+        crate::destination::prepare_folder(&self.subject.out.join("pictures"))?;
+        safelight::save(&self.subject.out.join(&path), bytes.get_ref())?;
         Ok(path)
     }
 
@@ -238,18 +260,24 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// What is known of a case while it is measured.
+struct Found {
+    case: Case,
+    fallen_back: Vec<String>,
+    is_warm: Option<bool>,
+}
+
+impl Found {
+    fn end(&mut self, ended: Ended) {
+        (self.case.graphs, self.fallen_back) = (ended.graphs, ended.fallen_back);
+    }
+}
+
 /// What of a process is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Watch {
     Nothing,
     Memory,
-}
-
-struct Unwatched;
-
-impl Around for Unwatched {
-    fn begin(&mut self) {}
-    fn end(&mut self) {}
 }
 
 /// The precision that is wanted, then those that are nearest to it, better ones first.

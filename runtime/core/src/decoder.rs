@@ -88,7 +88,7 @@ pub(crate) fn pixels(latent: ArrayView3<f32>, geometry: LatentGeometry) -> Resul
 }
 
 /// Planes of reds, greens and blues in −1 … 1 → interleaved bytes, rounded as NumPy rounds.
-fn rgb(planes: &[f32], width: usize, height: usize) -> Result<RgbImage> {
+pub(crate) fn rgb(planes: &[f32], width: usize, height: usize) -> Result<RgbImage> {
     let (red, rest) = planes.split_at(width * height);
     let (green, blue) = rest.split_at(width * height);
     if !all_finite(planes) {

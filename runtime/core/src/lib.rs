@@ -74,6 +74,8 @@ mod child;
 mod bounded;
 mod root;
 mod hash;
+#[doc(hidden)]
+pub mod own_code;
 mod yaml;
 
 pub use cancel::Cancel;

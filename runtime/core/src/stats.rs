@@ -3,10 +3,17 @@
 //! A percentile is told only where so many samples stand behind it that it means something; intervals are bootstrapped;
 //! two sets of samples differ only where the interval of their ratio says so.
 
-use rand_mt::Mt;
 use serde::{Deserialize, Serialize};
 
 use crate::bench::report::Sustained;
+
+mod bootstrap;
+mod ratio;
+#[cfg(test)]
+mod simulated;
+
+use bootstrap::Statistic;
+pub use ratio::{Ratio, Verdict, ratio_apart, ratio_in_turn};
 
 /// What is known of a set of samples. Units are those of the samples; all that too few samples cannot tell is absent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,8 +99,8 @@ impl Distribution {
             p99: percentile(0.99, LEAST_FOR_P99),
             max: sorted[n - 1],
             mad: mad(samples, p50),
-            mean_interval: (n >= LEAST_FOR_INTERVAL).then(|| bootstrap(samples, self::mean)),
-            p50_interval: (n >= LEAST_FOR_INTERVAL).then(|| bootstrap(samples, median)),
+            mean_interval: (n >= LEAST_FOR_INTERVAL).then(|| bootstrap::interval(samples, Statistic::Mean)),
+            p50_interval: (n >= LEAST_FOR_INTERVAL).then(|| bootstrap::interval(samples, Statistic::Median)),
             p90_early_stop: early_stop(&sorted, 0.90),
         })
     }
@@ -147,18 +154,20 @@ pub fn early_stop(sorted: &[f64], percentile: f64) -> Option<f64> {
 }
 
 /// The most samples t of `n` that may lie above a percentile's estimate: so that, were more than 1 − `percentile` of all
-/// images slower than it, t or fewer of n were so with a probability of 1 % at most. P(X ≤ t) of the binomial
-/// distribution is the regularised incomplete beta function I(percentile; n − t, t + 1).
+/// images slower than it, t or fewer of n were so with a probability of 1 % at most, P(X ≤ t) of the binomial
+/// distribution. Its terms are added up as logarithms: the first ones of many samples are too small for a number.
 fn overlatency_allowed(n: usize, percentile: f64) -> usize {
-    let unlikely =
-        |t: &usize| puruspe::betai((n - t) as f64, (t + 1) as f64, percentile) <= 1.0 - EARLY_STOP_CONFIDENCE;
-    // P grows with t, so those that are unlikely come first.
-    let (mut few, mut many) = (0, n);
-    while many - few > 1 {
-        let middle = few.midpoint(many);
-        if unlikely(&middle) { few = middle } else { many = middle }
+    let odds = ((1.0 - percentile) / percentile).ln();
+    let mut term = n as f64 * percentile.ln();
+    let mut unlikely = term.exp();
+    for t in 1..=n {
+        term += ((n - t + 1) as f64 / t as f64).ln() + odds;
+        unlikely += term.exp();
+        if unlikely > 1.0 - EARLY_STOP_CONFIDENCE {
+            return t - 1;
+        }
     }
-    few
+    n
 }
 
 fn mean(samples: &[f64]) -> f64 {
@@ -194,20 +203,117 @@ fn mad(samples: &[f64], median: f64) -> f64 {
     self::median(&distances)
 }
 
-fn bootstrap(samples: &[f64], statistic: fn(&[f64]) -> f64) -> [f64; 2] {
-    let mut random = Mt::new(SEED);
-    let mut resample = vec![0.0; samples.len()];
-    let mut told: Vec<_> = (0..1000)
-        .map(|_| {
-            for place in &mut resample {
-                *place = samples[((u64::from(random.next_u32()) * samples.len() as u64) >> 32) as usize];
-            }
-            statistic(&resample)
-        })
-        .collect();
-    told.sort_by(f64::total_cmp);
-    [nearest_rank(&told, 0.025), nearest_rank(&told, 0.975)]
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Intervals are the same every time.
-const SEED: u32 = 0x5afe_1167;
+    /// The least n of which t = 1 may lie above a percentile.
+    #[test]
+    fn percentiles_are_told_from_as_many_samples_as_mlperf_asks_for() {
+        let least = |percentile| (1..).find(|n| overlatency_allowed(*n, percentile) >= 1).unwrap();
+        assert_eq!(least(0.90), LEAST_FOR_P90);
+        assert_eq!(least(0.95), LEAST_FOR_P95);
+        assert_eq!(least(0.99), LEAST_FOR_P99);
+        for (n, told) in
+            [(63, [false, false, false]), (64, [true, false, false]), (661, [true, true, false]), (662, [true; 3])]
+        {
+            let samples: Vec<_> = (1..=n).map(f64::from).collect();
+            let Distribution { p90, p95, p99, p90_early_stop, .. } = Distribution::of(&samples).unwrap();
+            assert_eq!([p90.is_some(), p95.is_some(), p99.is_some()], told, "{n}");
+            assert_eq!(p90_early_stop.is_some(), told[0], "{n}");
+        }
+    }
+
+    /// What MLPerf's LoadGen wrote into the logs of public submissions: "Would discard 172 highest latency queries".
+    #[test]
+    fn early_stopping_drops_as_many_as_loadgen() {
+        let logs =
+            [(0.90, 2048, 172), (0.90, 2116, 178), (0.90, 2145, 181), (0.90, 7469, 685), (0.99, 1_179_125, 11_539)];
+        for (percentile, n, discarded) in logs {
+            assert_eq!(overlatency_allowed(n, percentile), discarded + 1, "{n}");
+        }
+        let sorted: Vec<_> = (1..=2048).map(f64::from).collect();
+        assert_eq!(early_stop(&sorted, 0.90), Some(2048.0 - 172.0));
+        assert_eq!(early_stop(&sorted[..64], 0.90), Some(64.0));
+        assert_eq!(early_stop(&sorted[..63], 0.90), None);
+    }
+
+    /// By the recursion of Pascal's triangle, which has neither logarithms nor factorials.
+    #[test]
+    fn early_stopping_is_what_the_binomial_distribution_says() {
+        let mut chances = vec![1.0];
+        for n in 1..400 {
+            chances.push(0.0);
+            for slow in (0..=n).rev() {
+                chances[slow] = 0.9 * chances[slow] + if slow > 0 { 0.1 * chances[slow - 1] } else { 0.0 };
+            }
+            let below = |t: usize| chances[..=t].iter().sum::<f64>();
+            let allowed = overlatency_allowed(n, 0.90);
+            assert!(allowed == 0 || below(allowed) <= 0.01, "{n}: {allowed}");
+            assert!(below(allowed + 1) > 0.01, "{n}: {allowed}");
+        }
+    }
+
+    #[test]
+    fn a_distribution_is_what_its_samples_are() {
+        let told = Distribution::of(&[4.0, 1.0, 2.0, 10.0]).unwrap();
+        let Distribution { n, mean, sd, min, p50, max, mad, .. } = told;
+        assert_eq!((n, mean, min, p50, max, mad), (4, 4.25, 1.0, 3.0, 10.0, 1.5));
+        assert!((sd.unwrap() - 4.031_128_874_149_275).abs() < 1e-12);
+        assert_eq!((told.p90, told.mean_interval, told.p50_interval), (None, None, None));
+        let hundred: Vec<_> = (1..=100).map(f64::from).rev().collect();
+        let told = Distribution::of(&hundred).unwrap();
+        assert_eq!((told.p50, told.p90, told.p95, told.max), (50.5, Some(90.0), None, 100.0));
+        assert_eq!(Distribution::of(&[3.0]).unwrap().sd, None);
+        for broken in [&[] as &[f64], &[1.0, f64::NAN], &[1.0, f64::INFINITY]] {
+            assert_eq!(Distribution::of(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn intervals_hold_what_they_are_of_and_are_the_same_every_time() {
+        let samples: Vec<_> = (0..40).map(|index| 100.0 + f64::from(index * 17 % 40)).collect();
+        let told = Distribution::of(&samples).unwrap();
+        let [low, high] = told.p50_interval.unwrap();
+        assert!(low < told.p50 && told.p50 < high, "{told:?}");
+        let [low, high] = told.mean_interval.unwrap();
+        assert!(low < told.mean && told.mean < high, "{told:?}");
+        assert_eq!(Distribution::of(&samples).unwrap(), told);
+        let still = Distribution::of(&[5.0; 20]).unwrap();
+        assert_eq!((still.mean_interval, still.p50_interval), (Some([5.0; 2]), Some([5.0; 2])));
+    }
+
+    #[test]
+    fn drift_is_the_last_quarter_over_the_first() {
+        let mut samples = vec![100.0; 16];
+        assert_eq!(drift(&samples), Some(0.0));
+        samples[12..].fill(107.0);
+        assert!((drift(&samples).unwrap() - 0.07).abs() < 1e-12);
+        assert_eq!(drift(&samples[1..]), None);
+    }
+
+    #[test]
+    fn outliers_are_slow_ones_only() {
+        let cases: [(&[f64], &[usize]); 5] = [
+            (&[10.0, 11.0, 12.0, 11.0, 10.0, 60.0, 0.1], &[5]),
+            (&[10.0; 8], &[]),
+            // Most are the same: what is a per cent more is none yet.
+            (&[10.0, 10.0, 10.0, 10.0, 10.0, 10.09], &[]),
+            (&[10.0, 10.0, 10.0, 10.0, 10.0, 10.2], &[5]),
+            (&[], &[]),
+        ];
+        for (samples, expected) in cases {
+            assert_eq!(outliers(samples), expected, "{samples:?}");
+        }
+    }
+
+    #[test]
+    fn speed_over_time_needs_two_minutes() {
+        let start_s: Vec<_> = (0..120).map(f64::from).collect();
+        let ms: Vec<_> = (0..120).map(|second| if second < 60 { 800.0 } else { 1000.0 }).collect();
+        let told = sustained(&start_s, &ms).unwrap();
+        assert_eq!((told.first_minute_ms, told.last_minute_ms, told.retention), (800.0, 1000.0, 0.8));
+        assert_eq!(sustained(&start_s[..119], &ms[..119]), None);
+        assert_eq!(sustained(&[], &[]), None);
+    }
+}

@@ -35,6 +35,8 @@ pub struct Report {
     pub machine: Machine,
     /// Its state before the first case.
     pub state: State,
+    /// What of that state should be otherwise, and what was told while graphs were opened and images made.
+    pub warnings: Vec<String>,
     /// What only people know: ambient temperature, cooling, power supply.
     pub notes: Vec<String>,
     /// How graphs were run.
