@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use safelight::bench::Report;
-use safelight::bench::report::{Case, Protocol};
+use safelight::bench::report::{Case, Protocol, Workload};
 use safelight::machine::Machine;
 use safelight::sensor::{Quantity, State};
 
-use super::charts::{Axes, Line, Spot, line_keys, lines, scatter};
+use super::charts::{Axes, Line, Points, Spot, line_keys, lines, scatter};
 use super::headline::{HEAD, faults, least_psnr_db, named, notes, row, short_names};
 use super::number::{counted, megabytes, percent, three};
 use super::page::Page;
@@ -164,9 +164,9 @@ fn across_cases(page: &mut Page, report: &Report) {
 
 /// A line for all cases that differ in nothing but their steps.
 fn by_steps(cases: &[Case]) -> Vec<Line> {
-    let mut groups: Vec<(&Case, Vec<(f64, Option<f64>)>)> = Vec::new();
+    let mut groups: Vec<(&Case, Points)> = Vec::new();
     let alike = |a: &Case, b: &Case| {
-        let workload = safelight::bench::report::Workload { steps: a.workload.steps, ..b.workload.clone() };
+        let workload = Workload { steps: a.workload.steps, ..b.workload.clone() };
         a.workload == workload
     };
     for case in cases {
@@ -180,8 +180,8 @@ fn by_steps(cases: &[Case]) -> Vec<Line> {
     groups.retain(|(_, points)| points.len() > 1);
     let firsts: Vec<_> = groups.iter().map(|(first, _)| *first).collect();
     let names = short_names(&firsts);
-    let line = |((_, mut points), name): ((&Case, Vec<_>), String)| {
-        points.sort_by(|(a, _): &(f64, _), (b, _)| a.total_cmp(b));
+    let line = |((_, mut points), name): ((&Case, Points), String)| {
+        points.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         Line { name, points }
     };
     groups.into_iter().zip(names).map(line).collect()

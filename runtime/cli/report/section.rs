@@ -7,7 +7,7 @@ use safelight::bench::report::{Case, ColdStart, MemoryUsed, PictureHeld, Quality
 use safelight::sensor::{Quantity, Source, Timeline};
 use safelight::stats::Distribution;
 
-use super::charts::{self, Axes, Bar, Line};
+use super::charts::{self, Axes, Bar, Line, Points};
 use super::headline::{decibels, named};
 use super::html::quantity;
 use super::number::{counted, grouped, interval, megabytes, or_nothing, percent, signed_percent, three};
@@ -268,7 +268,7 @@ fn timelines(page: &mut Page, timeline: &Timeline, sensors: &[Source]) {
 }
 
 /// What a sensor told, in the unit of its axis; of what only grows, by how much it has grown.
-fn points(timeline: &Timeline, sensor: &Source) -> Vec<(f64, Option<f64>)> {
+fn points(timeline: &Timeline, sensor: &Source) -> Points {
     let values = timeline.values.get(&sensor.name).map(Vec::as_slice).unwrap_or_default();
     let first = values.iter().copied().flatten().next().filter(|_| sensor.quantity == Quantity::Joules).unwrap_or(0.0);
     let scale = quantity(sensor.quantity).2;
