@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use safelight::bench::protocol::{self, Around, Passes, Phase};
 use safelight::bench::quality::{Goldens, Reference, hold};
 use safelight::bench::report::{
-    Case, ColdStart, GoldensHeld, Images, LibraryUsed, MemoryUsed, Protocol, Quality, Scenario, Validity, Workload,
+    Case, ColdStart, GoldensHeld, LibraryUsed, MemoryUsed, Protocol, Quality, Scenario, Workload,
 };
 use safelight::bench::summary::summarise;
 use safelight::bench::validity::{Judged, advise, judge};
@@ -75,7 +75,7 @@ impl<'a> Bench<'a> {
 
     /// Measures a case; what keeps it from its end is in it.
     pub(crate) fn measure(&mut self, planned: &Planned, protocol: &Protocol) -> Case {
-        let mut found = Found { case: empty(&planned.workload), fallen_back: Vec::new(), is_warm: None };
+        let mut found = Found { case: Case::of(planned.workload.clone()), fallen_back: Vec::new(), is_warm: None };
         if let Err(e) = self.try_measure(planned, protocol, &mut found) {
             found.case.error = Some(e.to_string());
             self.failure.get_or_insert(e);
@@ -285,27 +285,6 @@ pub(crate) fn preference(wanted: Precision) -> Vec<Precision> {
     let better = Precision::ALL.into_iter().filter(|precision| *precision > wanted);
     let worse = Precision::ALL.into_iter().filter(|precision| *precision < wanted).rev();
     [wanted].into_iter().chain(better).chain(worse).collect()
-}
-
-fn empty(workload: &Workload) -> Case {
-    Case {
-        workload: workload.clone(),
-        error: None,
-        graphs: BTreeMap::new(),
-        cold: Vec::new(),
-        warm_up_ms: Vec::new(),
-        images: Images::default(),
-        detailed: Vec::new(),
-        summary: None,
-        memory: None,
-        timeline: Default::default(),
-        energy: None,
-        throttling: Default::default(),
-        contention: Default::default(),
-        quality: None,
-        validity: Validity::default(),
-        advice: Vec::new(),
-    }
 }
 
 /// A workload in a few words.

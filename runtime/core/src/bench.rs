@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
+#[cfg(test)]
+mod mock;
 pub mod protocol;
 pub mod quality;
 pub mod report;

@@ -231,47 +231,7 @@ fn note(outputs: &mut Vec<OutputHash>, request: usize, sha256: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Makes images by a rule from their number to their milliseconds; its clock is what they take.
-    struct Mock<F> {
-        ms: F,
-        made: Vec<(usize, Look)>,
-        seconds: f64,
-        /// Number of the image that fails, and how.
-        fault: Option<(usize, ErrorKind)>,
-    }
-
-    impl<F: Fn(usize) -> f64> Mock<F> {
-        fn new(ms: F) -> Self {
-            Self { ms, made: Vec::new(), seconds: 100.0, fault: None }
-        }
-    }
-
-    impl<F: Fn(usize) -> f64> Executor for Mock<F> {
-        fn make(&mut self, request: usize, look: Look) -> crate::Result<Made> {
-            let number = self.made.len();
-            if let Some((_, kind)) = self.fault.filter(|(at, _)| *at == number) {
-                return Err(Error::new(kind, "the mock fails"));
-            }
-            self.made.push((request, look));
-            let ms = (self.ms)(number);
-            self.seconds += ms / 1000.0;
-            let detailed = (look == Look::StagesAndSteps).then(|| Detailed {
-                total_ms: ms,
-                reopen_ms: 0.0,
-                text_encoder_ms: 0.0,
-                denoiser_ms: ms,
-                steps_ms: vec![ms],
-                decoder_ms: 0.0,
-                own_ms: 0.0,
-            });
-            Ok(Made { ms, sha256: format!("{request:064x}"), detailed })
-        }
-
-        fn seconds(&self) -> f64 {
-            self.seconds
-        }
-    }
+    use crate::bench::mock::Mock;
 
     /// Counts how often a headline pass began and ended.
     #[derive(Default)]
@@ -375,7 +335,8 @@ mod tests {
 
     #[test]
     fn numbers_that_are_not_finite_end_a_case_and_are_counted() {
-        let mut mock = Mock { fault: Some((5, ErrorKind::Numeric)), ..Mock::new(|_| 1_000.0) };
+        let mut mock = Mock::new(|_| 1_000.0);
+        mock.fault = Some((5, ErrorKind::Numeric));
         let (passes, _) = run_with(&mut mock, &Protocol::usual(Scenario::SingleStream));
         assert_eq!((passes.images.ms.len(), passes.images.non_finite), (2, 1));
         assert_eq!(passes.error.map(|e| e.to_string()), Some("the mock fails".to_owned()));

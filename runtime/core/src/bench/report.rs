@@ -425,6 +425,30 @@ pub struct Validity {
     pub checks: BTreeMap<String, Option<bool>>,
 }
 
+impl Case {
+    /// A case of which nothing is known yet.
+    pub fn of(workload: Workload) -> Self {
+        Self {
+            workload,
+            error: None,
+            graphs: BTreeMap::new(),
+            cold: Vec::new(),
+            warm_up_ms: Vec::new(),
+            images: Images::default(),
+            detailed: Vec::new(),
+            summary: None,
+            memory: None,
+            timeline: Timeline::default(),
+            energy: None,
+            throttling: Throttling::default(),
+            contention: Contention::default(),
+            quality: None,
+            validity: Validity::default(),
+            advice: Vec::new(),
+        }
+    }
+}
+
 impl LibraryUsed {
     /// What is known of a library that was opened.
     ///

@@ -244,3 +244,200 @@ fn faster(case: &Case, other: &Case) -> Option<(Precision, f64)> {
     let beyond_doubt = slow.p50_interval?[0] > fast.p50_interval?[1];
     (precision != Precision::Int8 && same == case.workload && beyond_doubt).then_some((precision, slow.p50 / fast.p50))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::mock::Mock;
+    use crate::bench::protocol::{Around, run};
+    use crate::bench::report::{ColdStart, GoldensHeld, GraphUsed, OutputHash, Quality};
+    use crate::bench::summary::summarise;
+    use crate::cancel::Cancel;
+    use crate::stage::Stage;
+
+    struct Nothing;
+
+    impl Around for Nothing {
+        fn begin(&mut self) {}
+        fn end(&mut self) {}
+    }
+
+    fn workload(precision: Precision) -> Workload {
+        let scenario = Scenario::SingleStream;
+        Workload { scenario, precision, steps: 4, width: 64, height: 64, batch: 1, sampler: "lcm".into() }
+    }
+
+    /// A case whose image `n` takes so many ms, and whether it was warm.
+    fn measured(ms: impl Fn(usize) -> f64) -> (Case, bool) {
+        let (mut case, protocol) = (Case::of(workload(Precision::Int8)), protocol());
+        let passes = run(&mut Mock::new(ms), &protocol, &mut Nothing, (&Cancel::new(), &mut |_| ()));
+        (case.warm_up_ms, case.images, case.detailed) = (passes.warm_up_ms, passes.images, passes.detailed);
+        case.summary = summarise(Scenario::SingleStream, &case.images, &case.detailed, &[], 1);
+        let (precision, sha256) = (Precision::Int8, String::new());
+        let graph = GraphUsed { precision, sha256, providers: vec!["cpu".into()], nodes: Default::default() };
+        case.graphs.insert(Stage::Denoiser, graph);
+        (case, passes.is_warm)
+    }
+
+    /// A headline pass of a hundred images.
+    fn protocol() -> Protocol {
+        Protocol { least_images: 100, least_seconds: 0.0, ..Protocol::usual(Scenario::SingleStream) }
+    }
+
+    /// All is well in it.
+    fn good() -> Case {
+        let mut case = measured(|_| 1_000.0).0;
+        case.contention.others = Some(0.01);
+        case.contention.stolen = Some(0.0);
+        case.contention.swapped_bytes = Some(0);
+        case.throttling.seen = Some(false);
+        let goldens =
+            GoldensHeld { made: 3, failed: 0, least_psnr_db: None, most_latent_l2: None, first_divergence: None };
+        let (reference, pictures, notes) = (Some("fp16 on the CPU".into()), Vec::new(), Vec::new());
+        case.quality = Some(Quality { goldens: Some(goldens), reference, pictures, passed: Some(true), notes });
+        case
+    }
+
+    fn judged(case: &Case) -> Validity {
+        let protocol = &protocol();
+        judge(Judged { case, protocol, is_release: true, is_warm: Some(true), fallen_back: &[] })
+    }
+
+    #[test]
+    fn what_nothing_disturbed_is_valid() {
+        let validity = judged(&good());
+        assert!(validity.valid && validity.reasons.is_empty(), "{validity:?}");
+        assert!(validity.checks.values().all(|held| *held == Some(true)), "{validity:?}");
+        assert_eq!(validity.checks.len(), checks().count());
+    }
+
+    #[test]
+    fn what_cannot_be_checked_fails_nothing() {
+        let (case, _) = measured(|_| 1_000.0);
+        let validity = judged(&case);
+        let unknown = validity.checks.iter().filter(|(_, held)| held.is_none()).map(|(name, _)| name.as_str());
+        assert_eq!(unknown.collect::<Vec<_>>(), ["quality", "quiet", "unswapped", "unthrottled"]);
+        assert!(validity.valid, "{validity:?}");
+    }
+
+    type Spoil = fn(&mut Case);
+
+    #[test]
+    fn each_disturbance_fails_its_own_check_and_says_why() {
+        let cases: [(&str, Spoil, &str); 11] = [
+            ("complete", |case| case.error = Some("it died of SIGSEGV".into()), "it died of SIGSEGV"),
+            (
+                "enough_images",
+                |case| case.summary.as_mut().unwrap().image.n = 10,
+                "10 images were made, and a median needs 11",
+            ),
+            (
+                "steady",
+                |case| case.summary.as_mut().unwrap().drift = Some(0.08),
+                "the last quarter was 8.0 % slower than the first, and 5.0 %",
+            ),
+            ("steady", |case| case.summary.as_mut().unwrap().drift = Some(-0.2), "20.0 % faster"),
+            ("quiet", |case| case.contention.others = Some(0.3), "other processes took 30.0 % of all processors' time"),
+            ("quiet", |case| case.contention.stolen = Some(0.5), "a hypervisor took 50.0 %"),
+            ("unswapped", |case| case.contention.swapped_bytes = Some(64 << 20), "64 MiB were swapped"),
+            (
+                "unthrottled",
+                |case| (case.throttling.seen, case.throttling.evidence) = (Some(true), vec!["under-voltage".into()]),
+                "slowed down: under-voltage",
+            ),
+            (
+                "repeatable",
+                |case| case.images.outputs.push(OutputHash { request: 0, sha256: "f".repeat(64), count: 1 }),
+                "20 requests gave 21 different pictures",
+            ),
+            ("finite", |case| case.images.non_finite = 1, "1 images were NaN, constant or black"),
+            (
+                "quality",
+                |case| {
+                    let quality = case.quality.as_mut().unwrap();
+                    quality.passed = Some(false);
+                    quality.goldens.as_mut().unwrap().failed = 2;
+                },
+                "2 of 3 goldens failed",
+            ),
+        ];
+        for (name, spoil, telling) in cases {
+            let mut case = good();
+            spoil(&mut case);
+            let validity = judged(&case);
+            assert!(!validity.valid, "{name}");
+            let failed =
+                validity.checks.iter().filter(|(_, held)| **held == Some(false)).map(|(name, _)| name.as_str());
+            assert_eq!(failed.collect::<Vec<_>>(), [name], "{validity:?}");
+            assert!(validity.reasons.len() == 1 && validity.reasons[0].contains(telling), "{validity:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_case_does_not_hold_is_judged_too() {
+        let (case, protocol, fallen_back) =
+            (good(), protocol(), ["denoiser is to run on cuda and ran on cpu".to_owned()]);
+        let judged =
+            Judged { case: &case, protocol: &protocol, is_release: true, is_warm: Some(true), fallen_back: &[] };
+        for (name, other, telling) in [
+            ("release", Judged { is_release: false, ..judged }, "build it with --release"),
+            ("warm", Judged { is_warm: Some(false), ..judged }, "the last two took 1000.0 and 1000.0 ms"),
+            ("providers", Judged { fallen_back: &fallen_back, ..judged }, "ran on cpu"),
+        ] {
+            let validity = judge(other);
+            assert_eq!(validity.checks[name], Some(false));
+            assert!(validity.reasons.len() == 1 && validity.reasons[0].contains(telling), "{validity:?}");
+        }
+    }
+
+    /// From images without a clock to what is told of them.
+    #[test]
+    fn drift_and_outliers_are_found_in_what_was_measured() {
+        // Each image takes a thousandth longer than the one before: 7.7 % from the first quarter to the last.
+        let (case, is_warm) = measured(|i| 1_000.0 * 1.001_f64.powi(i as i32));
+        assert!(is_warm);
+        let validity = judged(&case);
+        assert_eq!(validity.checks["steady"], Some(false), "{validity:?}");
+        assert!(validity.reasons[0].starts_with("it was not steady: the last quarter was 7."), "{validity:?}");
+        // Every twentieth takes twice as long: it is no drift, but worth a word.
+        let (case, _) = measured(|i| if i % 20 == 10 { 2_000.0 } else { 1_000.0 + i as f64 % 3.0 });
+        assert_eq!((judged(&case).valid, case.summary.as_ref().unwrap().outliers), (true, 5));
+        let protocol = protocol();
+        let advice =
+            advise(Judged { case: &case, protocol: &protocol, is_release: true, is_warm: None, fallen_back: &[] });
+        assert!(advice[0].starts_with("5 of 100 images took much longer than the rest"), "{advice:?}");
+    }
+
+    #[test]
+    fn int8_that_is_slower_is_told_once() {
+        let (int8, _) = measured(|i| 1_100.0 + i as f64 % 5.0);
+        let (mut fp16, _) = measured(|i| 1_000.0 + i as f64 % 5.0);
+        fp16.workload.precision = Precision::Fp16;
+        let mut cases = [int8, fp16];
+        advise_across(&mut cases);
+        advise_across(&mut cases);
+        assert_eq!((cases[0].advice.len(), cases[1].advice.len()), (1, 0));
+        assert!(
+            cases[0].advice[0].starts_with("int8 takes longer than fp16 here, 1.10 times"),
+            "{:?}",
+            cases[0].advice
+        );
+        let mut other_steps = cases.clone();
+        other_steps[0].advice.clear();
+        other_steps[1].workload.steps = 8;
+        advise_across(&mut other_steps);
+        assert!(other_steps[0].advice.is_empty());
+    }
+
+    #[test]
+    fn what_the_first_process_builds_is_advised_to_be_built_ahead() {
+        let mut case = good();
+        let cache = [(Stage::Denoiser, "built".to_owned())].into();
+        let (process_ms, open_ms, first_image_ms, total_ms) = (5.0, 60_000.0, 10.0, 60_015.0);
+        case.cold.push(ColdStart { process_ms, open_ms, first_image_ms, total_ms, peak_bytes: None, cache });
+        let protocol = protocol();
+        let advice =
+            advise(Judged { case: &case, protocol: &protocol, is_release: true, is_warm: None, fallen_back: &[] });
+        assert!(advice.iter().any(|advice| advice.contains("safelight warm")), "{advice:?}");
+    }
+}
