@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use safelight::bench::Report;
 use safelight::bench::report::{Case, Quality, Scenario, Workload};
-use safelight::sensor::Quantity;
 use safelight::stats::{Distribution, LEAST_FOR_P90};
 
 use super::number::{NOTHING, counted, grouped, interval, megabytes, or_nothing, three};
@@ -53,7 +52,13 @@ pub(super) fn notes(report: &Report) -> Vec<String> {
     if images().any(|image| image.p90.is_none() && image.p90_early_stop.is_none()) {
         notes.push(format!("p90: n too small where there is none; it takes {LEAST_FOR_P90} images."));
     }
-    notes.extend(energy_note(report));
+    if report.cases.iter().any(|case| case.workload.batch > 1) {
+        notes.push("Of a batch, latency is the whole batch's.".into());
+    }
+    if report.cases.iter().any(|case| case.workload.scenario == Scenario::Cold) {
+        notes.push("Cold is from a process's start to its first image.".into());
+    }
+    notes.push(energy_note(report));
     let references: BTreeSet<_> = report.cases.iter().filter_map(|case| reference(case.quality.as_ref()?)).collect();
     if !references.is_empty() {
         let references: Vec<_> = references.into_iter().collect();
@@ -80,20 +85,15 @@ pub(super) fn faults(report: &Report) -> Vec<(&str, Vec<usize>)> {
     faults
 }
 
-/// What energies cover, or why there are none.
-fn energy_note(report: &Report) -> Option<String> {
+/// What energies cover, or that there are none; the table of sensors says why.
+fn energy_note(report: &Report) -> String {
     let energies = report.cases.iter().filter_map(|case| case.energy.as_ref());
     let covered: BTreeSet<_> = energies.map(|it| format!("{} ({})", it.sources.join(" + "), it.covers)).collect();
     if !covered.is_empty() {
         let covered: Vec<_> = covered.into_iter().collect();
-        return Some(format!("J/image: all that {} told, idle included.", covered.join("; or ")));
+        return format!("J/image: all that {} told, idle included.", covered.join("; or "));
     }
-    let measures = |quantity| matches!(quantity, Quantity::Watts | Quantity::Joules);
-    let mut absent = report.sensors.iter().filter(|sensor| measures(sensor.quantity));
-    Some(match absent.find_map(|sensor| Some((&sensor.name, sensor.absent.as_ref()?))) {
-        Some((name, reason)) => format!("J/image: not measured ({name}: {reason})."),
-        None => "J/image: nothing here measures power.".into(),
-    })
+    "J/image: nothing that can be read here measures power.".into()
 }
 
 /// Energy of an image; nothing where nothing measures it.

@@ -1,7 +1,7 @@
 //! A report as one page of HTML that needs nothing else: no file, no network, no script.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use safelight::bench::Report;
 use safelight::bench::report::{Case, Protocol, Workload};
@@ -143,33 +143,48 @@ fn headline(page: &mut Page, report: &Report) {
     }
 }
 
-/// What only shows when cases stand beside each other.
+/// Kinds of use that are shown beside each other.
+const MOST_KINDS: usize = 8;
+
+/// What only shows when cases stand beside each other: those of one kind of use, since a cold start or a batch takes as
+/// long as many single images.
 fn across_cases(page: &mut Page, report: &Report) {
-    let (by_steps, spots) = (by_steps(&report.cases), spots(&report.cases));
-    if by_steps.is_empty() && spots.len() < 2 {
-        return;
-    }
+    let kind = |case: &Case| (case.workload.scenario, case.workload.batch);
+    let kinds: BTreeSet<_> = report.cases.iter().map(kind).collect();
     page.markup("<div class=\"charts\">");
-    if !by_steps.is_empty() {
-        let axes = Axes { across: "steps", upward: "p50 ms an image", least: Some((0.0, 0.0)) };
-        page.figure("Latency by steps", "Median of each case.", &lines(&by_steps, &axes), &line_keys(&by_steps));
-    }
-    if spots.len() > 1 {
-        let axes = Axes { across: "p50 ms an image", upward: "PSNR dB", least: None };
-        let caption = "Up is closer to the reference, left is faster. Numbers are those of the table.";
-        page.figure("Speed against quality", caption, &scatter(&spots, &axes), &[]);
+    for (scenario, batch) in kinds.into_iter().take(MOST_KINDS) {
+        let cases = report.cases.iter().enumerate().filter(|(_, case)| kind(case) == (scenario, batch));
+        let cases: Vec<_> = cases.map(|(index, case)| (index + 1, case)).collect();
+        let whole = if batch > 1 { format!("a batch of {batch}") } else { "an image".into() };
+        beside(page, &cases, (scenario.name(), &format!("p50 ms {whole}")));
     }
     page.markup("</div>");
 }
 
+/// Cases with their numbers, all of one kind of use.
+fn beside(page: &mut Page, cases: &[(usize, &Case)], (scenario, p50): (&str, &str)) {
+    let (by_steps, spots) = (by_steps(cases), spots(cases));
+    if !by_steps.is_empty() {
+        let axes = Axes { across: "steps", upward: p50, least: Some((0.0, 0.0)) };
+        let chart = lines(&by_steps, &axes);
+        let heading = format!("Latency by steps, {scenario}");
+        page.figure(&heading, "Median of each case.", &chart, &line_keys(&by_steps));
+    }
+    if spots.len() > 1 {
+        let axes = Axes { across: p50, upward: "PSNR dB", least: None };
+        let caption = "Up is closer to the reference, left is faster. Numbers are those of the table.";
+        page.figure(&format!("Speed against quality, {scenario}"), caption, &scatter(&spots, &axes), &[]);
+    }
+}
+
 /// A line for all cases that differ in nothing but their steps.
-fn by_steps(cases: &[Case]) -> Vec<Line> {
+fn by_steps(cases: &[(usize, &Case)]) -> Vec<Line> {
     let mut groups: Vec<(&Case, Points)> = Vec::new();
     let alike = |a: &Case, b: &Case| {
         let workload = Workload { steps: a.workload.steps, ..b.workload.clone() };
         a.workload == workload
     };
-    for case in cases {
+    for (_, case) in cases.iter().copied() {
         let Some(summary) = &case.summary else { continue };
         let point = (case.workload.steps as f64, Some(summary.image.p50));
         match groups.iter_mut().find(|(first, _)| alike(first, case)) {
@@ -187,14 +202,14 @@ fn by_steps(cases: &[Case]) -> Vec<Line> {
     groups.into_iter().zip(names).map(line).collect()
 }
 
-fn spots(cases: &[Case]) -> Vec<Spot> {
-    let names = short_names(&cases.iter().collect::<Vec<_>>());
-    let spot = |((index, case), name): ((usize, &Case), String)| {
+fn spots(cases: &[(usize, &Case)]) -> Vec<Spot> {
+    let names = short_names(&cases.iter().map(|(_, case)| *case).collect::<Vec<_>>());
+    let spot = |((number, case), name): (&(usize, &Case), String)| {
         let (p50, psnr) = (case.summary.as_ref()?.image.p50, least_psnr_db(case.quality.as_ref()?)?);
         let title = format!("{name}: {} ms, {} dB", three(p50), three(psnr));
-        Some(Spot { number: index + 1, title, at: (p50, psnr) })
+        Some(Spot { number: *number, title, at: (p50, psnr) })
     };
-    cases.iter().enumerate().zip(names).filter_map(spot).collect()
+    cases.iter().zip(names).filter_map(spot).collect()
 }
 
 fn protocol(page: &mut Page, report: &Report) {

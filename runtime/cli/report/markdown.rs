@@ -23,7 +23,7 @@ pub(crate) fn markdown(report: &Report) -> String {
     lines.extend(report.cases.iter().map(cells));
     lines.push(String::new());
     lines.extend(faults(report).into_iter().map(|fault| told(report, fault)));
-    lines.push(literal(&notes(report).join(" ")));
+    lines.push(notes(report).iter().map(|note| literal(note)).collect::<Vec<_>>().join(" "));
     let mut text = lines.join("\n").trim_end().to_owned();
     text.push('\n');
     text

@@ -263,8 +263,26 @@ fn timelines(page: &mut Page, timeline: &Timeline, sensors: &[Source]) {
         };
         let axes = Axes { across: "seconds since the pass began", upward: unit, least };
         let heading = format!("{}{}", name[..1].to_uppercase(), &name[1..]);
-        page.figure(&heading, "", &charts::lines(&lines, &axes), &charts::line_keys(&lines));
+        if timeline.seconds.len() > FEW_ROWS {
+            page.figure(&heading, "", &charts::lines(&lines, &axes), &charts::line_keys(&lines));
+        } else {
+            page.figure(
+                &heading,
+                &lines.iter().map(|line| in_words(line, unit)).collect::<Vec<_>>().join("; "),
+                "",
+                &[],
+            );
+        }
     }
+}
+
+/// Rows of a timeline that make no line.
+const FEW_ROWS: usize = 2;
+
+/// A line that has too few points to be drawn.
+fn in_words(line: &Line, unit: &str) -> String {
+    let values: Vec<_> = line.points.iter().filter_map(|(_, value)| *value).map(three).collect();
+    format!("{}: {} {unit}", line.name, values.join(", "))
 }
 
 /// What a sensor told, in the unit of its axis; of what only grows, by how much it has grown.
