@@ -120,7 +120,12 @@ impl Worker {
             other => return Err(unexpected(&other)),
         }
         match worker.hear()? {
-            Line::Opened { open_ms } => worker.open_ms = open_ms,
+            Line::Opened { open_ms } => {
+                worker.open_ms = open_ms;
+                // This process may have been woken late for the first line, and for this one: the earlier end of what came
+                // before is nearer to the truth, and no time counts twice.
+                worker.process_ms = worker.process_ms.min(milliseconds(began.elapsed()) - open_ms).max(0.0);
+            }
             other => return Err(unexpected(&other)),
         }
         Ok(worker)
