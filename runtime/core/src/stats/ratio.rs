@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Statistic, interval, standard_error, student_t};
-use super::{LEAST_FOR_DRIFT, LEAST_FOR_INTERVAL, mean, median, standard_deviation};
+use super::{LEAST_FOR_INTERVAL, mean, median, standard_deviation};
+
+/// Least samples of which quarters have a median.
+const LEAST_FOR_QUARTERS: usize = 8;
 
 /// What B takes over what A takes, of the median image: 1.05 is 5 % slower.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -118,7 +121,7 @@ fn around(difference: f64, half_width: f64) -> Ratio {
 /// The variance of a run's median: noise, and what the machine wanders beyond it.
 fn median_variance(samples: &[f64]) -> f64 {
     let noise = standard_error(samples, Statistic::Median).powi(2);
-    if samples.len() < LEAST_FOR_DRIFT {
+    if samples.len() < LEAST_FOR_QUARTERS {
         return noise;
     }
     let quarters: Vec<_> = (0..4).map(|quarter| median(nth_quarter(samples, quarter))).collect();
