@@ -132,3 +132,23 @@ fn the_manual_is_that_of_the_tables() {
         );
     }
 }
+
+/// Every command that the manual shows is one, with all its arguments.
+#[test]
+fn commands_of_the_manual_exist() {
+    let mut commands = 0;
+    for file in ["docs/benchmarking.md", "docs/results/README.md"] {
+        let text = std::fs::read_to_string(repository().join(file)).unwrap().replace("\\\n", "");
+        for line in text.lines().filter_map(|line| line.strip_prefix("safelight ")) {
+            let words: Vec<_> = line.split('#').next().unwrap().split_whitespace().collect();
+            let outcome = Outcome::of(Place::new().without_library([words[0], "--help"]));
+            outcome.expect(line, 0, "");
+            let help = String::from_utf8(outcome.stdout).unwrap();
+            for flag in words.iter().filter(|word| word.starts_with("--")) {
+                assert!(help.contains(&format!("{flag} ")) || help.contains(&format!("{flag}\n")), "{line}: {flag}");
+            }
+            commands += 1;
+        }
+    }
+    assert!(commands > 10, "only {commands} were found");
+}

@@ -27,6 +27,7 @@ mod prompts;
 mod report;
 mod sampling;
 mod schedule;
+mod sensors;
 mod targets;
 mod verify;
 mod version;
@@ -84,6 +85,11 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Show what a benchmark found: a page with charts, CSV, or a table for a README
     Report(report::Arguments),
+    /// List the sensors of this device with their values, and why others are absent
+    ///
+    /// Reads for a second: temperatures, clocks, power, load, whether the device is slowed down. Writes nothing and needs
+    /// no library. What bench measures energy with is told at the end.
+    Sensors(sensors::Arguments),
     /// Compare two reports, or measure both again in turn: what is faster, heavier, different, and whether it can be said
     ///
     /// A difference is told only where its 95 % interval excludes that there is none; no difference only where the
@@ -116,6 +122,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchWorker(arguments) => bench_worker::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Sensors(arguments) => sensors::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Collect(arguments) => collect::run(&arguments),

@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
 enum Format {
     /// One page with charts and pictures, which needs nothing else
     Html,
-    /// Each image of the headline pass, a row an image
+    /// Each image of the headline pass, a row an image; of a cold case each process
     Csv,
     /// The second pass: stages and steps, a row a part of an image
     CsvDetailed,

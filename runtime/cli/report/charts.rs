@@ -225,10 +225,13 @@ pub(super) fn ranking(bars: &[(String, f64, bool)], unit: &str) -> String {
     drawing.end()
 }
 
+/// Points from left to right; nothing where their height is not known.
+pub(super) type Points = Vec<(f64, Option<f64>)>;
+
 /// A line with gaps where nothing is known.
 pub(super) struct Line {
     pub(super) name: String,
-    pub(super) points: Vec<(f64, Option<f64>)>,
+    pub(super) points: Points,
 }
 
 /// What axes say.
@@ -282,7 +285,7 @@ fn own_ticks(values: &[f64], across: &Axis) -> Vec<(f64, String)> {
 }
 
 /// Means of so many neighbours that the line has few enough points.
-fn thinned(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
+fn thinned(points: &[(f64, Option<f64>)]) -> Points {
     let mean = |points: &[(f64, Option<f64>)]| {
         let known: Vec<_> = points.iter().filter_map(|(_, y)| *y).collect();
         let y = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);

@@ -6,17 +6,18 @@
 use std::fmt::Write as _;
 
 use safelight::bench::Report;
-use safelight::bench::report::{Case, Detailed, Workload};
-
-use super::headline::scenario;
+use safelight::bench::report::{Case, Detailed, Scenario, Workload};
 
 const CASE: &str = "case,scenario,precision,steps,width,height,batch,sampler,valid";
 
-/// A row an image of the headline pass.
+/// A row an image of the headline pass; of a cold case a row a fresh process, which begins at no time of a pass.
 pub(crate) fn csv(report: &Report) -> String {
     let mut text = format!("{CASE},index,start_s,ms\r\n");
     for (case, columns) in columns(report) {
-        for (index, (start_s, ms)) in case.images.start_s.iter().zip(&case.images.ms).enumerate() {
+        let cold = case.cold.iter().filter(|_| case.workload.scenario == Scenario::Cold);
+        let cold = cold.map(|start| (String::new(), start.total_ms));
+        let images = case.images.start_s.iter().zip(&case.images.ms).map(|(start_s, ms)| (start_s.to_string(), *ms));
+        for (index, (start_s, ms)) in images.chain(cold).enumerate() {
             let _ = write!(text, "{columns},{index},{start_s},{ms}\r\n");
         }
     }
@@ -56,7 +57,7 @@ fn parts(image: &Detailed) -> impl Iterator<Item = (&'static str, Option<usize>,
 fn columns(report: &Report) -> impl Iterator<Item = (&Case, String)> {
     report.cases.iter().enumerate().map(|(index, case)| {
         let Workload { precision, steps, width, height, batch, sampler, .. } = &case.workload;
-        let (scenario, sampler, valid) = (scenario(case.workload.scenario), field(sampler), case.validity.valid);
+        let (scenario, sampler, valid) = (case.workload.scenario.name(), field(sampler), case.validity.valid);
         (case, format!("{},{scenario},{precision},{steps},{width},{height},{batch},{sampler},{valid}", index + 1))
     })
 }

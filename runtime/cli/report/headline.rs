@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use safelight::bench::Report;
 use safelight::bench::report::{Case, Quality, Scenario, Workload};
-use safelight::sensor::Quantity;
 use safelight::stats::{Distribution, LEAST_FOR_P90};
 
 use super::number::{NOTHING, counted, grouped, interval, megabytes, or_nothing, three};
@@ -53,7 +52,13 @@ pub(super) fn notes(report: &Report) -> Vec<String> {
     if images().any(|image| image.p90.is_none() && image.p90_early_stop.is_none()) {
         notes.push(format!("p90: n too small where there is none; it takes {LEAST_FOR_P90} images."));
     }
-    notes.extend(energy_note(report));
+    if report.cases.iter().any(|case| case.workload.batch > 1) {
+        notes.push("Of a batch, latency is the whole batch's.".into());
+    }
+    if report.cases.iter().any(|case| case.workload.scenario == Scenario::Cold) {
+        notes.push("Cold is from a process's start to its first image.".into());
+    }
+    notes.push(energy_note(report));
     let references: BTreeSet<_> = report.cases.iter().filter_map(|case| reference(case.quality.as_ref()?)).collect();
     if !references.is_empty() {
         let references: Vec<_> = references.into_iter().collect();
@@ -62,20 +67,33 @@ pub(super) fn notes(report: &Report) -> Vec<String> {
     notes
 }
 
-/// What energies cover, or why there are none.
-fn energy_note(report: &Report) -> Option<String> {
+/// Why cases are not to be relied on: each reason once, with the indices of its cases.
+pub(super) fn faults(report: &Report) -> Vec<(&str, Vec<usize>)> {
+    let mut faults: Vec<(&str, Vec<usize>)> = Vec::new();
+    for (index, case) in report.cases.iter().enumerate().filter(|(_, case)| !case.validity.valid) {
+        let mut reasons: Vec<&str> = case.validity.reasons.iter().chain(&case.error).map(String::as_str).collect();
+        if reasons.is_empty() {
+            reasons.push("no reason is given");
+        }
+        for reason in reasons {
+            match faults.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, cases)) => cases.push(index),
+                None => faults.push((reason, vec![index])),
+            }
+        }
+    }
+    faults
+}
+
+/// What energies cover, or that there are none; the table of sensors says why.
+fn energy_note(report: &Report) -> String {
     let energies = report.cases.iter().filter_map(|case| case.energy.as_ref());
     let covered: BTreeSet<_> = energies.map(|it| format!("{} ({})", it.sources.join(" + "), it.covers)).collect();
     if !covered.is_empty() {
         let covered: Vec<_> = covered.into_iter().collect();
-        return Some(format!("J/image: all that {} told, idle included.", covered.join("; or ")));
+        return format!("J/image: all that {} told, idle included.", covered.join("; or "));
     }
-    let measures = |quantity| matches!(quantity, Quantity::Watts | Quantity::Joules);
-    let mut absent = report.sensors.iter().filter(|sensor| measures(sensor.quantity));
-    Some(match absent.find_map(|sensor| Some((&sensor.name, sensor.absent.as_ref()?))) {
-        Some((name, reason)) => format!("J/image: not measured ({name}: {reason})."),
-        None => "J/image: nothing here measures power.".into(),
-    })
+    "J/image: nothing that can be read here measures power.".into()
 }
 
 /// What pictures were compared with: a better run of the same, or else what came with the model.
@@ -98,15 +116,6 @@ pub(super) fn decibels(psnr_db: Option<f64>) -> String {
     psnr_db.map_or_else(|| "identical".into(), |psnr_db| format!("{} dB", three(psnr_db)))
 }
 
-pub(super) fn scenario(scenario: Scenario) -> &'static str {
-    match scenario {
-        Scenario::SingleStream => "single-stream",
-        Scenario::Offline => "offline",
-        Scenario::Cold => "cold",
-        Scenario::Sustained => "sustained",
-    }
-}
-
 /// A workload in words: `int8, 4 steps, 512×512, lcm`; what most are not is told at its end.
 pub(super) fn named(workload: &Workload) -> String {
     let steps = counted(workload.steps, "step");
@@ -116,7 +125,7 @@ pub(super) fn named(workload: &Workload) -> String {
         name += &format!(", batch {}", workload.batch);
     }
     if workload.scenario != Scenario::SingleStream {
-        name += &format!(", {}", scenario(workload.scenario));
+        name += &format!(", {}", workload.scenario.name());
     }
     name
 }
@@ -139,6 +148,6 @@ fn parts(workload: &Workload) -> Vec<String> {
         format!("{width}×{height}"),
         sampler.clone(),
         format!("batch {batch}"),
-        scenario(workload.scenario).into(),
+        workload.scenario.name().into(),
     ]
 }

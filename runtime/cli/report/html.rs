@@ -1,16 +1,16 @@
 //! A report as one page of HTML that needs nothing else: no file, no network, no script.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use safelight::bench::Report;
 pub(super) use safelight::bench::fleet::device;
-use safelight::bench::report::{Case, Protocol};
+use safelight::bench::report::{Case, Protocol, Workload};
 use safelight::machine::Machine;
 use safelight::sensor::{Quantity, State};
 
-use super::charts::{Axes, Line, Spot, line_keys, lines, scatter};
-use super::headline::{HEAD, named, notes, row, short_names};
+use super::charts::{Axes, Line, Points, Spot, line_keys, lines, scatter};
+use super::headline::{HEAD, faults, named, notes, row, short_names};
 use super::number::{counted, megabytes, percent, three};
 use super::page::Page;
 use super::picture::data_uri;
@@ -29,7 +29,7 @@ pub(crate) fn html(report: &Report, pictures: &dyn Fn(&str) -> Option<Vec<u8>>) 
         kept.entry(name.to_owned()).or_insert_with(|| data_uri(&pictures(name)?)).clone()
     };
     let device = device(&report.machine);
-    let mut page = Page::new(&format!("{} on {device}", report.model.title));
+    let mut page = Page::new(&format!("{}, on {device}", report.model.title));
     head(&mut page, report, &device);
     verdict(&mut page, report);
     headline(&mut page, report);
@@ -48,7 +48,8 @@ fn head(page: &mut Page, report: &Report, device: &str) {
     let Report { tool, library, machine, state, target, model, .. } = report;
     page.markup("<header>");
     page.element("p class=\"over\"", "safelight bench");
-    page.element("h1", &format!("{} on {device}", model.title));
+    page.element("h1", &model.title);
+    page.element("p class=\"on\"", &format!("on {device}"));
     let features: Vec<_> = machine.features.iter().map(ToString::to_string).collect();
     let build = if tool.release { "release build" } else { "built without optimisation" };
     page.facts(&[
@@ -92,8 +93,8 @@ fn at_the_start(state: &State) -> String {
 
 /// Whether the numbers can be trusted, before any of them is told.
 fn verdict(page: &mut Page, report: &Report) {
-    let invalid: Vec<_> = report.cases.iter().enumerate().filter(|(_, case)| !case.validity.valid).collect();
-    let (class, word, mut text) = match (invalid.len(), report.cases.len()) {
+    let invalid = report.cases.iter().filter(|case| !case.validity.valid).count();
+    let (class, word, mut text) = match (invalid, report.cases.len()) {
         (_, 0) => ("bad", "Nothing measured.", String::new()),
         (0, 1) => ("good", "Valid.", "No check failed.".into()),
         (0, cases) => ("good", "Valid.", format!("No check failed in any of {}.", counted(cases, "case"))),
@@ -106,13 +107,15 @@ fn verdict(page: &mut Page, report: &Report) {
     }
     page.markup(&format!("<div class=\"verdict {class}\" role=\"status\"><b>{word}</b>"));
     page.element("span", &text);
-    let reason = |(index, case): &(usize, &Case)| {
-        let workload = named(&case.workload);
-        let reasons = case.validity.reasons.iter().chain(&case.error);
-        let reasons: Vec<_> = reasons.map(|reason| format!("{} ({workload}): {reason}", index + 1)).collect();
-        if reasons.is_empty() { vec![format!("{} ({workload}): no reason is given", index + 1)] } else { reasons }
+    let fault = |(reason, cases): (&str, Vec<usize>)| {
+        let numbers: Vec<_> = cases.iter().map(|index| (index + 1).to_string()).collect();
+        match cases.len() {
+            some if some == report.cases.len() => reason.to_owned(),
+            1 => format!("case {} ({}): {reason}", numbers[0], named(&report.cases[cases[0]].workload)),
+            _ => format!("cases {}: {reason}", numbers.join(", ")),
+        }
     };
-    page.list(&invalid.iter().flat_map(reason).collect::<Vec<_>>());
+    page.list(&faults(report).into_iter().map(fault).collect::<Vec<_>>());
     page.markup("</div>");
 }
 
@@ -134,33 +137,48 @@ fn headline(page: &mut Page, report: &Report) {
     }
 }
 
-/// What only shows when cases stand beside each other.
+/// Kinds of use that are shown beside each other.
+const MOST_KINDS: usize = 8;
+
+/// What only shows when cases stand beside each other: those of one kind of use, since a cold start or a batch takes as
+/// long as many single images.
 fn across_cases(page: &mut Page, report: &Report) {
-    let (by_steps, spots) = (by_steps(&report.cases), spots(&report.cases));
-    if by_steps.is_empty() && spots.len() < 2 {
-        return;
-    }
+    let kind = |case: &Case| (case.workload.scenario, case.workload.batch);
+    let kinds: BTreeSet<_> = report.cases.iter().map(kind).collect();
     page.markup("<div class=\"charts\">");
-    if !by_steps.is_empty() {
-        let axes = Axes { across: "steps", upward: "p50 ms an image", least: Some((0.0, 0.0)) };
-        page.figure("Latency by steps", "Median of each case.", &lines(&by_steps, &axes), &line_keys(&by_steps));
-    }
-    if spots.len() > 1 {
-        let axes = Axes { across: "p50 ms an image", upward: "PSNR dB", least: None };
-        let caption = "Up is closer to the reference, left is faster. Numbers are those of the table.";
-        page.figure("Speed against quality", caption, &scatter(&spots, &axes), &[]);
+    for (scenario, batch) in kinds.into_iter().take(MOST_KINDS) {
+        let cases = report.cases.iter().enumerate().filter(|(_, case)| kind(case) == (scenario, batch));
+        let cases: Vec<_> = cases.map(|(index, case)| (index + 1, case)).collect();
+        let whole = if batch > 1 { format!("a batch of {batch}") } else { "an image".into() };
+        beside(page, &cases, (scenario.name(), &format!("p50 ms {whole}")));
     }
     page.markup("</div>");
 }
 
+/// Cases with their numbers, all of one kind of use.
+fn beside(page: &mut Page, cases: &[(usize, &Case)], (scenario, p50): (&str, &str)) {
+    let (by_steps, spots) = (by_steps(cases), spots(cases));
+    if !by_steps.is_empty() {
+        let axes = Axes { across: "steps", upward: p50, least: Some((0.0, 0.0)) };
+        let chart = lines(&by_steps, &axes);
+        let heading = format!("Latency by steps, {scenario}");
+        page.figure(&heading, "Median of each case.", &chart, &line_keys(&by_steps));
+    }
+    if spots.len() > 1 {
+        let axes = Axes { across: p50, upward: "PSNR dB", least: None };
+        let caption = "Up is closer to the reference, left is faster. Numbers are those of the table.";
+        page.figure(&format!("Speed against quality, {scenario}"), caption, &scatter(&spots, &axes), &[]);
+    }
+}
+
 /// A line for all cases that differ in nothing but their steps.
-fn by_steps(cases: &[Case]) -> Vec<Line> {
-    let mut groups: Vec<(&Case, Vec<(f64, Option<f64>)>)> = Vec::new();
+fn by_steps(cases: &[(usize, &Case)]) -> Vec<Line> {
+    let mut groups: Vec<(&Case, Points)> = Vec::new();
     let alike = |a: &Case, b: &Case| {
-        let workload = safelight::bench::report::Workload { steps: a.workload.steps, ..b.workload.clone() };
+        let workload = Workload { steps: a.workload.steps, ..b.workload.clone() };
         a.workload == workload
     };
-    for case in cases {
+    for (_, case) in cases.iter().copied() {
         let Some(summary) = &case.summary else { continue };
         let point = (case.workload.steps as f64, Some(summary.image.p50));
         match groups.iter_mut().find(|(first, _)| alike(first, case)) {
@@ -171,21 +189,21 @@ fn by_steps(cases: &[Case]) -> Vec<Line> {
     groups.retain(|(_, points)| points.len() > 1);
     let firsts: Vec<_> = groups.iter().map(|(first, _)| *first).collect();
     let names = short_names(&firsts);
-    let line = |((_, mut points), name): ((&Case, Vec<_>), String)| {
-        points.sort_by(|(a, _): &(f64, _), (b, _)| a.total_cmp(b));
+    let line = |((_, mut points), name): ((&Case, Points), String)| {
+        points.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         Line { name, points }
     };
     groups.into_iter().zip(names).map(line).collect()
 }
 
-fn spots(cases: &[Case]) -> Vec<Spot> {
-    let names = short_names(&cases.iter().collect::<Vec<_>>());
-    let spot = |((index, case), name): ((usize, &Case), String)| {
+fn spots(cases: &[(usize, &Case)]) -> Vec<Spot> {
+    let names = short_names(&cases.iter().map(|(_, case)| *case).collect::<Vec<_>>());
+    let spot = |((number, case), name): (&(usize, &Case), String)| {
         let (p50, psnr) = (case.summary.as_ref()?.image.p50, case.quality.as_ref()?.least_psnr_db()?);
         let title = format!("{name}: {} ms, {} dB", three(p50), three(psnr));
-        Some(Spot { number: index + 1, title, at: (p50, psnr) })
+        Some(Spot { number: *number, title, at: (p50, psnr) })
     };
-    cases.iter().enumerate().zip(names).filter_map(spot).collect()
+    cases.iter().zip(names).filter_map(spot).collect()
 }
 
 fn protocol(page: &mut Page, report: &Report) {
@@ -241,7 +259,7 @@ pub(super) fn quantity(quantity: Quantity) -> (&'static str, &'static str, f64) 
         Quantity::Celsius => ("temperature", "°C", 1.0),
         Quantity::Megahertz => ("clock", "MHz", 1.0),
         Quantity::Watts => ("power", "W", 1.0),
-        Quantity::Joules => ("energy", "J since the pass began", 1.0),
+        Quantity::Joules => ("power by a counter of energy", "W", 1.0),
         Quantity::Load => ("load", "% busy", 100.0),
         Quantity::Pressure => ("pressure", "% of the time waited", 100.0),
         Quantity::Throttled => ("throttling", "1 while slowed down", 1.0),

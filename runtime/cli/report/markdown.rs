@@ -3,7 +3,7 @@
 use safelight::bench::Report;
 use safelight::bench::report::Case;
 
-use super::headline::{HEAD, named, notes, row};
+use super::headline::{HEAD, faults, named, notes, row};
 use super::html::device;
 use super::number::counted;
 
@@ -22,8 +22,8 @@ pub(crate) fn markdown(report: &Report) -> String {
     };
     lines.extend(report.cases.iter().map(cells));
     lines.push(String::new());
-    lines.extend(report.cases.iter().filter(|case| !case.validity.valid).map(faults));
-    lines.push(literal(&notes(report).join(" ")));
+    lines.extend(faults(report).into_iter().map(|fault| told(report, fault)));
+    lines.push(notes(report).iter().map(|note| literal(note)).collect::<Vec<_>>().join(" "));
     let mut text = lines.join("\n").trim_end().to_owned();
     text.push('\n');
     text
@@ -47,16 +47,16 @@ fn caption(report: &Report) -> String {
     let (build, tool, date) =
         (if tool.release { "" } else { " (no release build)" }, literal(&tool.safelight), literal(date));
     format!(
-        "{title} on {device} (target {target}), ONNX Runtime {version}, safelight {tool}{build}, {date}: {}, {valid}{unfinished}.",
+        "{title}, on {device} (target {target}), ONNX Runtime {version}, safelight {tool}{build}, {date}: {}, {valid}{unfinished}.",
         counted(images, "image")
     )
 }
 
-/// Why a case's numbers cannot be relied on.
-fn faults(case: &Case) -> String {
-    let reasons: Vec<_> = case.validity.reasons.iter().chain(&case.error).map(|reason| literal(reason)).collect();
-    let reasons = if reasons.is_empty() { "no reason is given".into() } else { reasons.join("; ") };
-    format!("Not valid: {}: {reasons}.\n", literal(&named(&case.workload)))
+/// Why some cases' numbers cannot be relied on, as a paragraph.
+fn told(report: &Report, (reason, cases): (&str, Vec<usize>)) -> String {
+    let names: Vec<_> = cases.iter().map(|index| literal(&named(&report.cases[*index].workload))).collect();
+    let which = if cases.len() == report.cases.len() { String::new() } else { format!(" ({})", names.join("; ")) };
+    format!("Not valid{which}: {}.\n", literal(reason))
 }
 
 pub(super) fn line(cells: impl Iterator<Item = String>) -> String {

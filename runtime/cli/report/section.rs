@@ -7,7 +7,7 @@ use safelight::bench::report::{Case, ColdStart, MemoryUsed, PictureHeld, Quality
 use safelight::sensor::{Quantity, Source, Timeline};
 use safelight::stats::Distribution;
 
-use super::charts::{self, Axes, Bar, Line};
+use super::charts::{self, Axes, Bar, Line, Points};
 use super::headline::{decibels, named};
 use super::html::quantity;
 use super::number::{counted, grouped, interval, megabytes, or_nothing, percent, signed_percent, three};
@@ -90,6 +90,7 @@ fn told(case: &Case, summary: &Summary) -> Vec<String> {
     let requests: BTreeSet<_> = outputs.iter().map(|output| output.request).collect();
     told.push(match outputs.len().saturating_sub(requests.len()) {
         _ if outputs.is_empty() => "No output was hashed.".into(),
+        0 if outputs.iter().all(|output| output.count < 2) => "No request was made twice.".into(),
         0 => format!("Each of {} gave the same pixels every time.", counted(requests.len(), "request")),
         more => format!("Not repeatable: {} gave {} other outputs.", counted(requests.len(), "request"), more),
     });
@@ -262,18 +263,35 @@ fn timelines(page: &mut Page, timeline: &Timeline, sensors: &[Source]) {
         };
         let axes = Axes { across: "seconds since the pass began", upward: unit, least };
         let heading = format!("{}{}", name[..1].to_uppercase(), &name[1..]);
-        page.figure(&heading, "", &charts::lines(&lines, &axes), &charts::line_keys(&lines));
+        if timeline.seconds.len() > FEW_ROWS {
+            page.figure(&heading, "", &charts::lines(&lines, &axes), &charts::line_keys(&lines));
+        } else {
+            page.figure(
+                &heading,
+                &lines.iter().map(|line| in_words(line, unit)).collect::<Vec<_>>().join("; "),
+                "",
+                &[],
+            );
+        }
     }
 }
 
-/// What a sensor told, in the unit of its axis; of what only grows, by how much it has grown.
-fn points(timeline: &Timeline, sensor: &Source) -> Vec<(f64, Option<f64>)> {
+/// Rows of a timeline that make no line.
+const FEW_ROWS: usize = 2;
+
+/// A line that has too few points to be drawn.
+fn in_words(line: &Line, unit: &str) -> String {
+    let values: Vec<_> = line.points.iter().filter_map(|(_, value)| *value).map(three).collect();
+    format!("{}: {} {unit}", line.name, values.join(", "))
+}
+
+/// What a sensor told, in the unit of its axis.
+fn points(timeline: &Timeline, sensor: &Source) -> Points {
     let values = timeline.values.get(&sensor.name).map(Vec::as_slice).unwrap_or_default();
-    let first = values.iter().copied().flatten().next().filter(|_| sensor.quantity == Quantity::Joules).unwrap_or(0.0);
     let scale = quantity(sensor.quantity).2;
     let rows = timeline.seconds.iter().zip(values);
     // A mean of numbers that are beyond all measure must not be none.
-    let held = |value: f64| (scale * (value - first)).clamp(-1e200, 1e200);
+    let held = |value: f64| (scale * value).clamp(-1e200, 1e200);
     rows.map(|(seconds, value)| (*seconds, value.map(held))).collect()
 }
 

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Target, bounded};
+use crate::Target;
+use crate::root::Root;
+use crate::sensor;
 
 /// A computer, as far as targets ask for it. What could not be read is absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,22 +165,22 @@ impl Machine {
     /// NVIDIA's driver and its release of Linux for Tegra. Where there is no `proc/cpuinfo`, as on macOS and Windows,
     /// this process's own processor is asked. `os` and `arch` are those that safelight was built for.
     pub fn read(root: &Path) -> Self {
-        let cpu = text(&root.join("proc/cpuinfo"));
-        let tree = root.join("proc/device-tree");
-        let words = |file: &str| text(&tree.join(file)).map(|text| strings(&text)).unwrap_or_default();
+        let root = Root(root);
+        let cpu = root.text("/proc/cpuinfo");
+        let words = |file: &str| strings(&root.text(Path::new("/proc/device-tree").join(file)).unwrap_or_default());
         Self {
             os: std::env::consts::OS.into(),
             arch: std::env::consts::ARCH.into(),
             board: words("model").into_iter().next(),
             compatible: words("compatible"),
-            l4t: text(&root.join("etc/nv_tegra_release")).and_then(|text| l4t_release(&text)),
+            l4t: root.text("/etc/nv_tegra_release").and_then(|text| l4t_release(&text)),
             processor: cpu.as_deref().and_then(|cpu| field(cpu, "model name")).map(str::to_owned),
             features: cpu.as_deref().map_or_else(own_features, listed_features),
             cores: match cpu.as_deref().map_or(0, count_cores) {
                 0 => std::thread::available_parallelism().map_or(1, usize::from),
                 cores => cores,
             },
-            memory_bytes: text(&root.join("proc/meminfo")).and_then(|text| total_memory(&text)),
+            memory_bytes: sensor::memory(root, "MemTotal"),
             gpus: gpus(root),
         }
     }
@@ -266,13 +268,6 @@ fn holds(name: &str, part: &str) -> bool {
     name.to_lowercase().contains(&part.to_lowercase())
 }
 
-/// Longest file that is read; a `cpuinfo` of 512 cores has about 800 kB.
-const MAX_BYTES: u64 = 4 << 20;
-
-fn text(path: &Path) -> Option<String> {
-    bounded::read(path, MAX_BYTES).ok()
-}
-
 /// The strings of a device tree's property: each ends with a NUL.
 fn strings(text: &str) -> Vec<String> {
     text.split('\0').map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
@@ -326,23 +321,18 @@ fn own_features() -> BTreeSet<Feature> {
     BTreeSet::new()
 }
 
-/// `MemTotal:  16384 kB` in bytes.
-fn total_memory(text: &str) -> Option<u64> {
-    field(text, "MemTotal")?.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
 /// The 35 of `# R35 (release), REVISION: 4.1, …`.
 fn l4t_release(text: &str) -> Option<u32> {
     text.strip_prefix("# R")?.split_whitespace().next()?.parse().ok()
 }
 
 /// NVIDIA's graphics processors: by name where the driver tells it, else one without a name where its device is.
-fn gpus(root: &Path) -> Vec<String> {
-    let folders = std::fs::read_dir(root.join("proc/driver/nvidia/gpus")).into_iter().flatten().flatten();
-    let told = folders.filter_map(|folder| text(&folder.path().join("information")));
+fn gpus(root: Root<'_>) -> Vec<String> {
+    let folders = root.list("/proc/driver/nvidia/gpus", "").into_iter();
+    let told = folders.filter_map(|folder| root.text(folder.join("information")));
     let mut names: Vec<_> = told.filter_map(|text| field(&text, "Model").map(str::to_owned)).collect();
     names.sort();
-    if names.is_empty() && root.join("dev/nvidia0").exists() {
+    if names.is_empty() && root.at("/dev/nvidia0").exists() {
         names.push("NVIDIA GPU".into());
     }
     names

@@ -223,6 +223,19 @@ impl Sensor for Renamed {
     }
 }
 
+impl Quantity {
+    /// The unit of a timeline's values: of a counter of energy that is the unit of power. A share, 0 to 1, has none.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Celsius => "°C",
+            Self::Megahertz => "MHz",
+            Self::Watts | Self::Joules => "W",
+            Self::Bytes => "B",
+            Self::Load | Self::Pressure | Self::Throttled | Self::Charge => "",
+        }
+    }
+}
+
 /// What sensors told over a stretch of time, one column a sensor. It is kept at about one row a second; powers and
 /// energies are integrated from every reading.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -147,7 +147,7 @@ pub fn sustained(start_s: &[f64], ms: &[f64]) -> Option<Sustained> {
 /// MLPerf's early-stopping estimate of a percentile: with t samples allowed above it, the t − 1 largest are dropped and
 /// the largest that is left is told. `sorted` ascends. Nothing where not even one is allowed.
 ///
-/// MLPerf Inference rules, appendix "Early Stopping Criterion"; [`overlatency_allowed`] is its condition.
+/// MLPerf Inference rules, appendix "Early Stopping Criterion"; `overlatency_allowed` is its condition.
 pub fn early_stop(sorted: &[f64], percentile: f64) -> Option<f64> {
     let allowed = overlatency_allowed(sorted.len(), percentile);
     (allowed > 0).then(|| sorted[sorted.len() - allowed])

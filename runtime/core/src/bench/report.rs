@@ -453,7 +453,7 @@ impl LibraryUsed {
     /// What is known of a library that was opened.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where its file cannot be read.
+    /// [`ErrorKind::Io`] where its file cannot be read.
     pub fn of(path: &Path, version: &str) -> Result<Self> {
         let unread = |e| Error::io(format!("{}: cannot be read: {e}", path.display()));
         // The system's loader does not tell where it found a bare name.
@@ -490,7 +490,7 @@ impl Report {
     /// Reads the text of a report.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) as [`Report::read`].
+    /// [`ErrorKind::Usage`] as [`Report::read`].
     pub fn parse(text: &str) -> Result<Self> {
         check_schema(text)?;
         let reader = &mut serde_json::Deserializer::from_str(text);
@@ -508,7 +508,7 @@ impl Report {
     /// Writes it as JSON, whole or not at all, and waits until the disk has it.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where it cannot be written; [`ErrorKind::Limit`](crate::ErrorKind::Limit)
+    /// [`ErrorKind::Io`] where it cannot be written; [`ErrorKind::Limit`]
     /// where [`Report::read`] would refuse its length, [`ErrorKind::Internal`] where a number is not finite.
     pub fn write(&self, path: &Path) -> Result<()> {
         let failed = |reason: String| Error::new(ErrorKind::Internal, format!("{}: {reason}", path.display()));

@@ -22,10 +22,14 @@ impl Jiffies {
     /// Of the line that begins with `cpu `.
     pub(super) fn parse(stat: &str) -> Option<Self> {
         let words = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
-        let numbers: Vec<u64> = words.map_while(|word| word.parse().ok()).collect();
-        let [user, nice, system, idle, waiting, interrupts, soft_interrupts, stolen, ..] = numbers[..] else {
-            return None;
-        };
+        let mut numbers = [0_u64; 8];
+        let mut count = 0;
+        for (number, word) in numbers.iter_mut().zip(words) {
+            *number = word.parse().ok()?;
+            count += 1;
+        }
+        let [user, nice, system, idle, waiting, interrupts, soft_interrupts, stolen] = numbers;
+        (count == numbers.len()).then_some(())?;
         // What guests use is in user and nice already.
         let busy = user + nice + system + interrupts + soft_interrupts;
         Some(Self { busy, stolen, all: busy + stolen + idle + waiting })

@@ -10,9 +10,6 @@ use crate::root::Root;
 /// Shortest time of which shares are told: Linux counts in hundredths of a second.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// Bytes of a page that is swapped: Linux counts pages of this size where it does not tell otherwise.
-const PAGE_BYTES: u64 = 4096;
-
 /// A stretch of time that has begun.
 ///
 /// In a container `/proc/stat` is the host's: shares are of all the host's processors, and others are all that run there.
@@ -83,7 +80,7 @@ impl Counters {
             stolen: jiffies.map(|all| all.stolen as f64 / all.all as f64),
             cpu_pressure: share(self.cpu_waited_micros, after.cpu_waited_micros),
             memory_pressure: share(self.memory_waited_micros, after.memory_waited_micros),
-            swapped_bytes: grown(self.swapped_pages, after.swapped_pages).map(|pages| pages * PAGE_BYTES),
+            swapped_bytes: grown(self.swapped_pages, after.swapped_pages).map(|pages| pages * page_bytes()),
             involuntary_switches: grown(self.switches, after.switches),
         }
     }
@@ -110,6 +107,18 @@ fn switches(root: Root<'_>, pid: u32) -> Option<u64> {
     // A thread that ends meanwhile tells nothing.
     let told: Vec<_> = threads.iter().filter_map(of_thread).collect();
     (!told.is_empty()).then(|| told.iter().sum())
+}
+
+/// Linux counts what is swapped in pages; those of a Raspberry Pi 5 have 16 KiB.
+#[cfg(unix)]
+fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// Nothing is counted here.
+#[cfg(not(unix))]
+fn page_bytes() -> u64 {
+    0
 }
 
 fn swapped_pages(vmstat: &str) -> Option<u64> {
@@ -161,7 +170,7 @@ mod tests {
         let after = machine("cpu  200 10 25 1050 15 3 5 23 9 9", [70, 15, 15, 5], 10, 251_000);
         let told = passed(&before, &after, 1000);
         assert_eq!((told.others, told.stolen, told.cpu_pressure), (Some(0.15), Some(0.1), Some(0.25)));
-        assert_eq!((told.memory_pressure, told.swapped_bytes), (Some(0.0), Some(250_000 * PAGE_BYTES)));
+        assert_eq!((told.memory_pressure, told.swapped_bytes), (Some(0.0), Some(250_000 * page_bytes())));
         assert_eq!(told.involuntary_switches, Some(3));
     }
 

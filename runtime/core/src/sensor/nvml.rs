@@ -132,8 +132,8 @@ fn of_device(nvml: &Arc<Nvml>, index: usize, device: Device) -> Vec<Found> {
     let one = |question: &'static Question| {
         let what = source(format!("nvml/{index}/{}", question.name), question.quantity, question.covers);
         let asked = nvml.function(question).and_then(|function| {
-            let reader =
-                Reader { source: what.clone(), nvml: Arc::clone(nvml), device, function, value: question.value };
+            let (source, nvml, value) = (what.clone(), Arc::clone(nvml), question.value);
+            let reader = Reader { source, nvml, device, function, value, told: String::new() };
             reader.ask().map(|_| reader)
         });
         match asked {
@@ -160,7 +160,7 @@ impl Nvml {
     fn open(path: &OsStr) -> Result<Self, String> {
         // SAFETY: the driver's library has initialisers without conditions of their own; no other library has its name.
         let opened = unsafe { libloading::Library::new(path) };
-        let library = opened.map_err(|_| format!("{} is not there: no driver of NVIDIA", path.display()))?;
+        let library = opened.map_err(|_| format!("not here: {}, which comes with NVIDIA's driver", path.display()))?;
         let nvml = Self { library };
         // SAFETY: `nvmlReturn_t nvmlInit_v2(void)`.
         let init = unsafe { nvml.symbol::<unsafe extern "C" fn() -> c_int>(c"nvmlInit_v2") }?;
@@ -242,6 +242,8 @@ struct Reader {
     device: Device,
     function: Function,
     value: fn(Answer) -> f64,
+    /// Why it is slowed down, of the one question that asks for it.
+    told: String,
 }
 
 // SAFETY: the handle belongs to the library, not to a thread, and the library is thread-safe (NVML API reference,
@@ -267,6 +269,95 @@ impl Sensor for Reader {
     }
 
     fn read(&mut self) -> Option<f64> {
-        self.ask().ok().map(self.value)
+        let answer = self.ask().ok()?;
+        let value = (self.value)(answer);
+        if self.source.quantity == Quantity::Throttled && value > 0.0 {
+            self.told = slowed(long(answer)).join(", ");
+        }
+        Some(value)
+    }
+
+    fn told(&self) -> Option<&str> {
+        Some(self.told.as_str()).filter(|told| !told.is_empty())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Two devices, of which the second is old: it has no counter of energy and knows no utilisation.
+    const LIBRARY_CODE: &str = r#"
+        typedef unsigned long long ull;
+        static int open = 0;
+        int nvmlInit_v2(void) { open++; return 0; }
+        int nvmlShutdown(void) { open--; return 0; }
+        const char *nvmlErrorString(int code) { return code == 3 ? "Not Supported" : "Unknown Error"; }
+        int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return open ? 0 : 1; }
+        int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = (void *)(long)(index + 1); return 0; }
+        int nvmlDeviceGetPowerUsage(void *d, unsigned *mw) { *mw = 71234; return 0; }
+        int nvmlDeviceGetTotalEnergyConsumption(void *d, ull *mj) { *mj = 12345678901500; return d == (void *)1 ? 0 : 3; }
+        int nvmlDeviceGetTemperature(void *d, int kind, unsigned *c) { *c = 55; return kind == 0 ? 0 : 2; }
+        int nvmlDeviceGetClockInfo(void *d, int kind, unsigned *mhz) { *mhz = 1755; return kind == 1 ? 0 : 2; }
+        int nvmlDeviceGetCurrentClocksThrottleReasons(void *d, ull *bits) { *bits = d == (void *)1 ? 0x4 : 0x20; return 0; }
+        int nvmlDeviceGetMemoryInfo(void *d, ull *m) { m[0] = 80ull << 30; m[1] = 79ull << 30; m[2] = 1ull << 30; return 0; }
+        int nvmlDeviceGetUtilizationRates(void *d, unsigned *u) { u[0] = 37; u[1] = 9; return d == (void *)1 ? 0 : 3; }
+    "#;
+
+    #[test]
+    fn a_library_is_asked_every_question() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, library) = (folder.path().join("nvml.c"), folder.path().join("libnvml.so"));
+        std::fs::write(&source, LIBRARY_CODE).unwrap();
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
+        assert!(compiled.success());
+        let told = |found: Found| match found {
+            Found::Here(mut sensor) => format!("{} {:?}", sensor.source().name.clone(), sensor.read().unwrap()),
+            Found::Absent(source) => format!("{} absent: {}", source.name, source.absent.unwrap()),
+        };
+        let told: Vec<_> = find_with(library.as_os_str()).into_iter().map(told).collect();
+        assert_eq!(
+            told,
+            [
+                "nvml/0/power 71.234",
+                "nvml/0/energy 12345678901.5",
+                "nvml/0/temperature 55.0",
+                "nvml/0/clock 1755.0",
+                "nvml/0/throttled 0.0",
+                "nvml/0/memory 1073741824.0",
+                "nvml/0/load 0.37",
+                "nvml/1/power 71.234",
+                "nvml/1/energy absent: nvml/1/energy: error 3, Not Supported",
+                "nvml/1/temperature 55.0",
+                "nvml/1/clock 1755.0",
+                "nvml/1/throttled 1.0",
+                "nvml/1/memory 1073741824.0",
+                "nvml/1/load absent: nvml/1/load: error 3, Not Supported",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_library_that_is_not_there_or_another_is_told() {
+        let reason = |library: &str| match find_with(library.as_ref()).remove(0) {
+            Found::Absent(source) => source.absent.unwrap(),
+            Found::Here(_) => panic!("{library} is no NVML"),
+        };
+        assert_eq!(
+            reason("/no/libnvidia-ml.so.1"),
+            "not here: /no/libnvidia-ml.so.1, which comes with NVIDIA's driver"
+        );
+        assert_eq!(reason("libc.so.6"), "this driver's library has no nvmlInit_v2");
+    }
+
+    #[test]
+    fn reasons_are_told_in_words() {
+        assert_eq!(slowed(0x4), Vec::<&str>::new());
+        assert_eq!(
+            slowed(0xe8),
+            ["hardware slowdown", "too hot, by the driver", "too hot, by the hardware", "power brake"]
+        );
     }
 }

@@ -21,6 +21,9 @@ const LEAST_CELSIUS: f64 = -100.0;
 /// Drivers of hwmon that measure a processor.
 const PROCESSORS: &[&str] = &["coretemp", "k10temp"];
 
+/// Zones that are read; a telephone has a hundred.
+const MOST_ZONES: usize = 32;
+
 /// All thermal zones, in order.
 pub(crate) fn zones(root: Root<'_>) -> Vec<Zone> {
     let named = |folder: PathBuf| {
@@ -53,7 +56,11 @@ pub(super) fn zones_found(root: Root<'_>) -> Vec<Found> {
             _ => Found::files(root, what, &[path], |files| from_milli(files[0].number()?)),
         }
     };
-    zones(root).into_iter().map(one).collect()
+    let zones = zones(root);
+    let others = zones.len().saturating_sub(MOST_ZONES);
+    let reason = format!("{others} zones are not read: the first {MOST_ZONES} are enough");
+    let others = (others > 0).then(|| Found::absent(source("thermal/others", Celsius, "other thermal zones"), reason));
+    zones.into_iter().take(MOST_ZONES).map(one).chain(others).collect()
 }
 
 pub(super) fn processors_found(root: Root<'_>) -> Vec<Found> {

@@ -125,17 +125,24 @@ fn grown(root: Root<'_>, what: Source, path: PathBuf) -> Found {
 /// What slows a device down when the kernel finds it too hot; others, such as fans, only cool it.
 const SLOWING: &[&str] = &["cpufreq-", "thermal-cpufreq", "devfreq-", "thermal-devfreq", "Processor"];
 
+/// Cooling devices that are read; a server has one for each of its processors.
+const MOST_COOLING: usize = 32;
+
 /// Linux's cooling devices that slow something down (`Documentation/driver-api/thermal/sysfs-api.rst`).
 pub(super) fn cooling(root: Root<'_>) -> Vec<Found> {
     let devices = root.list("/sys/class/thermal", "cooling_device").into_iter();
     let named = devices.filter_map(|device| Some((root.text(device.join("type"))?, device)));
-    let slows = |name: &str| SLOWING.iter().any(|start| name.starts_with(start)) || name.ends_with("throttle-alert");
-    let (names, paths): (Vec<_>, Vec<_>) =
-        named.filter(|(name, _)| slows(name)).map(|(name, device)| (name, device.join("cur_state"))).unzip();
+    let slows = |(name, _): &(String, PathBuf)| {
+        SLOWING.iter().any(|start| name.starts_with(start)) || name.ends_with("throttle-alert")
+    };
+    let named = named.filter(slows).take(MOST_COOLING);
+    let (names, paths): (Vec<_>, Vec<_>) = named.map(|(name, device)| (name, device.join("cur_state"))).unzip();
     if names.is_empty() {
         return Vec::new();
     }
-    let what = source("cooling", Quantity::Throttled, format!("the kernel slows down: {}", names.join(", ")));
+    let mut kinds = names.clone();
+    kinds.dedup();
+    let what = source("cooling", Quantity::Throttled, format!("the kernel slows down: {}", kinds.join(", ")));
     vec![Watched::find(
         root,
         what,
