@@ -214,11 +214,11 @@ mod tests {
     #[test]
     fn intervals_of_95_per_cent_hold_the_truth_about_as_often() {
         for (statistic, n, runs, least) in [
-            (Statistic::Median, 16, 300, 92.0),
-            (Statistic::Median, 64, 200, 92.0),
+            (Statistic::Median, 16, 400, 92.0),
+            (Statistic::Median, 64, 300, 92.0),
             (Statistic::Median, 600, 60, 92.0),
-            (Statistic::Mean, 16, 300, 90.0),
-            (Statistic::Mean, 64, 200, 92.0),
+            (Statistic::Mean, 16, 400, 90.0),
+            (Statistic::Mean, 64, 300, 92.0),
             (Statistic::Mean, 600, 60, 92.0),
         ] {
             let coverage = coverage(statistic, n, 0.3, runs);
