@@ -302,3 +302,33 @@ fn a_folder_without_reports_is_an_error() {
     let place = Place::new();
     run(&place, ["collect".as_ref(), place.inputs().as_os_str()]).expect("empty", 7, "no report.json is in it");
 }
+
+/// One step and four, on the shipped model.
+#[test]
+fn both_are_measured_again_in_turn_as_their_reports_say() {
+    let place = Place::new();
+    for (name, steps) in [("a", "1"), ("b", "4")] {
+        let device = ["bench", "--model=emoji", "--target=generic-cpu", "--threads=1", "--precision=int8", "--wait=0"];
+        let quick = ["--quick", "--quality=0", "--out", name, "--steps", steps];
+        Outcome::of(place.command(device.iter().chain(&quick))).expect(name, 0, "median");
+    }
+    let arguments = ["compare", "a", "b", "--vs", "--threshold=50%", "--fail-above=5%", "--json"];
+    let outcome = Outcome::of(place.command(arguments));
+    outcome.expect("in turn", 6, "slower by more than 5 %");
+    let told: Value = serde_json::from_slice(&outcome.stdout).unwrap();
+    let in_turn = &told["comparison"]["cases"][0]["in_turn"];
+    assert_eq!(in_turn["verdict"], "slower", "{in_turn}");
+    assert!(in_turn["ratio"]["low"].as_f64().unwrap() > 1.5, "{in_turn}");
+    assert!(in_turn["a_ms"].as_array().unwrap().len() >= 32);
+    // Other steps, other pictures.
+    assert_eq!(in_turn["identical"], 0);
+    assert_eq!(told["comparison"]["cases"][0]["differences"], serde_json::json!([]));
+    let warnings = told["comparison"]["warnings"].to_string();
+    assert!(!warnings.contains("graphs"), "{warnings}");
+
+    let mut changed = Report::read(&place.work().join("b/report.json")).unwrap();
+    changed.target.settings["title"] = "another".into();
+    changed.write(&place.work().join("b/report.json")).unwrap();
+    let outcome = Outcome::of(place.command(["compare", "a", "b", "--vs"]));
+    outcome.expect("another target", 2, "B: target generic-cpu has changed since it was measured");
+}

@@ -111,12 +111,12 @@ fn row(name: &str, compared: &Compared) -> Row {
 }
 
 fn in_turn(told: &InTurn) -> Row {
-    let InTurn { ratio, verdict, a_ms, .. } = told;
+    let InTurn { ratio, verdict, a_ms, median_ms: [a, b], .. } = told;
     let verdict = verdict.unwrap_or(Verdict::Undecided).name();
     [
         format!("  in turn, {} pairs", a_ms.len()),
-        String::new(),
-        String::new(),
+        format!("{} ms", three(*a)),
+        format!("{} ms", three(*b)),
         ratio.map_or_else(|| NOTHING.into(), |ratio| format!("{:.3}", ratio.median)),
         ratio.map_or_else(|| NOTHING.into(), interval),
         verdict.into(),

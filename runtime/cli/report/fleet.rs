@@ -11,10 +11,9 @@ use super::number::{NOTHING, counted, interval, megabytes, or_nothing, three};
 use super::page::Page;
 
 /// Heads of the columns, units included; those before the first number are words.
-const HEAD: [&str; 13] = [
+const HEAD: [&str; 12] = [
     "device",
-    "target",
-    "providers",
+    "target (providers)",
     "ONNX Runtime",
     "model",
     "workload",
@@ -26,13 +25,12 @@ const HEAD: [&str; 13] = [
     "PSNR dB",
     "valid",
 ];
-const WORDS: usize = 6;
+const WORDS: usize = 5;
 
 fn cells(row: &Row) -> [String; HEAD.len()] {
     [
         row.device.clone(),
-        row.target.clone(),
-        row.providers.join(", "),
+        format!("{} ({})", row.target, row.providers.join(", ")),
         row.library.clone(),
         row.model.clone(),
         named(&row.workload),

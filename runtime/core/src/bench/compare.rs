@@ -293,6 +293,8 @@ pub struct InTurn {
     pub a_ms: Vec<f64>,
     /// B's.
     pub b_ms: Vec<f64>,
+    /// Medians of both.
+    pub median_ms: [f64; 2],
     /// B over A; absent of too few pairs for an interval.
     pub ratio: Option<Ratio>,
     /// What can be said.
@@ -350,6 +352,9 @@ pub fn interleave(
 
 impl InTurn {
     fn look(&mut self, threshold: f64) {
+        if !self.a_ms.is_empty() {
+            self.median_ms = [median(&self.a_ms), median(&self.b_ms)];
+        }
         self.ratio = ratio_in_turn(&self.a_ms, &self.b_ms);
         self.verdict = Some(self.ratio.map_or(Verdict::Undecided, |ratio| ratio.verdict(threshold)));
     }
