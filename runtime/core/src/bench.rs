@@ -6,6 +6,7 @@ use crate::Result;
 
 pub mod compare;
 pub mod fleet;
+mod field;
 #[cfg(test)]
 mod mock;
 pub mod protocol;

@@ -6,6 +6,7 @@ use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
+use super::field;
 use crate::bounded::{self, Unread};
 use crate::machine::Machine;
 use crate::memory::StageMemory;
@@ -494,9 +495,9 @@ impl Report {
     pub fn parse(text: &str) -> Result<Self> {
         check_schema(text)?;
         let reader = &mut serde_json::Deserializer::from_str(text);
-        let report: Self = serde_path_to_error::deserialize(&mut *reader).map_err(|error| {
-            let field = error.path().to_string();
-            Error::usage(format!("{field}: {}", error.into_inner()))
+        let report = Self::deserialize(&mut *reader).map_err(|error| {
+            let field = field::at(text, (error.line(), error.column()));
+            Error::usage(format!("{field}: {error}"))
         })?;
         reader.end().map_err(|error| Error::usage(format!("something follows the report: {error}")))?;
         for (index, case) in report.cases.iter().enumerate() {
