@@ -115,7 +115,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut bench = Bench::new(subject, device, &cancel, &bar)?;
     for (index, planned) in plan.iter().enumerate() {
         bench.at = (index, plan.len());
-        let case = bench.measure(planned, &report.protocol);
+        let case = bench.measure(planned);
         bar.suspend(|| tell(&case::line(&case)));
         report.cases.push(case);
         validity::advise_across(&mut report.cases);
@@ -135,34 +135,42 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Every case, checked before the first is measured.
 fn plan(arguments: &Arguments, model: &Model, target: &Target) -> safelight::Result<Vec<Planned>> {
-    let or = |given: &[usize], usual| if given.is_empty() { vec![usual] } else { given.to_vec() };
-    let sizes = match &arguments.sizes[..] {
-        [] => vec![(model.picture.width, model.picture.height)],
-        given => given.to_vec(),
-    };
-    let mut planned = Vec::new();
-    for scenario in &arguments.scenario {
+    let sizes = or_usual(&arguments.sizes, (model.picture.width, model.picture.height));
+    let steps = or_usual(&arguments.steps, model.defaults.steps);
+    let precisions = precisions(arguments, model, target)?;
+    let sampler = arguments.sampler.as_ref().unwrap_or(&model.defaults.sampler);
+    let mut workloads = Vec::new();
+    for &scenario in &arguments.scenario {
+        let usual = if scenario == Scenario::Offline { OFFLINE_BATCH.min(target.limits.max_batch) } else { 1 };
+        let batch = arguments.batch.map_or(usual, usize::from);
         for &(width, height) in &sizes {
-            for (precision, target) in precisions(arguments, model, target)? {
-                for steps in or(&arguments.steps, model.defaults.steps) {
-                    let usual =
-                        if *scenario == Scenario::Offline { OFFLINE_BATCH.min(target.limits.max_batch) } else { 1 };
-                    let batch = arguments.batch.map_or(usual, usize::from);
-                    let sampler = arguments.sampler.clone().unwrap_or_else(|| model.defaults.sampler.clone());
-                    let workload = Workload { scenario: *scenario, precision, steps, width, height, batch, sampler };
-                    Plan::new(&requests::request(model, &workload, 0), model, &target)?;
-                    planned.push(Planned {
-                        workload,
-                        target: target.clone(),
-                        is_narrowed: !arguments.device.precisions().is_empty(),
-                    });
-                }
+            for (precision, target) in &precisions {
+                let workload = |&steps: &usize| Workload {
+                    scenario,
+                    precision: *precision,
+                    steps,
+                    width,
+                    height,
+                    batch,
+                    sampler: sampler.clone(),
+                };
+                workloads.extend(steps.iter().map(workload).map(|workload| (workload, target)));
             }
         }
     }
     let mut seen = BTreeSet::new();
-    planned.retain(|planned| seen.insert(planned.workload.clone()));
-    Ok(planned)
+    workloads.retain(|(workload, _)| seen.insert(workload.clone()));
+    let planned = |(workload, target): (Workload, &Target)| {
+        Plan::new(&requests::request(model, &workload, 0), model, target)?;
+        let (target, is_narrowed) = (target.clone(), !arguments.device.precisions().is_empty());
+        let protocol = protocol(arguments, &target, workload.scenario);
+        Ok(Planned { workload, target, is_narrowed, protocol })
+    };
+    workloads.into_iter().map(planned).collect()
+}
+
+fn or_usual<T: Clone>(given: &[T], usual: T) -> Vec<T> {
+    if given.is_empty() { vec![usual] } else { given.to_vec() }
 }
 
 /// Images that go through the graphs together offline, unless something else is asked for.
@@ -182,8 +190,7 @@ fn precisions(arguments: &Arguments, model: &Model, target: &Target) -> safeligh
     wanted.iter().map(of).collect()
 }
 
-fn protocol(arguments: &Arguments, target: &Target) -> Protocol {
-    let scenario = arguments.scenario.first().copied().unwrap_or(Scenario::SingleStream);
+fn protocol(arguments: &Arguments, target: &Target, scenario: Scenario) -> Protocol {
     let usual = Protocol::usual(scenario);
     let mut protocol = match arguments.duration {
         Some(seconds) => usual.lasting(seconds),
@@ -220,7 +227,7 @@ fn begin(arguments: &Arguments, model: &Model, target: &Target, device: &mut Dev
             settings: serde_json::to_value(target).unwrap_or_default(),
         },
         model: ModelUsed { name: model.name.clone(), title: model.title.clone() },
-        protocol: protocol(arguments, target),
+        protocol: protocol(arguments, target, Scenario::SingleStream),
         sensors: device.sources(),
         cases: Vec::new(),
     }

@@ -25,6 +25,7 @@ pub(crate) struct Planned {
     pub(crate) target: Target,
     /// Whether its precision was asked for, instead of the target's.
     pub(crate) is_narrowed: bool,
+    pub(crate) protocol: Protocol,
 }
 
 /// What is measured, and where it is written to.
@@ -74,16 +75,16 @@ impl<'a> Bench<'a> {
     }
 
     /// Measures a case; what keeps it from its end is in it.
-    pub(crate) fn measure(&mut self, planned: &Planned, protocol: &Protocol) -> Case {
+    pub(crate) fn measure(&mut self, planned: &Planned) -> Case {
         let mut found = Found { case: Case::of(planned.workload.clone()), fallen_back: Vec::new(), is_warm: None };
-        if let Err(e) = self.try_measure(planned, protocol, &mut found) {
+        if let Err(e) = self.try_measure(planned, &mut found) {
             found.case.error = Some(e.to_string());
             self.failure.get_or_insert(e);
         }
         let Found { mut case, fallen_back, is_warm } = found;
         let Workload { scenario, batch, .. } = planned.workload;
         case.summary = summarise(scenario, &case.images, &case.detailed, &case.cold, batch);
-        let is_release = !cfg!(debug_assertions);
+        let (protocol, is_release) = (&planned.protocol, !cfg!(debug_assertions));
         let judged = Judged { case: &case, protocol, is_release, is_warm, fallen_back: &fallen_back };
         let (validity, advice) = (judge(judged), advise(judged));
         case.validity = validity;
@@ -91,7 +92,8 @@ impl<'a> Bench<'a> {
         case
     }
 
-    fn try_measure(&mut self, planned: &Planned, protocol: &Protocol, found: &mut Found) -> Result<()> {
+    fn try_measure(&mut self, planned: &Planned, found: &mut Found) -> Result<()> {
+        let protocol = &planned.protocol;
         self.prepare(planned, found)?;
         if planned.workload.scenario == Scenario::Cold {
             let mut around = self.device.around(Vec::new(), protocol.readings_per_second);
@@ -102,11 +104,15 @@ impl<'a> Bench<'a> {
             done?;
         } else {
             self.cold_processes(planned, protocol.cold_processes, found)?;
-            self.run_passes(planned, protocol, found)?;
+            self.run_passes(planned, found)?;
         }
         if protocol.compared_pictures > 0 {
             self.tell(&planned.workload, "comparing pictures");
-            found.case.quality = Some(self.quality(planned, protocol)?);
+            // What was measured stands without it.
+            found.case.quality = Some(match self.quality(planned) {
+                Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
+                quality => quality.unwrap_or_else(|e| Quality::unknown(format!("nothing could be compared: {e}"))),
+            });
         }
         Ok(())
     }
@@ -144,7 +150,8 @@ impl<'a> Bench<'a> {
     }
 
     /// Warm-up, headline pass and second pass in one process.
-    fn run_passes(&mut self, planned: &Planned, protocol: &Protocol, found: &mut Found) -> Result<()> {
+    fn run_passes(&mut self, planned: &Planned, found: &mut Found) -> Result<()> {
+        let protocol = &planned.protocol;
         self.tell(&planned.workload, "opening");
         let mut worker = self.start(planned, Watch::Nothing)?;
         let (bar, prefix, left) = (self.bar, self.prefix(&planned.workload), self.cases_left(protocol));
@@ -205,10 +212,10 @@ impl<'a> Bench<'a> {
         Worker::start(&self.program, &arguments, &errand, self.cancel)
     }
 
-    fn quality(&mut self, planned: &Planned, protocol: &Protocol) -> Result<Quality> {
+    fn quality(&mut self, planned: &Planned) -> Result<Quality> {
         let Workload { steps, width, height, precision, .. } = planned.workload;
         let key = (steps, width, height);
-        let count = protocol.compared_pictures;
+        let count = planned.protocol.compared_pictures;
         if !self.references.contains_key(&key) {
             let made = Reference::make(&planned.target, self.subject.model, &planned.workload, count, self.cancel)?;
             self.references.insert(key, made);

@@ -182,7 +182,7 @@ impl Course<'_> {
                 }
                 made => made?,
             };
-            images.start_s.push(begun - start);
+            images.start_s.push(((begun - start) * 1e6).round() / 1e6);
             images.ms.push(made.ms);
             note(&mut images.outputs, request, made.sha256);
             elapsed = self.executor.seconds() - start;

@@ -44,7 +44,8 @@ pub struct Report {
     pub target: TargetUsed,
     /// What was run.
     pub model: ModelUsed,
-    /// How it was measured.
+    /// How it was measured. A sustained case lasts ten minutes, unless a duration was asked for, and a cold one has eleven
+    /// processes at least.
     pub protocol: Protocol,
     /// Every sensor that was looked for.
     pub sensors: Vec<Source>,
@@ -566,6 +567,11 @@ impl Case {
 }
 
 impl Quality {
+    /// Where nothing could be compared.
+    pub fn unknown(why: String) -> Self {
+        Self { goldens: None, reference: None, pictures: Vec::new(), passed: None, notes: vec![why] }
+    }
+
     /// The least peak signal-to-noise ratio in dB of pictures beside their reference, or of the goldens where no picture
     /// was compared: infinite where every pixel is the same. Nothing where nothing was compared.
     pub fn least_psnr_db(&self) -> Option<f64> {

@@ -99,8 +99,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker, and waits until all is open. `arguments` come before nothing else on its command line: the hidden
-    /// subcommand, and which target, library and precision it is to use.
+    /// Starts a worker, and waits until all is open. `arguments` are its whole command line: the hidden subcommand, and which
+    /// target, library and precision it is to use.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] where it cannot be started; what it fails of itself, with the same kind; how it died;
@@ -180,8 +180,11 @@ impl Worker {
     }
 
     fn death(&mut self) -> Error {
-        let status = self.child.wait(Instant::now() + GRACE, &self.cancel);
-        let how = status.ok().flatten().map_or_else(|| "closed its output".into(), describe);
+        let how = match self.child.wait(Instant::now() + GRACE, &self.cancel) {
+            Err(e) => return e,
+            Ok(None) => "something that closed its output".into(),
+            Ok(Some(status)) => describe(status),
+        };
         let words = self.words.take().and_then(|words| words.join().ok()).unwrap_or_default();
         let advice = "where it was SIGKILL, memory may have run out: try safelight generate --plan";
         Error::new(ErrorKind::Library, format!("the process that is measured died of {how}{words}; {advice}"))
@@ -248,7 +251,7 @@ fn work(
             Some(Ask::Make { request, look }) => {
                 let start = Instant::now();
                 let output = pipeline.generate(&requests[request % requests::COUNT])?;
-                let ms = milliseconds(start.elapsed());
+                let ms = whole_micros(milliseconds(start.elapsed()));
                 say(&Line::Made(told(ms, &output, look)));
                 for warning in output.warnings {
                     if !warnings.contains(&warning) {
@@ -280,12 +283,12 @@ fn told(ms: f64, output: &Output, look: Look) -> Made {
 fn detailed(ms: f64, timings: &Timings) -> Detailed {
     Detailed {
         total_ms: ms,
-        reopen_ms: timings.reopen_ms,
-        text_encoder_ms: timings.text_encoder_ms,
-        denoiser_ms: timings.denoiser_ms,
-        steps_ms: timings.steps_ms.clone(),
-        decoder_ms: timings.decoder_ms,
-        own_ms: timings.own_ms(),
+        reopen_ms: whole_micros(timings.reopen_ms),
+        text_encoder_ms: whole_micros(timings.text_encoder_ms),
+        denoiser_ms: whole_micros(timings.denoiser_ms),
+        steps_ms: timings.steps_ms.iter().copied().map(whole_micros).collect(),
+        decoder_ms: whole_micros(timings.decoder_ms),
+        own_ms: whole_micros(timings.own_ms()),
     }
 }
 
@@ -340,6 +343,11 @@ fn say(line: &Line) {
     let Ok(text) = serde_json::to_string(line) else { return };
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// To a thousandth: finer digits say nothing, and make a report twice as long.
+fn whole_micros(ms: f64) -> f64 {
+    (ms * 1000.0).round() / 1000.0
 }
 
 fn milliseconds(duration: Duration) -> f64 {
