@@ -227,10 +227,11 @@ impl<'a> Bench<'a> {
         let mut quality = held.quality;
         let size = format!("{steps}-steps-{width}x{height}");
         for (index, (picture, pixels)) in quality.pictures.iter_mut().zip(&held.pictures).enumerate() {
+            let reference = reference.picture(picture.seed).filter(|reference| *reference != pixels);
             picture.file = Some(self.save(&format!("{precision}-{size}-{index}"), pixels)?);
-        }
-        for (index, (picture, pixels)) in quality.pictures.iter_mut().zip(reference.pictures()).enumerate() {
-            picture.reference_file = Some(self.save(&format!("reference-{size}-{index}"), pixels)?);
+            let save = |reference| self.save(&format!("reference-{size}-{index}"), reference);
+            // The same pixels are one file.
+            picture.reference_file = reference.map(save).transpose()?.or_else(|| picture.file.clone());
         }
         Ok(quality)
     }

@@ -28,6 +28,15 @@ pub trait Executor {
     /// Whatever keeps it from making them.
     fn make(&mut self, request: usize, look: Look) -> Result<Made>;
 
+    /// Makes several requests, each right after the one before: nothing is told between them, which would take time from
+    /// them.
+    ///
+    /// # Errors
+    /// As [`Executor::make`]; what was made before is lost.
+    fn make_each(&mut self, requests: &[usize], look: Look) -> Result<Vec<Made>> {
+        requests.iter().map(|&request| self.make(request, look)).collect()
+    }
+
     /// Seconds since some moment: the only clock that a protocol knows.
     fn seconds(&self) -> f64;
 }
@@ -45,6 +54,8 @@ pub enum Look {
 /// What was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Made {
+    /// When it was begun, in seconds since some moment: the same for all that an executor makes.
+    pub begun_s: f64,
     /// What the request took, in ms: from words to pixels in memory.
     pub ms: f64,
     /// SHA-256 of all its pixels.

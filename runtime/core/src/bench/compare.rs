@@ -444,7 +444,7 @@ mod tests {
             world.seconds.set(world.seconds.get() + ms / 1e3);
             world.asked.borrow_mut().push(self.name);
             world.requests.borrow_mut().push(request);
-            Ok(Made { ms, sha256: request.to_string(), detailed: None })
+            Ok(Made { begun_s: 0.0, ms, sha256: request.to_string(), detailed: None })
         }
 
         fn seconds(&self) -> f64 {

@@ -27,7 +27,7 @@ impl<F: Fn(usize) -> f64> Executor for Mock<F> {
             return Err(Error::new(kind, "the mock fails"));
         }
         self.made.push((request, look));
-        let ms = (self.ms)(number);
+        let (ms, begun_s) = ((self.ms)(number), self.seconds);
         self.seconds += ms / 1000.0;
         let detailed = (look == Look::StagesAndSteps).then(|| Detailed {
             total_ms: ms,
@@ -38,7 +38,7 @@ impl<F: Fn(usize) -> f64> Executor for Mock<F> {
             decoder_ms: 0.0,
             own_ms: 0.0,
         });
-        Ok(Made { ms, sha256: format!("{request:064x}"), detailed })
+        Ok(Made { begun_s, ms, sha256: format!("{request:064x}"), detailed })
     }
 
     fn seconds(&self) -> f64 {

@@ -41,9 +41,10 @@ impl Reference {
         Ok(Self { name: format!("{precision} on the CPU"), graphs, numbers })
     }
 
-    /// The reference's pictures, in the order of the requests.
-    pub fn pictures(&self) -> impl Iterator<Item = &RgbImage> {
-        self.numbers.iter().map(|(_, numbers)| &numbers.pixels)
+    /// The picture of a seed, of which each request has its own.
+    pub fn picture(&self, seed: u64) -> Option<&RgbImage> {
+        let (_, numbers) = self.numbers.iter().find(|(request, _)| request.seed == seed)?;
+        Some(&numbers.pixels)
     }
 }
 

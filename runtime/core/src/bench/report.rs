@@ -351,7 +351,7 @@ pub struct Sustained {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MemoryUsed {
-    /// The most that was resident, in bytes: the largest of the cold processes.
+    /// The most that was resident, in bytes: of the cold processes and of the one that made all images, whose arenas grow.
     pub peak_bytes: u64,
     /// Around each stage, of the last of these processes.
     pub stages: BTreeMap<Stage, StageMemory>,

@@ -43,8 +43,8 @@ pub struct Errand {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Ask {
-    /// Make the images of a request.
-    Make { request: usize, look: Look },
+    /// Make the images of these requests, one after the other.
+    Make { requests: Vec<usize>, look: Look },
     /// Tell what is known in the end.
     End,
 }
@@ -57,8 +57,8 @@ enum Line {
     Started,
     /// All is open.
     Opened { open_ms: f64 },
-    /// A request was made.
-    Made(Made),
+    /// Requests were made.
+    Made(Vec<Made>),
     /// What is known in the end.
     Ended(Box<Ended>),
     /// It cannot go on.
@@ -196,9 +196,14 @@ const GRACE: Duration = Duration::from_secs(2);
 
 impl Executor for Worker {
     fn make(&mut self, request: usize, look: Look) -> Result<Made> {
-        self.say(&Ask::Make { request, look })?;
+        let made = self.make_each(&[request], look)?.pop();
+        made.ok_or_else(|| Error::new(ErrorKind::Internal, "a process that is measured made nothing"))
+    }
+
+    fn make_each(&mut self, requests: &[usize], look: Look) -> Result<Vec<Made>> {
+        self.say(&Ask::Make { requests: requests.to_vec(), look })?;
         match self.hear()? {
-            Line::Made(made) => Ok(made),
+            Line::Made(made) if made.len() == requests.len() => Ok(made),
             other => Err(unexpected(&other)),
         }
     }
@@ -248,17 +253,21 @@ fn work(
     let (mut warnings, mut memory) = (Vec::new(), None);
     loop {
         match read(input)? {
-            Some(Ask::Make { request, look }) => {
-                let start = Instant::now();
-                let output = pipeline.generate(&requests[request % requests::COUNT])?;
-                let ms = whole_micros(milliseconds(start.elapsed()));
-                say(&Line::Made(told(ms, &output, look)));
-                for warning in output.warnings {
-                    if !warnings.contains(&warning) {
-                        warnings.push(warning);
+            Some(Ask::Make { requests: asked, look }) => {
+                let mut made = Vec::with_capacity(asked.len());
+                for request in asked {
+                    let begun = began.elapsed();
+                    let output = pipeline.generate(&requests[request % requests::COUNT])?;
+                    // Nothing of it is kept: the next image is to find memory as this one did.
+                    made.push(told(begun, began.elapsed() - begun, &output, look));
+                    memory = output.memory.or(memory);
+                    for warning in output.warnings {
+                        if !warnings.contains(&warning) {
+                            warnings.push(warning);
+                        }
                     }
                 }
-                memory = output.memory.or(memory);
+                say(&Line::Made(made));
             }
             Some(Ask::End) => {
                 say(&Line::Ended(Box::new(ended(&pipeline, &target, warnings, memory)?)));
@@ -273,11 +282,12 @@ fn work(
     Ok(())
 }
 
-fn told(ms: f64, output: &Output, look: Look) -> Made {
+fn told(begun: Duration, took: Duration, output: &Output, look: Look) -> Made {
+    let ms = whole_micros(milliseconds(took));
     let mut hash = Sha256::new();
     output.pictures.iter().for_each(|picture| hash.update(picture.pixels.as_raw()));
     let detailed = (look == Look::StagesAndSteps).then(|| detailed(ms, &output.timings));
-    Made { ms, sha256: hash::hex(&hash.finalize()), detailed }
+    Made { begun_s: begun.as_secs_f64(), ms, sha256: hash::hex(&hash.finalize()), detailed }
 }
 
 fn detailed(ms: f64, timings: &Timings) -> Detailed {
