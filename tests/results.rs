@@ -83,8 +83,9 @@ fn what_is_published_can_be_read() {
         for picture in pictures.flat_map(|picture| picture.file.iter().chain(&picture.reference_file)) {
             assert!(file.with_file_name(picture).is_file(), "{}: {picture} is not beside it", file.display());
         }
-        for private in ["/home/", "/root/", "/Users/"] {
-            assert!(!text.contains(private), "{}: tells a path of who measured, {private}", file.display());
+        for folder in ["home", "root", "Users"] {
+            let private = format!("/{folder}/");
+            assert!(!text.contains(&private), "{}: tells a path of who measured, {private}", file.display());
         }
     }
 }
