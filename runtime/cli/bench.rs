@@ -1,11 +1,10 @@
 //! `safelight bench`.
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use safelight::bench::report::{LibraryUsed, ModelUsed, Protocol, Scenario, TargetUsed, Tool, Workload};
 use safelight::bench::{Report, requests, validity};
 use safelight::sensor::State;
@@ -13,6 +12,7 @@ use safelight::{Cancel, Error, ErrorKind, Machine, Model, Plan, Precision, Stage
 
 use crate::device::DeviceArguments;
 use crate::generate::{cancel_on_interrupt, size};
+use crate::progress::spinner;
 use crate::report::{csv, html, markdown, picture_beside};
 use crate::{folders, print, tell};
 
@@ -107,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     prepare(&out)?;
     let cancel = Cancel::new();
     cancel_on_interrupt(&cancel)?;
-    let bar = progress(arguments);
+    let bar = if arguments.quiet { ProgressBar::hidden() } else { spinner("{spinner} {msg}") };
     let mut device = Device::new(&target, arguments.wait);
     let mut report = begin(arguments, &model, &target, &mut device);
     report.warnings.iter().for_each(|warning| tell(&format!("warning: {warning}")));
@@ -257,16 +257,6 @@ fn write(report: &Report, out: &Path) -> safelight::Result<()> {
     let page = html(report, &|name| picture_beside(out, name));
     let written = [("report.html", page), ("report.md", markdown(report)), ("images.csv", csv(report))];
     written.iter().try_for_each(|(name, text)| safelight::save(&out.join(name), text.as_bytes()))
-}
-
-fn progress(arguments: &Arguments) -> ProgressBar {
-    if arguments.quiet || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{spinner} {msg}").expect("the template is well-formed");
-    let bar = ProgressBar::new_spinner().with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 fn conclude(arguments: &Arguments, report: &Report, out: &Path, failure: Option<Error>) -> anyhow::Result<()> {

@@ -1,12 +1,10 @@
 //! `safelight compare`: two reports, or what they measured again, in turn.
 
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Parser as _;
-use indicatif::{ProgressBar, ProgressStyle};
+
 use safelight::bench::compare::{Comparison, Gate, InTurn, Pair, Turns, compare, interleave};
 use safelight::bench::report::{Case, Scenario, Workload};
 use safelight::bench::worker::Errand;
@@ -15,6 +13,7 @@ use safelight::{Cancel, Error, ErrorKind, Machine};
 use serde_json::json;
 
 use crate::generate::cancel_on_interrupt;
+use crate::progress::spinner;
 use crate::report::{comparison, file};
 use crate::{Command, bench, folders, print, tell};
 
@@ -103,7 +102,7 @@ fn conclude(arguments: &Arguments, compared: &Comparison, gates: Vec<(&Pair, Gat
 fn measure_in_turn(compared: &mut Comparison, (a, b): (&Report, &Report)) -> anyhow::Result<()> {
     let cancel = Cancel::new();
     cancel_on_interrupt(&cancel)?;
-    let bar = progress();
+    let bar = spinner("{spinner} {msg}");
     let turns = Turns::usual(compared.threshold);
     for pair in &mut compared.cases {
         if [&pair.a, &pair.b].iter().any(|workload| workload.scenario == Scenario::Cold) {
@@ -170,16 +169,6 @@ fn is_same(a: &Machine, b: &Machine) -> bool {
         (os, arch, board, processor, cores, gpus)
     };
     known(a) == known(b)
-}
-
-fn progress() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{spinner} {msg}").expect("the template is well-formed");
-    let bar = ProgressBar::new_spinner().with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 /// `2%` or `0.5%`.

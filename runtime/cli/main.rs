@@ -23,6 +23,7 @@ mod picture_arguments;
 mod place;
 mod plot;
 mod probe_graph;
+mod progress;
 mod prompts;
 mod report;
 mod sampling;

@@ -1,12 +1,10 @@
 //! `safelight warm`.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use safelight::cache::{Build, Cached, Caching, Opening, Outcome};
 use safelight::{
     Curve, Error, ErrorKind, Event, Model, Opened, Output, Pipeline, Plan, Request, Residency, Stage, Target,
@@ -16,6 +14,7 @@ use serde_json::json;
 use crate::device::DeviceArguments;
 use crate::generate::{cancel_on_interrupt, size};
 use crate::picture_arguments::with_stand_ins;
+use crate::progress::spinner;
 use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
@@ -88,7 +87,7 @@ fn to_warm(mut target: Target, cached_only: bool) -> safelight::Result<Target> {
 
 /// Opens every graph and makes the pictures of one request: some providers build when they first run.
 fn warm(target: &Target, model: &Model, request: &Request, stages: Vec<Stage>) -> anyhow::Result<(Pipeline, Output)> {
-    let bar = progress();
+    let bar = spinner("{spinner} {msg}, {elapsed}");
     let (shown, told) = (bar.clone(), bar.clone());
     let watch = Arc::new(move |opening: &Opening| show(opening, &stages, &shown));
     let mut pipeline = Pipeline::open_watched(target, model, request, None, watch)?;
@@ -100,17 +99,6 @@ fn warm(target: &Target, model: &Model, request: &Request, stages: Vec<Stage>) -
     let output = pipeline.generate(request);
     bar.finish_and_clear();
     Ok((pipeline, output?))
-}
-
-/// Shows how long the present stage has taken; hidden where nobody looks.
-fn progress() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}").expect("the template is well-formed");
-    let bar = ProgressBar::new_spinner().with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 fn show(opening: &Opening, stages: &[Stage], bar: &ProgressBar) {

@@ -188,7 +188,11 @@ fn by_steps(cases: &[(usize, &Case)]) -> Vec<Line> {
     }
     groups.retain(|(_, points)| points.len() > 1);
     let firsts: Vec<_> = groups.iter().map(|(first, _)| *first).collect();
-    let names = short_names(&firsts);
+    // What differs between lines names them; of one line, steps are the axis and no name.
+    let names = match &firsts[..] {
+        [only] => vec![only.workload.precision.to_string()],
+        several => short_names(several),
+    };
     let line = |((_, mut points), name): ((&Case, Points), String)| {
         points.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         Line { name, points }
