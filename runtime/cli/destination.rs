@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use safelight::{Error, ErrorKind, Format, Picture, picture};
 
-use crate::{folders, print_bytes};
+use crate::{folders, print_picture};
 
 /// Most characters of a prompt that become part of a file name.
 const SLUG_CHARACTERS: usize = 60;
@@ -71,7 +71,7 @@ impl Destination {
         };
         let (path, format) = match self {
             Self::Standard(format) => {
-                print_bytes(&picture.encode(*format)?)?;
+                print_picture(&picture.encode(*format)?)?;
                 return Ok(None);
             }
             Self::Folder(folder, format) => {
