@@ -228,6 +228,7 @@ const MAX_LINE: u64 = 1 << 20;
 /// # Errors
 /// [`ErrorKind::Usage`] where nobody says what to do. All else is told to whoever asked.
 pub fn serve(open: impl FnOnce(&Errand) -> Result<(Target, Model)>) -> Result<()> {
+    end_with_parent();
     say(&Line::Started);
     let mut input = BufReader::new(io::stdin());
     let errand: Errand = read(&mut input)?
@@ -236,6 +237,13 @@ pub fn serve(open: impl FnOnce(&Errand) -> Result<(Target, Model)>) -> Result<()
         say(&Line::Failed { kind: e.kind(), message: e.to_string() });
     }
     Ok(())
+}
+
+/// Nobody waits for what this process measures once the one that asked is gone, however that went. It is started by the
+/// main thread, whose end is the process's; where the system cannot do it, the end of standard input does, later.
+fn end_with_parent() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
 }
 
 fn work(
