@@ -60,6 +60,7 @@ pub mod request;
 pub mod forecast;
 pub mod pipeline;
 pub mod recording;
+pub mod checkpoint;
 pub mod verify;
 pub mod placement;
 pub mod stats;
@@ -79,6 +80,7 @@ pub mod own_code;
 mod yaml;
 
 pub use cancel::Cancel;
+pub use checkpoint::Checkpoint;
 pub use curve::Curve;
 pub use error::{Error, ErrorKind, Result};
 pub use forecast::Forecast;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Event, Observer, Report, Timings, milliseconds};
+use super::{Event, Observer, Report, milliseconds};
+use crate::checkpoint::{Came, Tape};
 use crate::noise::{Brownian, Noise, Seeds};
 use crate::original::{Beginning, Original};
 use crate::request::{NoiseLayout, Plan, Request, SamplerNoise};
@@ -21,6 +22,8 @@ pub(super) struct Job<'a> {
     pub(super) plan: &'a Plan,
     /// Pictures that go through the graphs together.
     pub(super) batch: usize,
+    /// Its number in the pipeline's checkpoint, where there is one.
+    pub(super) number: u64,
     /// Width and height of the tiles, in pixels, that a stage works in.
     pub(super) tiles: BTreeMap<Stage, [usize; 2]>,
     pub(super) report: Report,
@@ -60,7 +63,7 @@ pub(super) struct Given {
 
 impl<'a> Job<'a> {
     pub(super) fn new(request: &'a Request, plan: &'a Plan, batch: usize) -> Self {
-        Self { request, plan, batch, tiles: BTreeMap::new(), report: Report::default() }
+        Self { request, plan, batch, number: 0, tiles: BTreeMap::new(), report: Report::default() }
     }
 
     /// Pictures of the batch that starts with picture `first`; the last may be smaller.
@@ -88,6 +91,14 @@ impl<'a> Job<'a> {
         match request.noise {
             NoiseLayout::PerImage => pictures.map(of_each).collect::<Option<_>>().map(Seeds::PerImage),
             NoiseLayout::Shared => request.noise_seed.map(Seeds::Shared),
+        }
+    }
+
+    /// Counts what a checkpoint spared for a batch.
+    pub(super) fn add_replayed(&mut self, tape: Option<&Tape>) {
+        if let (Some(resumed), Some(tape)) = (&mut self.report.resumed, tape) {
+            resumed.steps += tape.replayed().steps;
+            resumed.evaluations += tape.replayed().evaluations;
         }
     }
 
@@ -149,7 +160,8 @@ pub(super) struct StepWatch<'a> {
     pub(super) start: Instant,
     pub(super) done: &'a Cell<usize>,
     pub(super) observer: &'a mut Observer,
-    pub(super) timings: &'a mut Timings,
+    pub(super) report: &'a mut Report,
+    pub(super) tape: Option<&'a Tape>,
 }
 
 impl StepWatch<'_> {
@@ -157,10 +169,20 @@ impl StepWatch<'_> {
         let steps = self.plan.steps();
         self.beginning.put_back(step, Some(step.index + 1) == steps);
         let Step { index, from, ref latent, denoised, .. } = *step;
-        self.timings.steps_ms.push(milliseconds(self.start.elapsed()));
+        let (first, timestep) = (self.first, from.timestep);
+        let came = self.tape.map_or(Came::Anew, Tape::step);
+        if came != Came::Replayed {
+            self.report.timings.steps_ms.push(milliseconds(self.start.elapsed()));
+        }
+        if came == Came::Resumed {
+            (self.observer)(&Event::Resumed { first, step: index, steps });
+        }
+        if let Some(warning) = self.tape.and_then(Tape::take_warning) {
+            (self.observer)(&Event::Warning(&warning));
+            self.report.warnings.push(warning);
+        }
         self.start = Instant::now();
         self.done.set(index + 1);
-        let (first, timestep) = (self.first, from.timestep);
         (self.observer)(&Event::Step { first, step: index, steps, timestep, latent, denoised });
         Ok(())
     }
