@@ -7,6 +7,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
@@ -21,6 +22,9 @@ pub(super) const HASH_BYTES: usize = 32;
 const MAX_TEXT_BYTES: u64 = 16 << 20;
 /// What of a graph's numbers is read while the file is looked through.
 pub(super) const NUMBERS_HEAD_BYTES: usize = 56;
+
+/// How long a file may be locked by a process that is just ending.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a record tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +50,7 @@ impl Kind {
 }
 
 /// A record as it was found: of numbers, only their head.
+#[derive(Debug)]
 pub(super) struct Found {
     pub(super) kind: Kind,
     /// Where it begins.
@@ -109,12 +114,10 @@ impl Log {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
-        match file.try_lock() {
-            Ok(()) if is_still(path, &file) => (),
-            // Whoever had it has removed it meanwhile.
-            Ok(()) => return Ok(None),
-            Err(TryLockError::WouldBlock) => return Err(Fault::Locked),
-            Err(TryLockError::Error(e)) => return Err(e.into()),
+        lock(&file)?;
+        // Whoever had it may have removed it meanwhile.
+        if !is_still(path, &file) {
+            return Ok(None);
         }
         let mut log = Self { file, end: 0, buffer: Vec::new() };
         let (length, found) = log.look_through()?;
@@ -272,6 +275,20 @@ impl Log {
     /// Waits until the disk has it.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+}
+
+/// Locks a file, with some patience: a process that was killed holds it until its children have let go of what they
+/// inherited.
+fn lock(file: &File) -> Result<(), Fault> {
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => std::thread::sleep(PATIENCE / 20),
+            Err(TryLockError::WouldBlock) => return Err(Fault::Locked),
+            Err(TryLockError::Error(e)) => return Err(e.into()),
+        }
     }
 }
 
