@@ -153,6 +153,7 @@ impl Pipeline {
             generator: plan.generator.name,
             sampler_noise: request.sampler_noise,
             sampler: plan.relay.to_string(),
+            own_samplers: plan.relay.own_methods().map(|method| (method.name, method.source)).collect(),
             schedule: plan.schedule.clone(),
             timesteps: request.sampling.timesteps.clone(),
             sigmas: request.sampling.sigmas.clone(),
