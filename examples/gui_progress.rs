@@ -20,7 +20,7 @@ use safelight::{
 /// What the worker tells the window.
 enum Message {
     Progress { step: usize, steps: usize },
-    Finished(Result<Output>),
+    Finished(Box<Result<Output>>),
 }
 
 /// The thread that owns the pipeline: the models are opened there, too, so that the window is there at once.
@@ -37,7 +37,7 @@ impl Worker {
             let mut pipeline = match opened {
                 Ok(pipeline) => pipeline,
                 // A window that has been closed does not listen any more, here and below.
-                Err(error) => return drop(tell.send(Message::Finished(Err(error)))),
+                Err(error) => return drop(tell.send(Message::Finished(Box::new(Err(error))))),
             };
             let progress = tell.clone();
             pipeline.on_event(move |event| {
@@ -47,7 +47,7 @@ impl Worker {
             });
             // Ends when the window drops its end.
             for request in asked {
-                let _ = tell.send(Message::Finished(pipeline.generate(&request)));
+                let _ = tell.send(Message::Finished(Box::new(pipeline.generate(&request))));
             }
         });
         Self { requests, messages }
@@ -74,7 +74,7 @@ fn draw(worker: &Worker, cancel: &Cancel, press: impl Fn(usize) -> bool) -> Resu
                     cancel.cancel();
                 }
             }
-            Ok(Message::Finished(made)) => return made,
+            Ok(Message::Finished(made)) => return *made,
             Err(RecvTimeoutError::Timeout) => (), // a real window animates its spinner here
             Err(RecvTimeoutError::Disconnected) => return Err(Error::new(ErrorKind::Internal, "the worker is gone")),
         }
