@@ -18,6 +18,8 @@ mod doctor;
 mod folders;
 mod generate;
 mod inspect;
+#[cfg(test)]
+mod manual;
 mod memory;
 mod models;
 mod picture_arguments;

@@ -79,6 +79,9 @@ mod hash;
 pub mod own_code;
 mod yaml;
 
+// Whose types are in this interface: so an application needs no second line in its manifest, and never another version.
+pub use {image, ndarray};
+
 pub use cancel::Cancel;
 pub use checkpoint::Checkpoint;
 pub use curve::Curve;

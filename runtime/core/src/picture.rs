@@ -66,6 +66,9 @@ pub struct Provenance {
     pub sampler_noise: SamplerNoise,
     /// Sampler, or several in turn.
     pub sampler: String,
+    /// Those of them that are the application's own: name and source.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub own_samplers: BTreeMap<&'static str, &'static str>,
     /// Name of the schedule, `timesteps` or `sigmas`.
     pub schedule: String,
     /// Timesteps that were asked for.

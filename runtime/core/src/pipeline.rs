@@ -34,7 +34,7 @@ mod job;
 mod open;
 mod report;
 
-use job::{Batch, Given, Job, Prompts, SamplerSource, StepWatch, Work};
+use job::{Batch, Given, Job, Previews, Prompts, SamplerSource, StepWatch, Work};
 pub(crate) use open::check_graph_sizes;
 use open::{Keeping, choose_tiles};
 pub use report::{Event, Output, Report, Timings};
@@ -362,7 +362,10 @@ impl Pipeline {
         let observer = &mut self.observer;
         let report = &mut job.report;
         let (start_of_step, beginning) = (Instant::now(), &beginning);
-        let mut watch = StepWatch { plan, first, beginning, start: start_of_step, done: &done, observer, report, tape };
+        let previews = Previews { decoder: self.decoder.as_mut(), model: &self.model, request, plan };
+        let previewed_ms = report.timings.preview_ms;
+        let mut watch =
+            StepWatch { previews, first, beginning, start: start_of_step, done: &done, observer, report, tape };
         let mut walk = Walk {
             training: &plan.training,
             options: &plan.options,
@@ -375,7 +378,8 @@ impl Pipeline {
         let work = Work { steps: done.get(), evaluations: denoiser.evaluations(), saved: denoiser.saved(), tally };
         job.add_replayed(tape);
         job.report.timings.graphs_ms += milliseconds(self.denoiser.take_run_time());
-        job.report.timings.denoiser_ms += milliseconds(start.elapsed());
+        let timings = &mut job.report.timings;
+        timings.denoiser_ms += milliseconds(start.elapsed()) - (timings.preview_ms - previewed_ms);
         Ok(Batch { first, latents, work })
     }
 

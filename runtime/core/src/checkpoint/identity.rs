@@ -19,7 +19,35 @@ const MOST_CHARACTERS: usize = 80;
 
 /// A request as it was resolved, by the names that users know.
 pub(super) fn of_request(request: &Request, plan: &Plan, model: &Model, target: &Target) -> Value {
-    let sampling = &request.sampling;
+    // Named one by one, so that nobody adds one that decides a picture and is not here.
+    let Request {
+        prompt,
+        negative,
+        syntax,
+        long_prompts,
+        guidance_runs,
+        seed,
+        walk,
+        noise_seed,
+        sampler_noise,
+        count,
+        noise,
+        image,
+        mask,
+        kept,
+        sampling,
+        // The plan has these, resolved.
+        conditions: _,
+        guidance: _,
+        guidance_method: _,
+        generator: _,
+        batch: _,
+        size: _,
+        tile: _,
+        // These decide no picture.
+        preview_every: _,
+        cancel: _,
+    } = request;
     let conditions = plan.conditions.iter().map(|chosen| (chosen.name.clone(), json!([chosen.value, chosen.unguided])));
     let settings = plan.stages(model).into_iter().map(|stage| (stage.name().to_owned(), json!(target.stage(stage))));
     json!({
@@ -28,17 +56,17 @@ pub(super) fn of_request(request: &Request, plan: &Plan, model: &Model, target: 
         "target": target.name,
         "target's stages": settings.collect::<Map<_, _>>(),
         "residency": target.residency,
-        "prompt": request.prompt,
-        "negative": request.negative,
-        "syntax": request.syntax,
-        "long_prompts": request.long_prompts,
+        "prompt": prompt,
+        "negative": negative,
+        "syntax": syntax,
+        "long prompts": long_prompts,
         "conditions": conditions.collect::<Map<_, _>>(),
-        "seed": request.seed,
-        "walk": request.walk,
-        "noise": request.noise,
-        "noise_seed": request.noise_seed,
+        "seed": seed,
+        "walk": walk,
+        "noise": noise,
+        "noise seed": noise_seed,
         "generator": plan.generator.name,
-        "sampler_noise": request.sampler_noise,
+        "sampler noise": sampler_noise,
         "sampler": plan.relay.to_string(),
         "schedule": plan.schedule,
         "timesteps": sampling.timesteps,
@@ -47,16 +75,16 @@ pub(super) fn of_request(request: &Request, plan: &Plan, model: &Model, target: 
         "steps": plan.steps(),
         "options": plan.options.named(),
         "guidance": plan.guidance,
-        "guidance_method": plan.rule.name,
-        "guidance_runs": request.guidance_runs,
-        "count": request.count,
+        "guidance method": plan.rule.name,
+        "guidance runs": guidance_runs,
+        "count": count,
         "batch": plan.batch,
         "width": plan.width,
         "height": plan.height,
-        "image": request.image.as_ref().map(|image| &image.sha256),
-        "mask": request.mask.as_ref().map(|mask| &mask.sha256),
+        "image": image.as_ref().map(|image| &image.sha256),
+        "mask": mask.as_ref().map(|mask| &mask.sha256),
         "strength": plan.strength,
-        "kept": request.kept,
+        "kept": kept,
         "tile": plan.tiling,
     })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use image::RgbImage;
 use serde::Serialize;
 use serde_json::json;
 
@@ -54,6 +55,16 @@ pub enum Event<'a> {
         step: usize,
         /// Steps of this picture, where no tolerance decides.
         steps: Option<usize>,
+    },
+    /// What the picture would be if this step were the last: its estimate, decoded, as [`Request::preview_every`] asks.
+    /// Where the decoder makes nothing of an estimate yet, NaN or black, there is none.
+    Preview {
+        /// Index of the picture.
+        index: usize,
+        /// The step that was done, from 0.
+        step: usize,
+        /// The picture.
+        pixels: &'a RgbImage,
     },
     /// The picture to begin with is a latent.
     Encoded,
@@ -116,6 +127,9 @@ pub struct Timings {
     pub denoiser_ms: f64,
     /// Each step of each batch, but those that a checkpoint spared.
     pub steps_ms: Vec<f64>,
+    /// Estimates to previews, where any were asked for; no part of the denoiser's or the decoder's time.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub preview_ms: f64,
     /// Latents to pixels.
     pub decoder_ms: f64,
     /// Handing pictures to the caller, such as writing them to files.
@@ -124,6 +138,10 @@ pub struct Timings {
     pub total_ms: f64,
     /// The part of it inside `Session::run`.
     pub graphs_ms: f64,
+}
+
+fn is_nothing(time_ms: &f64) -> bool {
+    *time_ms == 0.0
 }
 
 impl Timings {
@@ -166,6 +184,7 @@ impl Pipeline {
             generator: plan.generator.name,
             sampler_noise: request.sampler_noise,
             sampler: plan.relay.to_string(),
+            own_samplers: plan.relay.own_methods().map(|method| (method.name, method.source)).collect(),
             schedule: plan.schedule.clone(),
             timesteps: request.sampling.timesteps.clone(),
             sigmas: request.sampling.sigmas.clone(),
