@@ -293,7 +293,7 @@ fn other_requests_are_told_what_differs() {
         (Request { count: 2, ..usual.clone() }, "count: 1 → 2"),
         (Request { size: Some((128, 64)), ..usual.clone() }, "width: 64 → 128"),
         (with(usual.clone(), "dpmpp_2m", &[]), "sampler: \"euler\" → \"dpmpp_2m\""),
-        (with(usual.clone(), "euler", &[("rescale", 0.5)]), "options: {} → {\"rescale\":0.5}"),
+        (with(usual.clone(), "euler", &[("rescale", 0.5)]), "options.rescale: nothing → 0.5"),
         (Request { guidance_runs: GuidanceRuns::InTurn, ..usual.clone() }, "\"together\" → \"in-turn\""),
     ] {
         let error = bench.resume(&other).map(drop).unwrap_err();
@@ -306,7 +306,7 @@ fn other_requests_are_told_what_differs() {
     let two_threads = bench.target.clone().with_threads(2);
     let error =
         Checkpoint::resume(&bench.path(), 1, &several[..1], (&bench.model, &two_threads)).map(drop).unwrap_err();
-    assert!(error.to_string().contains("target's stages: "), "{error}");
+    assert!(error.to_string().contains("target's stages.decoder.session.intra_threads: 1 → 2"), "{error}");
 
     let held = bench.resume(&usual).unwrap().unwrap();
     assert_eq!(held.held().evaluations, 3);
