@@ -47,8 +47,8 @@ impl Library {
     /// Opens the library, or returns the one that this process has opened already.
     ///
     /// With `explicit`, a file or a folder that holds one, nothing else is tried. Otherwise the first of these
-    /// that works: `ORT_DYLIB_PATH` (which, if set, is the only one tried), beside the executable and in
-    /// `../lib`, what this project fetched where the executable is its own build, the per-user data folder,
+    /// that works: `ORT_DYLIB_PATH` (which, if set, is the only one tried), beside the executable, in its
+    /// `../lib` and `../lib/safelight`, what this project fetched where the executable is its own build, the per-user data folder,
     /// `onnxruntime` in the active Python environment, the system loader.
     ///
     /// ONNX Runtime's telemetry is switched off first: official builds since 1.29 otherwise write to the user's
@@ -234,6 +234,8 @@ fn candidates(explicit: Option<&Path>, surroundings: &Surroundings) -> Vec<Candi
     if let Some(folder) = &surroundings.executable {
         add("beside the executable", folder.clone());
         add("../lib of the executable", folder.join("../lib"));
+        // Packages keep it where no other program on the machine comes upon it.
+        add("../lib/safelight of the executable", folder.join("../lib/safelight"));
         // target/release/safelight, run without cargo, finds what ./run has fetched.
         if let Some(project) = folder.parent().filter(|parent| parent.ends_with("target")).and_then(Path::parent) {
             add("fetched by ./run", project.join(".onnxruntime/host"));
@@ -464,6 +466,7 @@ mod tests {
             [
                 "beside the executable",
                 "../lib of the executable",
+                "../lib/safelight of the executable",
                 "the user's data folder",
                 "the active Python environment",
                 "the system loader"
