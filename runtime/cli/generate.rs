@@ -12,6 +12,7 @@ use safelight::forecast::rooms;
 use safelight::guidance::GUIDANCES;
 use safelight::noise::GENERATORS;
 use safelight::prompt::{LongPrompts, Syntax};
+use safelight::request::{parse_condition, parse_size};
 use safelight::sampler::Latent;
 use safelight::{
     Curve, Error, ErrorKind, Event, Forecast, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline, Plan,
@@ -48,7 +49,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     sequential_guidance: bool,
     /// A number for one of the model's conditions, such as class=7 (safelight inspect tells them); may be repeated
-    #[arg(long = "condition", value_name = "NAME=NUMBER", value_parser = condition)]
+    #[arg(long = "condition", value_name = "NAME=NUMBER", value_parser = parse_condition)]
     conditions: Vec<(String, f64)>,
     /// What the picture must not show; needs guidance
     #[arg(long, value_name = "PROMPT")]
@@ -56,7 +57,7 @@ pub(crate) struct Arguments {
     /// Read weights in prompts: (words:1.3), (words) for 1.1, [words] for 1/1.1; a backslash before a plain bracket
     #[arg(long)]
     weighted: bool,
-    #[arg(long, value_name = "HOW", value_parser = long_prompts, help = long_prompts_help())]
+    #[arg(long, value_name = "HOW", help = long_prompts_help())]
     long_prompts: Option<LongPrompts>,
     /// Seed of the first picture; the next has the next seed [default: a new one each time]
     #[arg(short, long, value_name = "SEED", allow_negative_numbers = true)]
@@ -83,7 +84,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     shared_noise: bool,
     /// Size in pixels [default: the model's]
-    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
     size: Option<(usize, usize)>,
     /// File, folder (with a / at its end, or already there) or - for standard output [default: PROMPT-SEED.png here]
     #[arg(short, long, value_name = "PATH")]
@@ -467,11 +468,6 @@ fn generator_help() -> String {
     format!("Where noise comes from [default: torch_cpu]: {}", generators.collect::<Vec<_>>().join("; "))
 }
 
-fn long_prompts(name: &str) -> Result<LongPrompts, String> {
-    let found = LongPrompts::ALL.into_iter().find(|way| way.name() == name);
-    found.ok_or_else(|| format!("expected {}", LongPrompts::ALL.map(LongPrompts::name).join(" or ")))
-}
-
 fn long_prompts_help() -> String {
     let ways = LongPrompts::ALL.map(|way| format!("{} ({})", way.name(), way.about()));
     format!("What becomes of prompts that are longer than the model reads at once [default: cut]: {}", ways.join("; "))
@@ -480,16 +476,4 @@ fn long_prompts_help() -> String {
 fn format(name: &str) -> Result<Format, String> {
     let found = Format::ALL.into_iter().find(|format| format.name() == name);
     found.ok_or_else(|| "expected png, jpeg or webp".into())
-}
-
-fn condition(text: &str) -> Result<(String, f64), String> {
-    let parts = text.split_once('=');
-    let parsed = parts.and_then(|(name, number)| Some((name.trim().to_owned(), number.trim().parse().ok()?)));
-    parsed.ok_or_else(|| "expected NAME=NUMBER, such as class=7".into())
-}
-
-pub(crate) fn size(text: &str) -> Result<(usize, usize), String> {
-    let sides = text.split_once(['x', '×']);
-    let parsed = sides.and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
-    parsed.ok_or_else(|| "expected WIDTHxHEIGHT in pixels, such as 512x512".into())
 }

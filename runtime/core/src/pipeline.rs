@@ -32,7 +32,7 @@ mod job;
 mod open;
 mod report;
 
-use job::{Batch, Given, Job, Prompts, SamplerSource, StepWatch, Work};
+use job::{Batch, Given, Job, Previews, Prompts, SamplerSource, StepWatch, Work};
 pub(crate) use open::check_graph_sizes;
 use open::{Keeping, choose_tiles};
 pub use report::{Event, Output, Report, Timings};
@@ -326,7 +326,9 @@ impl Pipeline {
         let observer = &mut self.observer;
         let timings = &mut job.report.timings;
         let (start_of_step, beginning) = (Instant::now(), &beginning);
-        let mut watch = StepWatch { plan, first, beginning, start: start_of_step, done: &done, observer, timings };
+        let previews = Previews { decoder: self.decoder.as_mut(), model: &self.model, request, plan };
+        let previewed_ms = timings.preview_ms;
+        let mut watch = StepWatch { previews, first, beginning, start: start_of_step, done: &done, observer, timings };
         let mut walk = Walk {
             training: &plan.training,
             options: &plan.options,
@@ -338,7 +340,8 @@ impl Pipeline {
         let (latents, tally) = walked.map_err(|e| watch.locate(e))?;
         let work = Work { steps: done.get(), evaluations: denoiser.evaluations(), saved: denoiser.saved(), tally };
         job.report.timings.graphs_ms += milliseconds(self.denoiser.take_run_time());
-        job.report.timings.denoiser_ms += milliseconds(start.elapsed());
+        let timings = &mut job.report.timings;
+        timings.denoiser_ms += milliseconds(start.elapsed()) - (timings.preview_ms - previewed_ms);
         Ok(Batch { first, latents, work })
     }
 

@@ -1,6 +1,7 @@
 //! Which samplers walk which levels: one all the way, several in turn, intervals walked again.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +119,25 @@ pub struct Restart {
     pub steps: usize,
     /// How often.
     pub times: usize,
+}
+
+impl FromStr for Restart {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parse = || {
+            let (interval, counts) = text.split_once(':')?;
+            let (high, low) = interval.split_once("..")?;
+            let (steps, times) = counts.split_once(['x', '×'])?;
+            Some(Self {
+                high: high.trim().parse().ok()?,
+                low: low.trim().parse().ok()?,
+                steps: steps.trim().parse().ok()?,
+                times: times.trim().parse().ok()?,
+            })
+        };
+        parse().ok_or_else(|| Error::usage("expected HIGH..LOW:STEPSxTIMES, such as 2..0.1:4x2"))
+    }
 }
 
 /// A whole trajectory: runs of samplers, one after the other.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use image::RgbImage;
 use serde::Serialize;
 use serde_json::json;
 
@@ -44,6 +45,16 @@ pub enum Event<'a> {
         latent: &'a Latent,
         /// The estimate of the clean latent that it came from.
         denoised: &'a Latent,
+    },
+    /// What the picture would be if this step were the last: its estimate, decoded, as [`Request::preview_every`] asks.
+    /// Where the decoder makes nothing of an estimate yet, NaN or black, there is none.
+    Preview {
+        /// Index of the picture.
+        index: usize,
+        /// The step that was done, from 0.
+        step: usize,
+        /// The picture.
+        pixels: &'a RgbImage,
     },
     /// The picture to begin with is a latent.
     Encoded,
@@ -103,6 +114,9 @@ pub struct Timings {
     pub denoiser_ms: f64,
     /// Each step of each batch.
     pub steps_ms: Vec<f64>,
+    /// Estimates to previews, where any were asked for; no part of the denoiser's or the decoder's time.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub preview_ms: f64,
     /// Latents to pixels.
     pub decoder_ms: f64,
     /// Handing pictures to the caller, such as writing them to files.
@@ -111,6 +125,10 @@ pub struct Timings {
     pub total_ms: f64,
     /// The part of it inside `Session::run`.
     pub graphs_ms: f64,
+}
+
+fn is_nothing(time_ms: &f64) -> bool {
+    *time_ms == 0.0
 }
 
 impl Timings {
