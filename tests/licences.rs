@@ -11,7 +11,9 @@ fn every_dependency_has_an_allowed_licence() {
     let offending: Vec<String> = packages()
         .iter()
         .filter(|package| !package["license"].as_str().is_some_and(|it| satisfies(it, &allowed)))
-        .filter(|package| !exceptions().iter().any(|(name, licence)| package["name"] == *name && package["license"] == *licence))
+        .filter(|package| {
+            !exceptions().iter().any(|(name, licence)| package["name"] == *name && package["license"] == *licence)
+        })
         .map(|package| format!("{} {}: {}", package["name"], package["version"], package["license"]))
         .collect();
     assert!(offending.is_empty(), "not covered by the list in deny.toml:\n{}", offending.join("\n"));

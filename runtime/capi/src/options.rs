@@ -167,7 +167,8 @@ impl SafelightOptions {
     /// The same target, whose cache, where it is to have one, has a folder.
     fn cached(&self, target: Target) -> Result<Target> {
         let is_open = target.cache.as_ref().is_some_and(|caching| caching.folder.is_none());
-        let told = || usage("the target asks for a cache, and neither SAFELIGHT_CACHE nor HOME is set; set option cache");
+        let told =
+            || usage("the target asks for a cache, and neither SAFELIGHT_CACHE nor HOME is set; set option cache");
         let folder = match &self.cache {
             None if is_open => Some(usual_folder().ok_or_else(told)?),
             given => given.clone(),

@@ -143,9 +143,9 @@ unsafe fn handle(pipeline: *mut SafelightPipeline) -> Result<Arc<Mutex<Opened>>>
 /// The pipeline for this call alone.
 fn hold<T>(pipeline: &Mutex<T>) -> Result<MutexGuard<'_, T>> {
     pipeline.try_lock().map_err(|e| match e {
-        TryLockError::WouldBlock => {
-            usage("the pipeline is busy: another call generates with it; wait for that, or open a pipeline for each thread")
-        }
+        TryLockError::WouldBlock => usage(
+            "the pipeline is busy: another call generates with it; wait for that, or open a pipeline for each thread",
+        ),
         TryLockError::Poisoned(_) => Error::new(
             ErrorKind::Internal,
             "a mistake of safelight has left the pipeline half-way; free it, and open another one",

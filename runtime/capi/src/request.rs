@@ -130,7 +130,10 @@ impl Plane {
     fn bytes(&self) -> Result<(usize, usize)> {
         let Self { width, height, stride, channels } = *self;
         if width == 0 || height == 0 || width > Self::MOST || height > Self::MOST {
-            return Err(usage(format!("the picture is {width}×{height} pixels, expected 1 to {} each way", Self::MOST)));
+            return Err(usage(format!(
+                "the picture is {width}×{height} pixels, expected 1 to {} each way",
+                Self::MOST
+            )));
         }
         let row = width * channels;
         if stride < row {

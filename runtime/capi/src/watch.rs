@@ -5,9 +5,9 @@ use std::mem::size_of;
 
 use safelight::{Cancel, Event, Result};
 
+use crate::SafelightCancel;
 use crate::output::SafelightPicture;
 use crate::text::{check_size, owned};
-use crate::SafelightCancel;
 
 /// How far a generation is. The library makes it; later versions may add fields at its end.
 #[repr(C)]
@@ -40,7 +40,11 @@ pub struct SafelightWatch {
     /// The picture has no provenance, and is gone when the callback returns. Where the decoder makes nothing of an estimate
     /// yet there is none. Anything but 0 cancels.
     pub preview: Option<
-        unsafe extern "C" fn(user: *mut c_void, progress: *const SafelightProgress, picture: *const SafelightPicture) -> c_int,
+        unsafe extern "C" fn(
+            user: *mut c_void,
+            progress: *const SafelightProgress,
+            picture: *const SafelightPicture,
+        ) -> c_int,
     >,
     /// Told what the caller should know and what stops nothing; the report has it, too. The text is gone when the callback
     /// returns.
@@ -93,7 +97,8 @@ impl Watcher {
             Event::Preview { index, step, pixels } => {
                 let picture = SafelightPicture::preview(pixels);
                 let progress = self.progress_at(index, step + 1);
-                let Some((user, tell)) = self.watch.as_ref().and_then(|watch| Some((watch.user, watch.preview?))) else {
+                let Some((user, tell)) = self.watch.as_ref().and_then(|watch| Some((watch.user, watch.preview?)))
+                else {
                     return;
                 };
                 // SAFETY: both live until the callback returns; the rest is the caller's.
@@ -106,7 +111,9 @@ impl Watcher {
 
     fn progress(&self, picture: usize, step: usize) {
         let progress = self.progress_at(picture, step);
-        let Some((user, tell)) = self.watch.as_ref().and_then(|watch| Some((watch.user, watch.progress?))) else { return };
+        let Some((user, tell)) = self.watch.as_ref().and_then(|watch| Some((watch.user, watch.progress?))) else {
+            return;
+        };
         // SAFETY: it lives until the callback returns; the rest is the caller's.
         self.obey(unsafe { tell(user, &raw const progress) });
     }
@@ -116,7 +123,9 @@ impl Watcher {
     }
 
     fn warn(&self, warning: &str) {
-        let Some((user, tell)) = self.watch.as_ref().and_then(|watch| Some((watch.user, watch.warning?))) else { return };
+        let Some((user, tell)) = self.watch.as_ref().and_then(|watch| Some((watch.user, watch.warning?))) else {
+            return;
+        };
         let warning: CString = owned(warning.to_owned());
         // SAFETY: it lives until the callback returns; the rest is the caller's.
         unsafe { tell(user, warning.as_ptr()) };

@@ -53,5 +53,8 @@ fn the_header_is_what_the_functions_are() {
         fs::write(&path, &generated).unwrap();
     }
     let committed = fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == generated, "include/safelight.h is not what the sources make: SAFELIGHT_UPDATE=1 cargo test -p safelight-capi --test header");
+    assert!(
+        committed == generated,
+        "include/safelight.h is not what the sources make: SAFELIGHT_UPDATE=1 cargo test -p safelight-capi --test header"
+    );
 }

@@ -23,28 +23,43 @@ pub struct Field {
 /// Every field but pictures, which are no text.
 pub const FIELDS: &[Field] = &[
     field("prompt", "TEXT", "what the picture shows", |request, text| put(&mut request.prompt, text)),
-    field("negative", "TEXT", "what it must not show; needs guidance", |request, text| some(&mut request.negative, text)),
+    field("negative", "TEXT", "what it must not show; needs guidance", |request, text| {
+        some(&mut request.negative, text)
+    }),
     field("weighted", BOOLEAN, "whether prompts have weights, (words:1.3)", |request, text| {
         choose(&mut request.syntax, text, Syntax::Weighted, Syntax::Plain)
     }),
-    field("long-prompts", "cut|chunks", "what becomes of prompts that are longer than the model reads at once", |request, text| {
-        put(&mut request.long_prompts, text)
-    }),
-    field("condition", "NAME=NUMBER", "a number for one of the model's conditions; each name has its own", |request, text| {
-        let (name, number) = parse_condition(text)?;
-        request.conditions.insert(name, number);
-        Ok(())
-    }),
+    field(
+        "long-prompts",
+        "cut|chunks",
+        "what becomes of prompts that are longer than the model reads at once",
+        |request, text| put(&mut request.long_prompts, text),
+    ),
+    field(
+        "condition",
+        "NAME=NUMBER",
+        "a number for one of the model's conditions; each name has its own",
+        |request, text| {
+            let (name, number) = parse_condition(text)?;
+            request.conditions.insert(name, number);
+            Ok(())
+        },
+    ),
     field("steps", "N", "number of steps", |request, text| some(&mut request.sampling.steps, text)),
     field("sampler", "NAME", "sampler, or several in turn", |request, text| some(&mut request.sampling.sampler, text)),
     field("schedule", "NAME", "which levels are visited", |request, text| some(&mut request.sampling.schedule, text)),
     field("timesteps", "LIST", "timesteps to visit instead of a schedule", |request, text| {
         list(&mut request.sampling.timesteps, text)
     }),
-    field("sigmas", "LIST", "sigmas to visit instead of a schedule", |request, text| list(&mut request.sampling.sigmas, text)),
-    field("restart", "HIGH..LOW:STEPSxTIMES", "intervals of sigmas to walk again, joined by commas", |request, text| {
-        list(&mut request.sampling.restarts, text)
+    field("sigmas", "LIST", "sigmas to visit instead of a schedule", |request, text| {
+        list(&mut request.sampling.sigmas, text)
     }),
+    field(
+        "restart",
+        "HIGH..LOW:STEPSxTIMES",
+        "intervals of sigmas to walk again, joined by commas",
+        |request, text| list(&mut request.sampling.restarts, text),
+    ),
     field("strength", "SHARE", "how much of a picture to begin with noise takes", |request, text| {
         some(&mut request.sampling.strength, text)
     }),
@@ -58,24 +73,36 @@ pub const FIELDS: &[Field] = &[
         request.sampling.options.insert(name, value);
         Ok(())
     }),
-    field("guidance", "SCALE", "guidance scale, or several spread over the steps; 1 or less is off", |request, text| {
-        some(&mut request.guidance, text)
-    }),
+    field(
+        "guidance",
+        "SCALE",
+        "guidance scale, or several spread over the steps; 1 or less is off",
+        |request, text| some(&mut request.guidance, text),
+    ),
     field("guidance-method", "NAME", "how guidance combines its two predictions", |request, text| {
         some(&mut request.guidance_method, text)
     }),
-    field("sequential-guidance", BOOLEAN, "whether the two are asked for in turn, which needs less memory", |request, text| {
-        choose(&mut request.guidance_runs, text, GuidanceRuns::InTurn, GuidanceRuns::Together)
+    field(
+        "sequential-guidance",
+        BOOLEAN,
+        "whether the two are asked for in turn, which needs less memory",
+        |request, text| choose(&mut request.guidance_runs, text, GuidanceRuns::InTurn, GuidanceRuns::Together),
+    ),
+    field("seed", "SEED", "seed of the first picture; the next has the next seed", |request, text| {
+        put(&mut request.seed, text)
     }),
-    field("seed", "SEED", "seed of the first picture; the next has the next seed", |request, text| put(&mut request.seed, text)),
-    field("walk", "SEEDS", "seeds to walk to, from one's picture to the next's", |request, text| list(&mut request.walk, text)),
+    field("walk", "SEEDS", "seeds to walk to, from one's picture to the next's", |request, text| {
+        list(&mut request.walk, text)
+    }),
     field("noise-seed", "SEED", "seed of the sampler's own noise", |request, text| some(&mut request.noise_seed, text)),
     field("generator", "NAME", "where noise comes from", |request, text| some(&mut request.generator, text)),
     field("brownian", BOOLEAN, "whether the sampler's own noise is one Brownian motion", |request, text| {
         choose(&mut request.sampler_noise, text, SamplerNoise::Brownian, SamplerNoise::Independent)
     }),
     field("count", "N", "how many pictures", |request, text| put(&mut request.count, text)),
-    field("batch", "N", "how many of them go through the graphs together", |request, text| put(&mut request.batch, text)),
+    field("batch", "N", "how many of them go through the graphs together", |request, text| {
+        put(&mut request.batch, text)
+    }),
     field("shared-noise", BOOLEAN, "whether the noise of all pictures comes from one generator", |request, text| {
         choose(&mut request.noise, text, NoiseLayout::Shared, NoiseLayout::PerImage)
     }),
@@ -83,13 +110,21 @@ pub const FIELDS: &[Field] = &[
         request.size = Some(parse_size(text)?);
         Ok(())
     }),
-    field("keep-pixels", BOOLEAN, "whether the pixels that a mask keeps are put into the result as they were", |request, text| {
-        choose(&mut request.kept, text, KeptPixels::Pasted, KeptPixels::Decoded)
+    field(
+        "keep-pixels",
+        BOOLEAN,
+        "whether the pixels that a mask keeps are put into the result as they were",
+        |request, text| choose(&mut request.kept, text, KeptPixels::Pasted, KeptPixels::Decoded),
+    ),
+    field("tile", "PIXELS|off|auto", "tiles that the autoencoder works in", |request, text| {
+        some(&mut request.tile, text)
     }),
-    field("tile", "PIXELS|off|auto", "tiles that the autoencoder works in", |request, text| some(&mut request.tile, text)),
-    field("preview-every", "N", "steps from one preview to the next; each is a run of the decoder; 0 is none", |request, text| {
-        put(&mut request.preview_every, text)
-    }),
+    field(
+        "preview-every",
+        "N",
+        "steps from one preview to the next; each is a run of the decoder; 0 is none",
+        |request, text| put(&mut request.preview_every, text),
+    ),
 ];
 
 const BOOLEAN: &str = "true|false";
