@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
+use safelight::image::RgbImage;
 use safelight::{
     Cancel, Error, ErrorKind, Event, Format, Model, Output, Pipeline, Request, Result, Sampling, Target, save,
 };
@@ -20,6 +21,7 @@ use safelight::{
 /// What the worker tells the window.
 enum Message {
     Progress { step: usize, steps: usize },
+    Preview(RgbImage),
     Finished(Box<Result<Output>>),
 }
 
@@ -41,9 +43,12 @@ impl Worker {
             };
             let progress = tell.clone();
             pipeline.on_event(move |event| {
-                if let Event::Step { step, steps: Some(steps), .. } = *event {
-                    let _ = progress.send(Message::Progress { step: step + 1, steps });
-                }
+                let message = match *event {
+                    Event::Step { step, steps: Some(steps), .. } => Message::Progress { step: step + 1, steps },
+                    Event::Preview { pixels, .. } => Message::Preview(pixels.clone()),
+                    _ => return,
+                };
+                let _ = progress.send(message);
             });
             // Ends when the window drops its end.
             for request in asked {
@@ -55,8 +60,13 @@ impl Worker {
 
     /// Asks for a picture and returns at once with what the cancel button needs.
     fn ask(&self, prompt: &str, steps: usize) -> Cancel {
-        let request =
-            Request { prompt: prompt.into(), seed: 7, sampling: Sampling::in_steps(steps), ..Request::default() };
+        let request = Request {
+            prompt: prompt.into(),
+            seed: 7,
+            sampling: Sampling::in_steps(steps),
+            preview_every: 2,
+            ..Request::default()
+        };
         let cancel = request.cancel.clone();
         let _ = self.requests.send(request);
         cancel
@@ -74,11 +84,23 @@ fn draw(worker: &Worker, cancel: &Cancel, press: impl Fn(usize) -> bool) -> Resu
                     cancel.cancel();
                 }
             }
+            Ok(Message::Preview(pixels)) => println!("{}", sketch(&pixels)),
             Ok(Message::Finished(made)) => return *made,
             Err(RecvTimeoutError::Timeout) => (), // a real window animates its spinner here
             Err(RecvTimeoutError::Disconnected) => return Err(Error::new(ErrorKind::Internal, "the worker is gone")),
         }
     }
+}
+
+/// What a window would show as it is, as far as a terminal can: six lines of it, dark where the picture is.
+fn sketch(pixels: &RgbImage) -> String {
+    let (width, height) = pixels.dimensions();
+    let shade = |x: u32, y: u32| match pixels.get_pixel((2 * x + 1) * width / 24, (2 * y + 1) * height / 12).0[2] {
+        0..=85 => '#',
+        86..=170 => '+',
+        _ => '.',
+    };
+    (0..6).map(|y| (0..12).map(|x| shade(x, y)).chain(['\n']).collect::<String>()).collect()
 }
 
 fn main() -> Result<()> {

@@ -33,6 +33,7 @@ pub struct Picture {
 
 /// Everything that is needed to make a picture again.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Provenance {
     /// Version of safelight.
     pub safelight: &'static str,
@@ -131,6 +132,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 /// A file format, with the name that users type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
     /// Lossless, carries the provenance.
     Png,

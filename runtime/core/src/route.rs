@@ -38,6 +38,7 @@ pub struct Sampling {
 }
 
 /// The levels of a request and the samplers that walk them: all of a plan that needs no picture.
+#[non_exhaustive]
 pub struct Route {
     /// The samplers.
     pub relay: Relay,

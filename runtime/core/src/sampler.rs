@@ -115,6 +115,7 @@ pub struct Part {
 
 /// Steps that an adaptive method has taken and has thrown away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Tally {
     /// Good enough.
     pub accepted: usize,

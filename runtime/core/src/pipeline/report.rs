@@ -79,6 +79,7 @@ pub enum Event<'a> {
 
 /// What a generation gives.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Output {
     /// The pictures, in the order of their seeds.
     pub pictures: Vec<Picture>,
@@ -92,6 +93,7 @@ pub struct Output {
 
 /// What a generation tells besides its pictures.
 #[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// Where the time went.
     pub timings: Timings,
@@ -109,6 +111,7 @@ pub struct Report {
 
 /// Where the time of a generation went, in milliseconds, and how often the text encoder was spared.
 #[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
 pub struct Timings {
     /// Finding the library, verifying hashes and opening graphs; once a pipeline.
     pub open_ms: f64,
