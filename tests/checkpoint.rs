@@ -1,6 +1,6 @@
 //! Generations that are killed and go on: the same picture to the last bit, whatever makes it.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 
@@ -422,7 +422,7 @@ fn fifty_kills_at_random_moments() {
         let begun = || command(&place, &model, &[&more[..], &kept].concat());
         let moments = (0..50 - kills).map(|_| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            Duration::from_millis(200 + (random >> 33) % 2300)
+            Duration::from_millis(300 + (random >> 33) % 3000)
         });
         let (killed, outcome) = killed(&place, begun, &moments.collect::<Vec<_>>());
         outcome.expect("kept", 0, "");
