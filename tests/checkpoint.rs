@@ -499,19 +499,17 @@ fn flags_that_cannot_be_are_refused_before_anything_is_opened() {
 #[test]
 fn a_full_disk_stops_the_checkpoint_and_not_the_picture() {
     let place = Place::new();
-    let binary = env!("CARGO_BIN_EXE_safelight");
     let more = ["a cat", "--seed", "3", "--steps", "100", "--sampler", "ddim"];
     Outcome::of(command(&place, &tiny("tiny-sd"), &[&more[..], &["--out", "whole/"]].concat())).expect("whole", 0, "");
     // A limit to the size of files stands for a disk that is full.
-    let mut shell = place.command(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" generate \"$@\"", binary]);
-    let program = std::mem::replace(&mut shell, std::process::Command::new("sh"));
-    shell.args(program.get_args()).current_dir(place.work());
-    program.get_envs().for_each(|(name, value)| drop(value.map(|value| shell.env(name, value))));
-    shell.arg("--target").arg("generic-cpu").arg("--model").arg(tiny("tiny-sd")).args(more);
-    let outcome = Outcome::of({
-        shell.args(["--out", "kept/", "--checkpoint-every", "1"]);
-        shell
-    });
+    let kept = command(&place, &tiny("tiny-sd"), &[&more[..], &["--out", "kept/", "--checkpoint-every", "1"]].concat());
+    let mut limited = std::process::Command::new("sh");
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\""])
+        .arg(kept.get_program())
+        .args(kept.get_args());
+    limited.envs(kept.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(place.work());
+    let outcome = Outcome::of(limited);
     outcome.expect("full", 0, "cannot be written: File too large");
     assert!(files(&place, "kept") == files(&place, "whole"));
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::repository;
-use safelight::{Cancel, Checkpoint, Error, Library, Model, Output, Picture, Pipeline, Plan, PromptCache, Request, Route, Target};
+use safelight::{
+    Cancel, Checkpoint, Error, Library, Model, Output, Picture, Pipeline, Plan, PromptCache, Request, Route, Target,
+};
 
 mod common;
 
