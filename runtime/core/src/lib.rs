@@ -141,4 +141,6 @@ pub use tiling::Tiling;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../../../docs/embedding.md")]
 struct Readme;
