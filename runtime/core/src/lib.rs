@@ -96,6 +96,7 @@ pub mod request;
 pub mod forecast;
 pub mod pipeline;
 pub mod recording;
+pub mod checkpoint;
 pub mod verify;
 pub mod placement;
 pub mod stats;
@@ -118,6 +119,7 @@ mod yaml;
 pub use {image, ndarray};
 
 pub use cancel::Cancel;
+pub use checkpoint::Checkpoint;
 pub use curve::Curve;
 pub use error::{Error, ErrorKind, Result};
 pub use forecast::Forecast;

@@ -47,8 +47,9 @@ impl Library {
     /// Opens the library, or returns the one that this process has opened already.
     ///
     /// With `explicit`, a file or a folder that holds one, nothing else is tried. Otherwise the first of these
-    /// that works: `ORT_DYLIB_PATH` (which, if set, is the only one tried), beside the executable and in its
-    /// `../lib`, the same of the shared object that safelight is part of (where it is part of one), what this project fetched where the executable is its own build, the per-user data folder,
+    /// that works: `ORT_DYLIB_PATH` (which, if set, is the only one tried), beside the executable, in its `../lib`
+    /// and `../lib/safelight`, the same of the shared object that safelight is part of (where it is part of one), what
+    /// this project fetched where the executable is its own build, the per-user data folder,
     /// `onnxruntime` in the active Python environment, the system loader.
     ///
     /// ONNX Runtime's telemetry is switched off first: official builds since 1.29 otherwise write to the user's
@@ -274,6 +275,8 @@ fn candidates(explicit: Option<&Path>, surroundings: &Surroundings) -> Vec<Candi
     if let Some(folder) = &surroundings.executable {
         add("beside the executable", folder.clone());
         add("../lib of the executable", folder.join("../lib"));
+        // Packages keep it where no other program on the machine comes upon it.
+        add("../lib/safelight of the executable", folder.join("../lib/safelight"));
         // target/release/safelight, run without cargo, finds what ./run has fetched.
         if let Some(project) = folder.parent().filter(|parent| parent.ends_with("target")).and_then(Path::parent) {
             add("fetched by ./run", project.join(".onnxruntime/host"));
@@ -282,6 +285,7 @@ fn candidates(explicit: Option<&Path>, surroundings: &Surroundings) -> Vec<Candi
     if let Some(folder) = &surroundings.shared_object {
         add("beside the library safelight", folder.clone());
         add("../lib of the library safelight", folder.join("../lib"));
+        add("safelight/ beside the library safelight", folder.join("safelight"));
     }
     if let Some(folder) = &surroundings.user_data {
         add("the user's data folder", folder.clone());
@@ -515,8 +519,10 @@ mod tests {
             [
                 "beside the executable",
                 "../lib of the executable",
+                "../lib/safelight of the executable",
                 "beside the library safelight",
                 "../lib of the library safelight",
+                "safelight/ beside the library safelight",
                 "the user's data folder",
                 "the active Python environment",
                 "the system loader"
