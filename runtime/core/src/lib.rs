@@ -38,25 +38,24 @@
 //! # What may change in any release
 //!
 //! The instruments behind the command's own subcommands are public, so that the command needs nothing that an
-//! application could not have, but no promise covers them: [`bench`], [`stats`], [`verify`], [`placement`],
+//! application could not have, but no promise covers them: [`bench`](mod@bench), [`stats`], [`verify`], [`placement`],
 //! [`recording`], [`sensor`], [`inspect`], [`doctor`] and [`machine`].
 //!
 //! # Promises
 //!
 //! * **Versions.** Semantic versioning as Cargo reads it: 0.1.*x* adds and mends, 0.2.0 may break; each change of the
-//!   interface is a change of `public-api.txt`, which a test compares, and stands in the changelog. [`ort`] and its types are
-//!   no part of the interface; of [`image`] and [`ndarray`] it has [`image::RgbImage`], [`image::GrayImage`] and arrays,
-//!   and both are reexported.
+//!   interface is a change of `public-api.txt`, which a test compares, and stands in the changelog. The binding to ONNX
+//!   Runtime, `ort`, is no part of the interface. `image` and `ndarray` are, with their pictures and arrays, and both are
+//!   reexported.
 //! * **Structures that an application fills** ([`Request`], [`Sampling`], [`Method`](sampler::Method)) gain fields in any
 //!   release: end them with `..Request::default()`, `..Sampling::default()`, `..Method::PLAIN`.
 //! * **The oldest Rust** is 1.92; a newer one is a minor version (0.2.0), never a patch.
 //! * **Threads.** A [`Pipeline`] is `Send`: one thread at a time owns it. [`Cancel`] and everything that says what is to be
 //!   done is `Send` and `Sync`.
 //! * **Panics** are mistakes of safelight, whatever it was given; please report them.
-//! * **The process** is the application's: no output, signal handlers, threads that outlive their call, or child processes
-//!   that it did not ask for. Opening ONNX Runtime sets one variable of the environment; see [`Library::open`].
-//!
-//! [`ort`]: https://docs.rs/ort
+//! * **The process** is the application's: no output, no signal handler, no network, and no child process that was not
+//!   asked for ([`Target::with_probe`]). Opening ONNX Runtime sets one variable of the environment; see
+//!   [`Library::open`].
 
 pub mod target;
 mod target_file;
@@ -144,4 +143,6 @@ pub use tiling::Tiling;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../../../docs/embedding.md")]
 struct Readme;

@@ -43,6 +43,27 @@ use report::{as_recorded, unused_by_embedding};
 /// A model opened on a target, ready to make pictures.
 ///
 /// One worker owns a pipeline: ONNX Runtime's sessions are not shared. A server is a queue in front of it.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use safelight::{ErrorKind, Event, Model, Pipeline, Request, Target};
+///
+/// # fn main() -> safelight::Result<()> {
+/// let target = Target::open(Path::new("targets/generic-cpu.yaml"))?;
+/// let mut pipeline = Pipeline::open(&target, &Model::open(Path::new("models/emoji"))?)?;
+/// pipeline.on_event(|event| if let Event::Step { step, .. } = event { /* show it */ });
+///
+/// let request = Request { prompt: "a red apple".into(), count: 4, ..Request::default() };
+/// let cancel = request.cancel.clone();
+/// std::thread::spawn(move || cancel.cancel()); // from wherever the user presses a button
+/// match pipeline.generate(&request) {
+///     Ok(output) => println!("{} pictures in {:.0} ms", output.pictures.len(), output.timings.total_ms),
+///     Err(error) if error.kind() == ErrorKind::Cancelled => println!("stopped; the pipeline is ready for the next"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Pipeline {
     model: Model,
     target: Target,

@@ -38,6 +38,28 @@ pub struct Sampling {
 }
 
 /// The levels of a request and the samplers that walk them: all of a plan that needs no picture.
+///
+/// It is also all that a denoiser without a model needs. This one is exact, for data of which every number is 0.5:
+///
+/// ```
+/// use safelight::model::Defaults;
+/// use safelight::noise::{Noise, TORCH_CPU};
+/// use safelight::sampler::Latent;
+/// use safelight::training::{FlowSpec, Level, Prediction, Training};
+/// use safelight::{Route, Sampling};
+///
+/// let training = Training::new(FlowSpec { timesteps: 1000, shift: 1.0, dynamic_shift: None, prediction: Prediction::Flow })?;
+/// let defaults = Defaults {
+///     sampler: "euler".into(), schedule: "simple".into(), steps: 4, guidance: 1.0, options: Default::default(),
+/// };
+/// let route = Route::over(training, &Sampling::default(), &defaults, None)?;
+///
+/// let mut denoiser = |_: &Latent, _: Level, denoised: &mut Latent| Ok(denoised.fill(0.5));
+/// let mut noise = Noise::per_image(&TORCH_CPU, [7, 8]);
+/// let clean = route.walk(&mut denoiser, (2, 4, 8, 8), &mut noise, &mut |_| Ok(()))?;
+/// assert!(clean.iter().all(|value| (value - 0.5).abs() < 1e-6));
+/// # Ok::<(), safelight::Error>(())
+/// ```
 #[non_exhaustive]
 pub struct Route {
     /// The samplers.

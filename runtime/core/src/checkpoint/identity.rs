@@ -1,5 +1,7 @@
 //! What decides a picture, so that a checkpoint goes on to that picture or to none.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -68,6 +70,7 @@ pub(super) fn of_request(request: &Request, plan: &Plan, model: &Model, target: 
         "generator": plan.generator.name,
         "sampler noise": sampler_noise,
         "sampler": plan.relay.to_string(),
+        "own samplers": plan.relay.own_methods().map(|method| (method.name, method.source)).collect::<BTreeMap<_, _>>(),
         "schedule": plan.schedule,
         "timesteps": sampling.timesteps,
         "sigmas": sampling.sigmas,
