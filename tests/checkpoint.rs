@@ -466,6 +466,22 @@ fn interrupted_commands_say_how_to_go_on() {
     assert_eq!(place.left().iter().filter(|path| path.contains("checkpoint")).count(), 0);
 }
 
+/// NaN comes again from what led there.
+#[test]
+fn numbers_that_cannot_become_a_picture_come_again() {
+    let place = Place::new();
+    let model = common::manifest_model(&place);
+    fs::copy(tiny("faulty/denoiser_nan_later.onnx"), model.join("denoiser.onnx")).unwrap();
+    common::describe(&model);
+    let more = ["a cat", "--steps", "4", "--sampler", "ddim", "--seed", "1", "--checkpoint-every", "1", "--resume"];
+    let first = Outcome::of(command(&place, &model, &more));
+    first.expect("first", 6, "a-cat.checkpoint, and leads to the same; remove it to begin anew");
+    let again = Outcome::of(command(&place, &model, &more));
+    again.expect("again", 6, "resuming from a-cat.checkpoint");
+    let error = |outcome: &Outcome| outcome.stderr.lines().last().unwrap().to_owned();
+    assert_eq!(error(&again), error(&first));
+}
+
 #[test]
 fn flags_that_cannot_be_are_refused_before_anything_is_opened() {
     let place = Place::new();
