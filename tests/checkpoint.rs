@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::{Outcome, Place, repository, tiny};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use safelight::guidance::GUIDANCES;
-use safelight::sampler::{SAMPLERS, Steps};
+use safelight::sampler::{Denoise, Latent, Method, Run, SAMPLERS, Steps, alike, blend};
 use safelight::trajectory::Restart;
 use safelight::{
     Cancel, Checkpoint, ErrorKind, Event, Format, GuidanceRuns, InputMask, InputPicture, KeptPixels, Model,
@@ -135,15 +135,36 @@ fn every_guidance_goes_on() {
     Bench::of(&folder, Residency::Resident).check("cfg_zero", &zero, &[60, 90]);
 }
 
+/// An application's own, which remembers what it was given in the step before.
+fn remembering(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> safelight::Result<Latent> {
+    let (mut denoised, mut last, mut fresh) = (alike(&x), alike(&x), alike(&x));
+    for step in 0..run.steps() {
+        let (from, to) = run.interval(step);
+        denoiser.denoise(&x, from, &mut denoised)?;
+        let estimate = if step == 0 { denoised.clone() } else { &denoised * 1.25 - &last * 0.25 };
+        let keep = to.sigma / from.sigma;
+        blend(&mut x, keep, &[(to.alpha - keep * from.alpha, &estimate)]);
+        run.add_noise(&mut x, &mut fresh, 0.1 * to.sigma, (from, to))?;
+        last.assign(&denoised);
+        run.done(step, &mut x, &denoised)?;
+    }
+    Ok(x)
+}
+
+const REMEMBERING: Method = Method { name: "remembering", sample: remembering, stochastic: true, ..Method::PLAIN };
+
 #[test]
 fn every_kind_of_request_goes_on() {
     let ancestral = with(request(6), "euler_ancestral", &[]);
     let restart = Restart { high: 2.0, low: 0.5, steps: 2, times: 2 };
     let mut restarted = with(request(8), "euler", &[]);
     restarted.sampling.restarts = vec![restart];
+    let mut own = with(request(6), "remembering", &[]);
+    own.sampling.own_samplers = vec![&REMEMBERING];
     let cases = [
         ("brownian", Request { sampler_noise: SamplerNoise::Brownian, ..with(request(6), "dpmpp_sde", &[]) }),
         ("restarts", restarted),
+        ("own sampler", own),
         ("relay", with(request(6), "euler_ancestral until step 3, then dpmpp_2m", &[])),
         ("batches", Request { count: 5, batch: 2, ..ancestral.clone() }),
         ("shared noise", Request { count: 3, noise: NoiseLayout::Shared, ..ancestral.clone() }),
