@@ -7,11 +7,11 @@ use std::time::SystemTime;
 use indicatif::ProgressBar;
 use safelight::bench::report::{LibraryUsed, ModelUsed, Protocol, Scenario, TargetUsed, Tool, Workload};
 use safelight::bench::{Report, requests, validity};
+use safelight::request::parse_size;
 use safelight::sensor::State;
 use safelight::{Cancel, Error, ErrorKind, Machine, Model, Plan, Precision, Stage, Target};
 
 use crate::device::DeviceArguments;
-use crate::generate::size;
 use crate::progress::spinner;
 use crate::report::{csv, html, markdown, picture_beside};
 use crate::signals::cancel_on_signals;
@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     #[arg(short = 'n', long, value_name = "LIST", value_delimiter = ',')]
     steps: Vec<usize>,
     /// Sizes in pixels, a case each [default: the model's]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = size)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_size)]
     sizes: Vec<(usize, usize)>,
     /// Images that go through the graphs together [default: 1; offline 4, where the target allows it]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]

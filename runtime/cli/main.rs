@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use safelight::{Error, ErrorKind};
 
 mod chart;
+mod checkpoint;
 mod bench;
 mod bench_worker;
 mod collect;
@@ -17,6 +18,8 @@ mod doctor;
 mod folders;
 mod generate;
 mod inspect;
+#[cfg(test)]
+mod manual;
 mod memory;
 mod models;
 mod picture_arguments;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use indicatif::ProgressBar;
 use safelight::cache::{Build, Cached, Caching, Opening, Outcome};
+use safelight::request::parse_size;
 use safelight::{
     Curve, Error, ErrorKind, Event, Model, Opened, Output, Pipeline, Plan, Request, Residency, Stage, Target,
 };
 use serde_json::json;
 
 use crate::device::DeviceArguments;
-use crate::generate::size;
 use crate::picture_arguments::with_stand_ins;
 use crate::progress::spinner;
 use crate::signals::cancel_on_signals;
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     device: DeviceArguments,
     /// Size in pixels that requests will have [default: the model's]
-    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
     size: Option<(usize, usize)>,
     /// Guidance scale that requests will have: with guidance, twice as many go through the denoiser [default: the model's]
     #[arg(short, long, value_name = "SCALE", allow_negative_numbers = true)]

@@ -59,7 +59,7 @@ fn make_one(
     let mut made = Vec::new();
     let report = pipeline.generate_each(request, |picture| {
         let frame = (!request.walk.is_empty()).then_some(made.len() + 1);
-        let path = destination.write(&picture, request.count, Place { number: Some(number), frame })?;
+        let path = destination.write(&picture, request.count, Place { number: Some(number), frame }, None)?;
         if let Some(path) = path.as_ref().filter(|_| !arguments.json) {
             print(&path.display().to_string())?;
         }
