@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::repository;
-use safelight::{Cancel, Error, Library, Model, Output, Picture, Pipeline, Plan, PromptCache, Request, Route, Target};
+use safelight::{
+    Cancel, Checkpoint, Error, Library, Model, Output, Picture, Pipeline, Plan, PromptCache, Request, Route, Target,
+};
 
 mod common;
 
@@ -21,6 +23,7 @@ const _: () = {
     is_send::<Pipeline>();
     is_send::<Output>();
     is_shared::<Cancel>();
+    is_shared::<Checkpoint>();
     is_shared::<Error>();
     is_shared::<Library>();
     is_shared::<Model>();

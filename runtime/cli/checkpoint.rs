@@ -102,7 +102,7 @@ pub(crate) fn tell_resuming(checkpoint: &Checkpoint) {
 pub(crate) fn leave(checkpoint: &Checkpoint, error: &anyhow::Error) {
     let Held { pictures, evaluations, .. } = checkpoint.held();
     if pictures + evaluations == 0 {
-        return remove(checkpoint.clone());
+        return remove(checkpoint);
     }
     checkpoint.sync();
     let path = checkpoint.path();
@@ -116,8 +116,8 @@ pub(crate) fn leave(checkpoint: &Checkpoint, error: &anyhow::Error) {
 }
 
 /// All pictures are where they belong.
-pub(crate) fn remove(checkpoint: Checkpoint) {
-    if let Err(error) = checkpoint.remove() {
+pub(crate) fn remove(checkpoint: &Checkpoint) {
+    if let Err(error) = checkpoint.clone().remove() {
         tell(&format!("warning: {error}"));
     }
 }

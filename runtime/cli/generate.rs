@@ -185,16 +185,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(left) => Some(resumed(arguments, left, &requests, &destination)),
         None => begun(arguments, kept_in.as_deref(), &requests, (&model, &target))?,
     };
-    pipeline.set_checkpoint(checkpoint.clone());
-    let progress = progress(arguments, requests.iter().zip(&plans));
-    let work = Work { requests: &requests, destination: &destination, checkpoint: checkpoint.as_ref() };
-    let done = make(arguments, &mut pipeline, &work, &progress);
-    progress.finish_and_clear();
-    match (&done, checkpoint) {
-        (Ok(_), Some(checkpoint)) => checkpoint::remove(checkpoint),
-        (Err(error), Some(checkpoint)) => checkpoint::leave(&checkpoint, error),
-        (_, None) => (),
-    }
+    let work = Work { requests: &requests, plans: &plans, destination: &destination, checkpoint };
+    let done = make_or_leave(arguments, &mut pipeline, &work);
     // Also of a generation that was broken off: what was recorded is there.
     recording.as_ref().map_or(Ok(()), Recording::save)?;
     conclude(arguments, &done?, forecast.as_ref())?;
@@ -242,11 +234,30 @@ fn place(arguments: &Arguments, number: usize, picture: usize) -> Place {
     Place { number: arguments.prompts.as_ref().map(|_| number + 1), frame }
 }
 
-/// What is to be made, where it goes, and where it is kept meanwhile.
+/// What is to be made, where it goes, and where what is done is kept meanwhile.
 struct Work<'a> {
     requests: &'a [Request],
+    plans: &'a [Plan],
     destination: &'a Destination,
-    checkpoint: Option<&'a Checkpoint>,
+    checkpoint: Option<Checkpoint>,
+}
+
+/// Makes all pictures, or leaves what it takes to go on.
+fn make_or_leave(
+    arguments: &Arguments,
+    pipeline: &mut Pipeline,
+    work: &Work,
+) -> anyhow::Result<Vec<(Report, Vec<Made>)>> {
+    pipeline.set_checkpoint(work.checkpoint.clone());
+    let progress = progress(arguments, work.requests.iter().zip(work.plans));
+    let done = make(arguments, pipeline, work, &progress);
+    progress.finish_and_clear();
+    match (&done, &work.checkpoint) {
+        (Ok(_), Some(checkpoint)) => checkpoint::remove(checkpoint),
+        (Err(error), Some(checkpoint)) => checkpoint::leave(checkpoint, error),
+        (_, None) => (),
+    }
+    done
 }
 
 /// Makes and writes the pictures of all requests.
@@ -256,7 +267,8 @@ fn make(
     work: &Work,
     progress: &ProgressBar,
 ) -> anyhow::Result<Vec<(Report, Vec<Made>)>> {
-    let &Work { requests, destination, checkpoint } = work;
+    let &Work { requests, destination, .. } = work;
+    let checkpoint = work.checkpoint.as_ref();
     let (bar, latents, cancel) = (progress.clone(), arguments.save_latents.clone(), requests[0].cancel.clone());
     let quiet = arguments.quiet;
     let (fault, faults) = mpsc::channel();

@@ -383,6 +383,8 @@ impl State {
                 Kind::Saved => self.take_saved(&payload),
             }
         }
+        // A process may have ended before it gave this room back.
+        self.write(Self::forget_numbers);
         Ok(())
     }
 
@@ -419,7 +421,7 @@ impl State {
     /// Gives the room of numbers back once no batch needs any.
     fn forget_numbers(&mut self) -> io::Result<()> {
         self.drop_saved_batches();
-        if self.batches.is_empty() {
+        if self.batches.is_empty() && self.base < self.log.end() {
             let kept = std::mem::take(&mut self.kept);
             self.log.rewind(self.base, &kept)?;
             self.base = self.log.end();
@@ -658,5 +660,89 @@ fn unusable(path: &Path, fault: Fault) -> Error {
              name another file"
         )),
         Fault::Failed(e) => Error::new(ErrorKind::Io, format!("checkpoint {path}: cannot be read: {e}")).because(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(path: &Path) -> Checkpoint {
+        match Log::open(path).unwrap() {
+            None => Checkpoint::of(path, 2, Log::create(path, b"{}").unwrap(), vec![]),
+            Some((log, found, torn)) => {
+                let checkpoint = Checkpoint::of(path, 2, log, vec![]);
+                checkpoint.state().take(found, torn).unwrap();
+                checkpoint
+            }
+        }
+    }
+
+    /// Two evaluations of two numbers, written down for the batch of the pictures 4 and 5.
+    fn write(path: &Path) {
+        let tape = checkpoint(path).tape(3, (4, 2), [1; HASH_BYTES]);
+        for (asked, given) in [([1.0, 2.0], [3.0, 4.0]), ([5.0, 6.0], [7.0, 8.0])] {
+            assert!(!tape.play(999.0, &asked, &mut [0.0; 2]).unwrap());
+            tape.keep(&given);
+            assert_eq!(tape.step(), Came::Anew);
+        }
+    }
+
+    #[test]
+    fn answers_come_back_in_order_and_the_graph_takes_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write(&path);
+        let checkpoint = checkpoint(&path);
+        assert_eq!(checkpoint.held(), Held { pictures: 0, evaluations: 2, torn_bytes: 0 });
+        let (tape, mut given) = (checkpoint.tape(3, (4, 2), [1; HASH_BYTES]), [0.0; 2]);
+        for (asked, expected) in [([1.0, 2.0], [3.0, 4.0]), ([5.0, 6.0], [7.0, 8.0])] {
+            assert!(tape.play(999.0, &asked, &mut given).unwrap());
+            assert_eq!((given, tape.step()), (expected, Came::Replayed));
+        }
+        for came in [Came::Resumed, Came::Anew] {
+            assert!(!tape.play(999.0, &[9.0, 9.0], &mut given).unwrap());
+            tape.keep(&given);
+            assert_eq!(tape.step(), came);
+        }
+        assert_eq!(tape.replayed(), Resumed { pictures: 0, steps: 2, evaluations: 2 });
+        // Another batch has none.
+        assert!(!checkpoint.tape(3, (6, 2), [1; HASH_BYTES]).play(999.0, &[1.0, 2.0], &mut given).unwrap());
+    }
+
+    /// Other hidden states, another level, another latent to the last bit, another size.
+    #[test]
+    fn other_questions_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write(&path);
+        let checkpoint = checkpoint(&path);
+        for (steering, timestep, asked, size) in [
+            (2, 999.0, [1.0, 2.0], 2),
+            (1, 998.0, [1.0, 2.0], 2),
+            (1, 999.0, [1.0, 2.000_000_2], 2),
+            (1, 999.0, [1.0, 2.0], 3),
+            (1, 999.0, [1.0, 2.0], 1),
+        ] {
+            let tape = checkpoint.tape(3, (4, 2), [steering; HASH_BYTES]);
+            let error = tape.play(timestep, &asked, &mut vec![0.0; size]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.to_string().contains("something else at evaluation 1 than before"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_fault_is_told_once_and_ends_the_writing() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = checkpoint(&folder.path().join("a"));
+        assert_eq!(checkpoint.take_warning(), None);
+        checkpoint.state().write(|_| Err(io::ErrorKind::StorageFull.into()));
+        let warning = checkpoint.take_warning().unwrap();
+        assert!(warning.contains("a: cannot be written: no storage space"), "{warning}");
+        assert_eq!(checkpoint.take_warning(), None);
+        let tape = checkpoint.tape(0, (0, 1), [0; HASH_BYTES]);
+        assert!(!tape.play(1.0, &[1.0], &mut [0.0]).unwrap());
+        tape.keep(&[1.0]);
+        assert_eq!(checkpoint.held().evaluations, 0);
     }
 }

@@ -123,18 +123,28 @@ pub(super) fn hash(identity: &Value) -> Result<[u8; HASH_BYTES]> {
 
 /// What is another than it was; nothing where all is the same.
 pub(super) fn differences(was: &Value, is: &Value) -> Option<String> {
-    let none = Map::new();
-    let [was, is] = [was, is].map(|identity| identity.as_object().unwrap_or(&none));
-    let added = is.keys().filter(|name| !was.contains_key(*name));
-    let differing = was.keys().chain(added).filter(|name| was.get(*name) != is.get(*name));
-    let told: Vec<_> =
-        differing.map(|name| format!("{name}: {} → {}", short(was.get(name)), short(is.get(name)))).collect();
-    let more = told.len().saturating_sub(MOST_TOLD);
+    let mut told = Vec::new();
+    compare("", Some(was), Some(is), &mut told);
     let listed = told[..told.len().min(MOST_TOLD)].join(", ");
-    match (told.len(), more) {
-        (0, _) => None,
-        (_, 0) => Some(listed),
-        _ => Some(format!("{listed}, and {more} more")),
+    match told.len().saturating_sub(MOST_TOLD) {
+        _ if told.is_empty() => None,
+        0 => Some(listed),
+        more => Some(format!("{listed}, and {more} more")),
+    }
+}
+
+/// Goes down to the single fields that differ: `name: was → is`.
+fn compare(name: &str, was: Option<&Value>, is: Option<&Value>, told: &mut Vec<String>) {
+    match (was, is) {
+        _ if was == is => (),
+        (Some(Value::Object(was)), Some(Value::Object(is))) => {
+            let added = is.keys().filter(|name| !was.contains_key(*name));
+            for inner in was.keys().chain(added) {
+                let name = if name.is_empty() { inner.clone() } else { format!("{name}.{inner}") };
+                compare(&name, was.get(inner), is.get(inner), told);
+            }
+        }
+        _ => told.push(format!("{name}: {} → {}", short(was), short(is))),
     }
 }
 
@@ -158,6 +168,7 @@ mod tests {
             (json!({ "steps": 30, "seed": 7, "prompt": "a" }), Some("steps: 20 → 30")),
             (json!({ "steps": 20, "seed": 7, "prompt": null }), Some("prompt: \"a\" → null")),
             (json!({ "steps": 20, "seed": 7 }), Some("prompt: \"a\" → nothing")),
+            (json!({ "steps": { "eta": 1 }, "seed": 7, "prompt": "a" }), Some("steps: 20 → {\"eta\":1}")),
             (json!({ "steps": 20, "seed": 7, "prompt": "a", "eta": 1 }), Some("eta: nothing → 1")),
             (
                 json!({ "steps": 1, "seed": 2, "prompt": "b", "eta": 1 }),
@@ -166,6 +177,8 @@ mod tests {
         ] {
             assert_eq!(differences(&was, &is).as_deref(), told);
         }
+        let inner = |eta| json!({ "options": { "eta": eta, "order": 3 } });
+        assert_eq!(differences(&inner(0), &inner(1)).as_deref(), Some("options.eta: 0 → 1"));
         let long = json!({ "prompt": "é".repeat(1000) });
         assert!(differences(&was, &long).unwrap().chars().count() < 250);
     }
