@@ -86,6 +86,19 @@ impl Error {
         Self::new(ErrorKind::Limit, message)
     }
 
+    /// That the system starts no more threads for this process, or for its user.
+    pub(crate) fn no_thread(reason: impl fmt::Display) -> Self {
+        Self::limit(format!(
+            "{NO_THREAD}: {reason}; raise the limit of processes (ulimit -u, TasksMax= of systemd, pids of a \
+             container), or give --threads 1"
+        ))
+    }
+
+    /// Whether it is one of [`no_thread`](Self::no_thread).
+    pub(crate) fn is_of_threads(&self) -> bool {
+        self.message.contains(NO_THREAD)
+    }
+
     pub(crate) fn numeric(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Numeric, message)
     }
@@ -94,6 +107,8 @@ impl Error {
         Self::new(ErrorKind::Io, message)
     }
 }
+
+const NO_THREAD: &str = "a thread cannot be started";
 
 /// What to say of a name that is not in a table: the names that are, and which of them was most likely meant.
 pub fn unknown(what: &str, name: &str, known: impl IntoIterator<Item = impl fmt::Display>) -> String {

@@ -111,6 +111,7 @@ mod catalogue;
 mod child;
 mod bounded;
 mod root;
+mod unfinished;
 mod hash;
 #[doc(hidden)]
 pub mod own_code;
@@ -141,6 +142,7 @@ pub use route::{Route, Sampling};
 pub use stage::{Precision, Stage};
 pub use target::Target;
 pub use tiling::Tiling;
+pub use unfinished::remove_unfinished;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
