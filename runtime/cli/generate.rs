@@ -15,11 +15,12 @@ use safelight::prompt::{LongPrompts, Syntax};
 use safelight::request::{parse_condition, parse_size};
 use safelight::sampler::Latent;
 use safelight::{
-    Curve, Error, ErrorKind, Event, Forecast, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline, Plan,
-    PromptCache, Provenance, Recording, Report, Request, SamplerNoise, Target,
+    Checkpoint, Curve, Error, ErrorKind, Event, Forecast, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline,
+    Plan, PromptCache, Provenance, Recording, Report, Request, SamplerNoise, Target,
 };
 use serde_json::json;
 
+use crate::checkpoint::{self, CheckpointArguments};
 use crate::destination::{Destination, Place, prepare_folder};
 use crate::device::{DeviceArguments, tell_opening};
 use crate::picture_arguments::PictureArguments;
@@ -98,6 +99,8 @@ pub(crate) struct Arguments {
     /// Keep what the text encoder makes of prompts in this folder; with every prompt there, the encoder may be missing
     #[arg(long, value_name = "FOLDER")]
     prompt_cache: Option<PathBuf>,
+    #[command(flatten)]
+    checkpoint: CheckpointArguments,
     /// Also write the initial noise and every step's latent as .npy files
     #[arg(long, value_name = "FOLDER")]
     save_latents: Option<PathBuf>,
@@ -127,6 +130,7 @@ Examples:
   safelight generate \"a (red:1.4) apple on [a table]\" --weighted
   safelight generate --prompts words.txt --seed 7 --out pictures/
   safelight generate --prompts kiosk.txt --prompt-cache cache/
+  safelight generate --prompts words.txt --seed 7 --steps 30 --out pictures/ --checkpoint-every 5 --resume
   safelight generate \"a blue house\" --image red-house.png --strength 0.6
   safelight generate \"a cat\" --image photo.jpg --mask sofa.png --keep-pixels
   safelight generate --prompts words.txt --precision fp32 --record-calibration tensors/ --out pictures/
@@ -148,8 +152,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let told = "what should the picture show? safelight generate \"a red apple\", or --prompts FILE";
         return Err(Error::new(ErrorKind::Usage, told).into());
     }
-    let requests = requests(arguments, &target)?;
     let destination = destination(arguments)?;
+    let words = arguments.prompts.as_deref().map(folders::stem).or_else(|| arguments.prompt.clone());
+    let kept_in = arguments.checkpoint.path(&destination, &words.unwrap_or_default());
+    let seed = arguments.seed.map_or_else(|| arguments.checkpoint.seed(kept_in.as_deref()), |seed| Ok(Some(seed)))?;
+    let requests = requests(arguments, &target, seed.unwrap_or_else(new_seed))?;
     // Everything that can be wrong with a request is told before ONNX Runtime is even opened.
     let plans = requests.iter().map(|request| Plan::new(request, &model, &target));
     let mut plans = plans.collect::<safelight::Result<Vec<_>>>()?;
@@ -162,6 +169,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     destination.prepare()?;
+    let left = arguments.checkpoint.resume(kept_in.as_deref(), &requests, (&model, &target))?;
     arguments.save_latents.as_deref().map_or(Ok(()), prepare_folder)?;
     let record = |folder: &PathBuf| Recording::open(folder, arguments.record_limit);
     let recording = arguments.record_calibration.as_ref().map(record).transpose()?;
@@ -173,9 +181,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         pipeline.measure_memory();
     }
     recording.as_ref().map_or(Ok(()), |recording| pipeline.record(recording))?;
-    let progress = progress(arguments, requests.iter().zip(&plans));
-    let done = make(arguments, &mut pipeline, &requests, &destination, &progress);
-    progress.finish_and_clear();
+    let checkpoint = match left {
+        Some(left) => Some(resumed(arguments, left, &requests, &destination)),
+        None => begun(arguments, kept_in.as_deref(), &requests, (&model, &target))?,
+    };
+    let work = Work { requests: &requests, plans: &plans, destination: &destination, checkpoint };
+    let done = make_or_leave(arguments, &mut pipeline, &work);
     // Also of a generation that was broken off: what was recorded is there.
     recording.as_ref().map_or(Ok(()), Recording::save)?;
     conclude(arguments, &done?, forecast.as_ref())?;
@@ -191,17 +202,80 @@ fn forecast(request: &Request, plan: &mut Plan, model: &Model, target: &Target) 
     Ok(Forecast::new(request, plan, model, target)?.within(&rooms))
 }
 
+/// A checkpoint that is gone on from.
+fn resumed(arguments: &Arguments, left: Checkpoint, requests: &[Request], destination: &Destination) -> Checkpoint {
+    checkpoint::check_saved(&left, |number, picture| {
+        let request = requests.get(number)?;
+        let seed = request.seed.saturating_add(picture as u64);
+        destination.path((&request.prompt, request.count), seed, place(arguments, number, picture))
+    });
+    if !arguments.quiet {
+        checkpoint::tell_resuming(&left);
+    }
+    left
+}
+
+/// A checkpoint that is begun, where one is asked for.
+fn begun(
+    arguments: &Arguments,
+    path: Option<&Path>,
+    requests: &[Request],
+    on: (&Model, &Target),
+) -> safelight::Result<Option<Checkpoint>> {
+    if !arguments.quiet {
+        arguments.checkpoint.tell_beginning(path);
+    }
+    arguments.checkpoint.create(path, requests, on)
+}
+
+/// Where a picture goes, by the numbers of its prompt and its own.
+fn place(arguments: &Arguments, number: usize, picture: usize) -> Place {
+    let frame = (!arguments.walk.is_empty()).then_some(picture + 1);
+    Place { number: arguments.prompts.as_ref().map(|_| number + 1), frame }
+}
+
+/// What is to be made, where it goes, and where what is done is kept meanwhile.
+struct Work<'a> {
+    requests: &'a [Request],
+    plans: &'a [Plan],
+    destination: &'a Destination,
+    checkpoint: Option<Checkpoint>,
+}
+
+/// Makes all pictures, or leaves what it takes to go on.
+fn make_or_leave(
+    arguments: &Arguments,
+    pipeline: &mut Pipeline,
+    work: &Work,
+) -> anyhow::Result<Vec<(Report, Vec<Made>)>> {
+    pipeline.set_checkpoint(work.checkpoint.clone());
+    let progress = progress(arguments, work.requests.iter().zip(work.plans));
+    let done = make(arguments, pipeline, work, &progress);
+    progress.finish_and_clear();
+    match (&done, &work.checkpoint) {
+        (Ok(_), Some(checkpoint)) => checkpoint::remove(checkpoint),
+        (Err(error), Some(checkpoint)) => checkpoint::leave(checkpoint, error),
+        (_, None) => (),
+    }
+    done
+}
+
 /// Makes and writes the pictures of all requests.
 fn make(
     arguments: &Arguments,
     pipeline: &mut Pipeline,
-    requests: &[Request],
-    destination: &Destination,
+    work: &Work,
     progress: &ProgressBar,
 ) -> anyhow::Result<Vec<(Report, Vec<Made>)>> {
+    let &Work { requests, destination, .. } = work;
+    let checkpoint = work.checkpoint.as_ref();
     let (bar, latents, cancel) = (progress.clone(), arguments.save_latents.clone(), requests[0].cancel.clone());
+    let quiet = arguments.quiet;
     let (fault, faults) = mpsc::channel();
     pipeline.on_event(move |event| {
+        if quiet && matches!(event, Event::Resumed { .. }) {
+            return;
+        }
         if let Err(error) = observe(event, &bar, latents.as_deref()) {
             // An observer cannot fail a generation, but it can stop it.
             cancel.cancel();
@@ -210,11 +284,12 @@ fn make(
     });
     let mut done = Vec::new();
     for (index, request) in requests.iter().enumerate() {
-        let number = arguments.prompts.as_ref().map(|_| index + 1);
+        let is_saved = |picture: usize| checkpoint.is_some_and(|checkpoint| checkpoint.is_saved(index, picture));
+        let missing: Vec<_> = (0..request.count).filter(|&picture| !is_saved(picture)).collect();
         let mut made = Vec::new();
         let outcome = pipeline.generate_each(request, |picture| {
-            let frame = (!request.walk.is_empty()).then_some(made.len() + 1);
-            let path = destination.write(&picture, request.count, Place { number, frame })?;
+            let place = place(arguments, index, missing.get(made.len()).copied().unwrap_or_default());
+            let path = destination.write(&picture, request.count, place, checkpoint)?;
             if let Some(path) = path.as_ref().filter(|_| !arguments.json) {
                 progress.suspend(|| print(&path.display().to_string()))?;
             }
@@ -280,12 +355,12 @@ fn destination(arguments: &Arguments) -> safelight::Result<Destination> {
 }
 
 /// One request a prompt, all with the same seeds and cancelled together.
-fn requests(arguments: &Arguments, target: &Target) -> safelight::Result<Vec<Request>> {
+fn requests(arguments: &Arguments, target: &Target, seed: u64) -> safelight::Result<Vec<Request>> {
     let prompts = match (&arguments.prompts, &arguments.prompt) {
         (Some(path), _) => prompts::read(path)?,
         (None, prompt) => vec![prompt.clone().unwrap_or_default()],
     };
-    let usual = arguments.pictures.apply(request(arguments), target)?;
+    let usual = arguments.pictures.apply(Request { seed, ..request(arguments) }, target)?;
     Ok(prompts.into_iter().map(|prompt| Request { prompt, ..usual.clone() }).collect())
 }
 
@@ -299,7 +374,6 @@ fn request(arguments: &Arguments) -> Request {
         guidance: arguments.guidance.clone(),
         guidance_method: arguments.guidance_method.clone(),
         guidance_runs: if arguments.sequential_guidance { GuidanceRuns::InTurn } else { GuidanceRuns::Together },
-        seed: arguments.seed.unwrap_or_else(new_seed),
         walk: arguments.walk.clone(),
         noise_seed: arguments.noise_seed,
         generator: arguments.generator.clone(),
@@ -358,6 +432,11 @@ fn observe(event: &Event, bar: &ProgressBar, latents: Option<&Path>) -> safeligh
             save(format!("{first:04}-step-{:03}.npy", step + 1), latent)?;
             bar.inc(u64::from(steps.is_some()));
         }
+        Event::Resumed { step, steps, .. } => {
+            let of = steps.map(|steps| format!(" of {steps}")).unwrap_or_default();
+            bar.suspend(|| tell(&format!("resumed at step {}{of}", step + 1)));
+            bar.reset_eta();
+        }
         Event::Decoded { .. } => bar.inc(1),
         _ => (),
     }
@@ -379,6 +458,9 @@ fn as_json(report: &Report, made: &[Made], forecast: Option<&Forecast>) -> serde
         "cached": report.cached,
         "memory": report.memory,
     });
+    if let Some(resumed) = &report.resumed {
+        told["resumed"] = json!(resumed);
+    }
     if let Some(forecast) = forecast {
         told["plan"] = json!(forecast);
     }

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use safelight::{Error, ErrorKind};
 
 mod chart;
+mod checkpoint;
 mod bench;
 mod bench_worker;
 mod collect;

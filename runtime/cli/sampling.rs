@@ -50,6 +50,7 @@ impl SamplingArguments {
             restarts: self.restart.clone(),
             strength: self.strength,
             options: self.options.iter().cloned().chain(eta).collect(),
+            ..Sampling::default()
         }
     }
 }

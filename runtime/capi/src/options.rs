@@ -181,3 +181,37 @@ impl SafelightOptions {
 fn usual_folder() -> Option<PathBuf> {
     default_folder(&|name| std::env::var_os(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use safelight::request::FIELDS;
+
+    use super::*;
+
+    /// The manual with the table that follows `<!-- name -->` in the place of the one that is there.
+    fn with_table(manual: &str, name: &str, rows: impl Iterator<Item = [&'static str; 3]>) -> String {
+        let (before, rest) = manual.split_once(&format!("<!-- {name} -->\n")).unwrap();
+        let after = rest.split_inclusive('\n').skip_while(|line| line.starts_with('|')).collect::<String>();
+        let code = |text: &str| format!("`{}`", text.replace('|', "\\|"));
+        let rows = rows.map(|[name, value, about]| format!("| {} | {} | {about} |\n", code(name), code(value)));
+        let head = "| name | value | what it says |\n|---|---|---|\n";
+        format!("{before}<!-- {name} -->\n{head}{}{after}", rows.collect::<String>())
+    }
+
+    #[test]
+    fn the_manual_lists_every_name() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/embedding-c.md");
+        let committed = std::fs::read_to_string(&path).unwrap();
+        let fields = FIELDS.iter().map(|field| [field.name, field.value, field.about]);
+        let options = OPTIONS.iter().map(|row| [row.name, row.value, row.about]);
+        let expected = with_table(&with_table(&committed, "fields", fields), "options", options);
+        if std::env::var_os("SAFELIGHT_UPDATE").is_some() {
+            std::fs::write(&path, &expected).unwrap();
+        }
+        let written = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            written == expected,
+            "docs/embedding-c.md is not what the tables say: SAFELIGHT_UPDATE=1 cargo test -p safelight-capi"
+        );
+    }
+}

@@ -1,5 +1,5 @@
 //! The library as C and C++ see it: programs compiled and run, under valgrind and the sanitizers, too.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 #![cfg(target_os = "linux")]
 
 use std::ffi::OsStr;
@@ -31,7 +31,9 @@ fn built() -> &'static Path {
     BUILT.get_or_init(|| {
         // The same packages and a test beside them: then features are those of the build that is there already.
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--workspace", "--lib", "--test", "header"]).current_dir(project("."));
+        cargo
+            .args(["build", "--workspace", "--lib", "--bin", "safelight", "--test", "header"])
+            .current_dir(project("."));
         let folder = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_path_buf();
         if folder.ends_with("release") {
             cargo.arg("--release");
@@ -134,7 +136,7 @@ fn arguments(name: &str, folder: &Path) -> Vec<PathBuf> {
     let faulty = folder.join("faulty");
     copy(&model, &faulty);
     fs::copy(project("tests/models/faulty/denoiser_nan_later.onnx"), faulty.join("unet/model.onnx")).unwrap();
-    vec![target(), staged, model, faulty, folder.to_path_buf()]
+    vec![target(), staged, model, faulty, folder.to_path_buf(), built().join("safelight")]
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -205,9 +207,13 @@ fn sanitizers_find_nothing() {
         let folder = TempDir::new().unwrap();
         let compiled = folder.path().join(name);
         compile("cc", &here(&format!("tests/c/{name}.c")), &[&flags[..], &STRICT].concat(), &compiled);
-        succeed(program(&compiled).args(arguments(name, folder.path())));
+        let home = TempDir::new().unwrap();
+        succeed(program(&compiled).args(arguments(name, folder.path())).env("SAFELIGHT_CACHE", home.path()));
         if name == "faults" {
-            assert_eq!(files(folder.path()), ["faults", "faulty", "picture.png", "staged.yaml"]);
+            assert_eq!(files(folder.path()), ["faults", "faulty", "picture.png", "prompts", "staged.yaml"]);
+            assert_eq!(files(&folder.path().join("prompts")).len(), 2, "one prompt and the note on its encoder");
+            // What the probe has found; nothing else is written unasked.
+            assert_eq!(files(home.path()), ["probed"]);
         }
     }
     assert!(!leaks(&flags, &[]).success(), "the sanitizers do not see what they should");
@@ -245,7 +251,9 @@ fn valgrind_finds_nothing_in(name: &str) {
     let compiled = folder.path().join(name);
     compile("cc", &here(&format!("tests/c/{name}.c")), &["-std=c11", "-g", POSIX, "-pthread"], &compiled);
     let tool = valgrind();
-    succeed(program(Path::new(&tool[0])).args(&tool[1..]).arg(&compiled).args(arguments(name, folder.path())));
+    let mut watched = program(Path::new(&tool[0]));
+    watched.args(&tool[1..]).arg(&compiled).args(arguments(name, folder.path()));
+    succeed(watched.env("SAFELIGHT_CACHE", folder.path().join("cache")));
 }
 
 #[test]

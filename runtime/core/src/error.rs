@@ -31,6 +31,14 @@ pub enum ErrorKind {
 }
 
 /// An error with a [kind](Error::kind) and a message that says what to do next.
+///
+/// ```
+/// use safelight::{ErrorKind, Target};
+///
+/// let error = Target::open("no-such.yaml".as_ref()).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Usage);
+/// assert!(error.to_string().contains("no-such.yaml"));
+/// ```
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,

@@ -178,6 +178,7 @@ struct Port {
 
 /// What was opened, for reports.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct Opened {
     /// Number format of its weights.
     pub precision: Precision,

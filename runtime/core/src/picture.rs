@@ -33,6 +33,7 @@ pub struct Picture {
 
 /// Everything that is needed to make a picture again.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Provenance {
     /// Version of safelight.
     pub safelight: &'static str,
@@ -66,6 +67,9 @@ pub struct Provenance {
     pub sampler_noise: SamplerNoise,
     /// Sampler, or several in turn.
     pub sampler: String,
+    /// Those of them that are the application's own: name and source.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub own_samplers: BTreeMap<&'static str, &'static str>,
     /// Name of the schedule, `timesteps` or `sigmas`.
     pub schedule: String,
     /// Timesteps that were asked for.
@@ -128,6 +132,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 /// A file format, with the name that users type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
     /// Lossless, carries the provenance.
     Png,
@@ -232,9 +237,21 @@ pub fn save(path: &Path, bytes: &[u8]) -> Result<()> {
     save_then(path, bytes, |_| Ok(()))
 }
 
-/// [`save`], and the disk has it before it gets its name: what took hours to measure outlives a power cut.
-pub(crate) fn save_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    save_then(path, bytes, std::fs::File::sync_all)
+/// [`save`], and the disk has the file and its name before this returns: it outlives a power cut.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    save_then(path, bytes, std::fs::File::sync_all)?;
+    sync_folder(path);
+    Ok(())
+}
+
+/// Waits until the disk has the name of a file. Some file systems cannot be asked for that, and have it soon.
+pub(crate) fn sync_folder(path: &Path) {
+    if cfg!(unix) {
+        let _ = std::fs::File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+    }
 }
 
 fn save_then(path: &Path, bytes: &[u8], whole: fn(&std::fs::File) -> std::io::Result<()>) -> Result<()> {
@@ -261,7 +278,7 @@ pub fn check_save(path: &Path) -> Result<()> {
     temporary_beside(path).map(drop).map_err(|e| unwritable(path, e))
 }
 
-fn unwritable(path: &Path, error: std::io::Error) -> Error {
+pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
     let fault = |reason: &str| Error::io(format!("{}: cannot be written: {reason}", path.display()));
     match error.kind() {
         // The system's own words would name the temporary file.
@@ -275,19 +292,22 @@ fn is_device(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-fn temporary_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::Builder::new().prefix(".safelight-").tempfile_in(folder)
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+pub(crate) fn temporary_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    tempfile::Builder::new().prefix(".safelight-").tempfile_in(folder_of(path))
 }
 
 /// Temporary files are private to their user; a picture is as readable as any other new file.
 #[cfg(unix)]
-fn make_readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
+pub(crate) fn make_readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))
 }
 
 #[cfg(not(unix))]
-fn make_readable(_: &tempfile::NamedTempFile) -> std::io::Result<()> {
+pub(crate) fn make_readable(_: &tempfile::NamedTempFile) -> std::io::Result<()> {
     Ok(())
 }

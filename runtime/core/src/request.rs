@@ -29,6 +29,23 @@ mod field;
 pub use field::{FIELDS, Field, parse_condition, parse_option, parse_size};
 
 /// What to make. Fields that are `None` or empty take the model's default.
+///
+/// ```
+/// use safelight::{Curve, Request, Sampling};
+///
+/// let request = Request {
+///     prompt: "a lighthouse in the fog".into(),
+///     negative: Some("blurry".into()),
+///     seed: 7,
+///     count: 4,
+///     // Strong at first, weak at the end.
+///     guidance: Some(Curve::new(vec![7.5, 5.0, 3.0])?),
+///     sampling: Sampling { sampler: Some("dpmpp_2m".into()), ..Sampling::in_steps(20) },
+///     // Fields are added in any release.
+///     ..Request::default()
+/// };
+/// # Ok::<(), safelight::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Request {
     /// What the picture shows; may be empty, and must be for a model that no words steer.

@@ -1,6 +1,6 @@
 /* Everything that can be wrong, each told by its code, and the pipeline as good as before afterwards.
  *
- *   faults TARGET STAGED-TARGET MODEL MODEL-THAT-GIVES-NAN FOLDER
+ *   faults TARGET STAGED-TARGET MODEL MODEL-THAT-GIVES-NAN FOLDER SAFELIGHT
  */
 #include "expect.h"
 
@@ -187,6 +187,28 @@ static void not_a_number(const char *target, const char *model) {
   safelight_request_free(request);
 }
 
+/* What options say is done: graphs are tried by the program that is named, prompts are kept. */
+static void with_options(const char *target, const char *model, const char *program, const char *folder) {
+  SafelightOptions *options = safelight_options_new();
+  SafelightPipeline *pipeline = NULL;
+  SafelightRequest *request = request_of("a red apple");
+  SafelightOutput *output = NULL;
+  char prompts[4096];
+  EXPECT(snprintf(prompts, sizeof prompts, "%s/prompts", folder) < (int)sizeof prompts);
+  WORKS(safelight_options_set(options, "prompt-cache", prompts));
+  WORKS(safelight_options_set(options, "threads", "1"));
+  WORKS(safelight_options_set(options, "probe-program", "absent/safelight"));
+  FAILS(safelight_pipeline_open(target, model, options, &pipeline), SAFELIGHT_IO, "absent/safelight");
+  WORKS(safelight_options_set(options, "probe-program", program));
+  WORKS(safelight_pipeline_open(target, model, options, &pipeline));
+  safelight_options_free(options);
+  WORKS(safelight_generate(pipeline, request, NULL, &output));
+  EXPECT(strstr(safelight_output_report(output), program) != NULL);
+  safelight_output_free(output);
+  safelight_pipeline_free(pipeline);
+  safelight_request_free(request);
+}
+
 /* A process has one ONNX Runtime: another one is not taken for it. */
 static void another_library(const char *target, const char *model) {
   SafelightOptions *options = safelight_options_new();
@@ -199,7 +221,7 @@ static void another_library(const char *target, const char *model) {
 int main(int argc, char **argv) {
   SafelightPipeline *pipeline = NULL;
   void (*before)(int) = signal(SIGPIPE, SIG_DFL);
-  EXPECT(argc == 6 && before != SIG_ERR);
+  EXPECT(argc == 7 && before != SIG_ERR);
   calls_without_anything();
   wrong_options(argv[1], argv[3]);
   wrong_files(argv[1], argv[3]);
@@ -210,6 +232,7 @@ int main(int argc, char **argv) {
   safelight_pipeline_free(pipeline);
   staged(argv[2], argv[3]);
   not_a_number(argv[1], argv[4]);
+  with_options(argv[1], argv[3], argv[6], argv[5]);
   another_library(argv[1], argv[3]);
   EXPECT(signal(SIGPIPE, SIG_DFL) == SIG_DFL);
   return 0;

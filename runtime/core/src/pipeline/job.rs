@@ -8,7 +8,8 @@ use std::time::Instant;
 use image::RgbImage;
 use ndarray::{ArrayView3, Axis};
 
-use super::{Event, Observer, Report, Timings, milliseconds};
+use super::{Event, Observer, Report, milliseconds};
+use crate::checkpoint::{Came, Tape};
 use crate::decoder::{self, Decoder};
 use crate::model::Model;
 use crate::noise::{Brownian, Noise, Seeds};
@@ -27,6 +28,8 @@ pub(super) struct Job<'a> {
     pub(super) plan: &'a Plan,
     /// Pictures that go through the graphs together.
     pub(super) batch: usize,
+    /// Its number in the pipeline's checkpoint, where there is one.
+    pub(super) number: u64,
     /// Width and height of the tiles, in pixels, that a stage works in.
     pub(super) tiles: BTreeMap<Stage, [usize; 2]>,
     pub(super) report: Report,
@@ -66,7 +69,7 @@ pub(super) struct Given {
 
 impl<'a> Job<'a> {
     pub(super) fn new(request: &'a Request, plan: &'a Plan, batch: usize) -> Self {
-        Self { request, plan, batch, tiles: BTreeMap::new(), report: Report::default() }
+        Self { request, plan, batch, number: 0, tiles: BTreeMap::new(), report: Report::default() }
     }
 
     /// Pictures of the batch that starts with picture `first`; the last may be smaller.
@@ -94,6 +97,14 @@ impl<'a> Job<'a> {
         match request.noise {
             NoiseLayout::PerImage => pictures.map(of_each).collect::<Option<_>>().map(Seeds::PerImage),
             NoiseLayout::Shared => request.noise_seed.map(Seeds::Shared),
+        }
+    }
+
+    /// Counts what a checkpoint spared for a batch.
+    pub(super) fn add_replayed(&mut self, tape: Option<&Tape>) {
+        if let (Some(resumed), Some(tape)) = (&mut self.report.resumed, tape) {
+            resumed.steps += tape.replayed().steps;
+            resumed.evaluations += tape.replayed().evaluations;
         }
     }
 
@@ -190,7 +201,8 @@ pub(super) struct StepWatch<'a> {
     pub(super) start: Instant,
     pub(super) done: &'a Cell<usize>,
     pub(super) observer: &'a mut Observer,
-    pub(super) timings: &'a mut Timings,
+    pub(super) report: &'a mut Report,
+    pub(super) tape: Option<&'a Tape>,
 }
 
 impl StepWatch<'_> {
@@ -198,12 +210,23 @@ impl StepWatch<'_> {
         let steps = self.previews.plan.steps();
         self.beginning.put_back(step, Some(step.index + 1) == steps);
         let Step { index, from, ref latent, denoised, .. } = *step;
-        self.timings.steps_ms.push(milliseconds(self.start.elapsed()));
+        let (first, timestep) = (self.first, from.timestep);
+        let came = self.tape.map_or(Came::Anew, Tape::step);
+        if came != Came::Replayed {
+            self.report.timings.steps_ms.push(milliseconds(self.start.elapsed()));
+        }
+        if came == Came::Resumed {
+            (self.observer)(&Event::Resumed { first, step: index, steps });
+        }
+        if let Some(warning) = self.tape.and_then(Tape::take_warning) {
+            (self.observer)(&Event::Warning(&warning));
+            self.report.warnings.push(warning);
+        }
         self.start = Instant::now();
         self.done.set(index + 1);
-        let (first, timestep) = (self.first, from.timestep);
         (self.observer)(&Event::Step { first, step: index, steps, timestep, latent, denoised });
-        if self.previews.are_due(index + 1) { self.preview(index, denoised) } else { Ok(()) }
+        let is_due = came != Came::Replayed && self.previews.are_due(index + 1);
+        if is_due { self.preview(index, denoised) } else { Ok(()) }
     }
 
     /// Tells what each picture of the batch would be after a step. It takes no part of the next step's time.
@@ -214,7 +237,7 @@ impl StepWatch<'_> {
                 (self.observer)(&Event::Preview { index: self.first + offset, step, pixels: &pixels });
             }
         }
-        self.timings.preview_ms += milliseconds(start.elapsed());
+        self.report.timings.preview_ms += milliseconds(start.elapsed());
         self.start += start.elapsed();
         Ok(())
     }

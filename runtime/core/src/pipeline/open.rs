@@ -131,6 +131,7 @@ impl Pipeline {
             decoder,
             observer: Box::new(|_| ()),
             recording: None,
+            checkpoint: None,
             open_time: start.elapsed(),
             open_memory: before.zip(MemoryReading::now()).map(|(before, after)| OpeningMemory::new(before, after)),
         })
