@@ -103,7 +103,7 @@ const PAGES: &str =
     "generate schedule models inspect targets verify place warm bench doctor report sensors compare collect version";
 
 const CONTENT: &str = "
-PACKAGE SHA256SUMS README.md install.sh bin/safelight include/safelight.h
+PACKAGE SHA256SUMS README.md install.sh bin/safelight include/safelight.h include/safelight.hpp
 lib/libsafelight.a lib/libsafelight.so lib/libsafelight.so.0 lib/libsafelight.so.VERSION
 lib/pkgconfig/safelight.pc lib/cmake/safelight/safelight-config.cmake
 share/bash-completion/completions/safelight share/zsh/site-functions/_safelight

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::report::{Detailed, GraphUsed, Workload};
 use super::{Executor, Look, Made, requests};
 use crate::cancel::Cancel;
-use crate::child::{Child, PATIENCE, advice, describe};
+use crate::child::{Child, Input, PATIENCE, advice, describe};
 use crate::graph::Opened;
 use crate::library::Library;
 use crate::memory::{Memory, Reading, StageMemory};
@@ -89,7 +89,7 @@ pub struct Ended {
 /// A worker process, from the side of what measures.
 pub struct Worker {
     child: Child,
-    input: Option<ChildStdin>,
+    input: Option<Input>,
     lines: Receiver<Line>,
     words: Option<JoinHandle<String>>,
     cancel: Cancel,
