@@ -218,6 +218,18 @@ fn what_was_to_be_ignored_stays_ignored() {
 }
 
 #[test]
+fn a_bus_error_that_is_sent_is_no_file_that_was_cut_short() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let place = Place::new();
+    let many = generate(&place, &["--steps", "2", "--count", "5000", "--out", "pictures/"]);
+    let child = start(within(&many, "ulimit -c 0; exec \"$@\""));
+    wait_for("a picture", || fs::read_dir(place.work().join("pictures")).is_ok_and(|files| files.count() > 1));
+    send("-BUS", &child);
+    let (status, told) = ended(child, "bus error");
+    assert_eq!((status.signal(), told.contains("mapped")), (Some(7), false), "{told}");
+}
+
+#[test]
 fn killed_in_the_middle_of_building_it_is_begun_again() {
     let place = Place::new();
     let warm = || {
