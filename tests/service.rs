@@ -108,6 +108,7 @@ fn every_signal_ends_what_works_soon_and_leaves_nothing_half_made() {
     let begun_many = |place: &Place| fs::read_dir(place.work().join("pictures")).is_ok_and(|files| files.count() > 2);
     let begun_long = |place: &Place| place.work().join("latents/0000-step-002.npy").exists();
     type Begun<'a> = &'a dyn Fn(&Place) -> bool;
+    type Case<'a> = (&'a [&'a str], Begun<'a>, &'a [&'a str], Option<i32>);
     let cases: [(&str, &[&str], Begun, usize); 6] = [
         ("-TERM", MANY, &begun_many, 1),
         ("-INT", MANY, &begun_many, 1),
@@ -133,9 +134,10 @@ fn commands_that_measure_end_soon_with_their_processes_and_folders() {
     let profiles = |place: &Place| place.left().iter().filter(|file| file.starts_with("temporary/")).count() > 2;
     let measured = |place: &Place| processes_of(place).iter().any(|process| process.contains("bench-worker"));
     type Begun<'a> = &'a dyn Fn(&Place) -> bool;
+    type Case<'a> = (&'a [&'a str], Begun<'a>, &'a [&'a str], Option<i32>);
     const PLACE: &[&str] = &["place", "--steps", "900"];
     const BENCH: &[&str] = &["bench", "--duration", "60", "--steps", "20", "--wait", "0"];
-    let cases: [(&[&str], Begun, &[&str], Option<i32>); 5] = [
+    let cases: [Case; 5] = [
         (PLACE, &profiles, &["-TERM"], Some(8)),
         (PLACE, &profiles, &["-TERM", "-TERM"], Some(8)),
         (BENCH, &measured, &["-TERM"], Some(8)),
