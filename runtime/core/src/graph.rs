@@ -30,7 +30,7 @@ mod cached;
 mod contract;
 mod recorded;
 pub(crate) mod replay;
-mod session;
+pub(crate) mod session;
 pub(crate) mod trial;
 
 pub(crate) use contract::{Contract, Geometry, TIME_IDS};

@@ -296,10 +296,12 @@ fn end_of_signature(text: &str) -> Option<usize> {
     })
 }
 
+/// What a provider says that may not take more, whatever its device has.
+pub(crate) const PAST_ITS_LIMIT: &str = "is smaller than requested bytes";
+
 /// Whether the library says that there was no memory left.
 fn is_of_memory(message: &str) -> bool {
-    const TOLD: &[&str] =
-        &["allocate memory", "bad_alloc", "bad allocation", "is smaller than requested bytes", "out of memory"];
+    const TOLD: &[&str] = &["allocate memory", "bad_alloc", "bad allocation", PAST_ITS_LIMIT, "out of memory"];
     TOLD.iter().any(|told| message.contains(told))
 }
 
