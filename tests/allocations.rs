@@ -13,7 +13,7 @@ use safelight::options::Options;
 use safelight::sampler::{Latent, Method, Part, Run, SAMPLERS, Steps, Tally};
 use safelight::schedule::{Schedule, find_schedule};
 use safelight::training::{Betas, DiffusionSpec, Level, Prediction, Training};
-use safelight::{Model, Pipeline, Request, Result, Sampling, Target};
+use safelight::{Checkpoint, Model, Pipeline, Request, Result, Sampling, Target};
 
 struct Counting;
 
@@ -65,6 +65,7 @@ fn during(pipeline: &mut Pipeline, steps: usize, sampler: &str) -> (usize, usize
 fn steps_allocate_no_tensors() {
     assert_pipeline_allocates_no_tensors();
     assert_putting_back_allocates_no_tensors();
+    assert_checkpoints_allocate_no_tensors();
     assert_samplers_allocate_nothing();
 }
 
@@ -83,6 +84,30 @@ fn assert_pipeline_allocates_no_tensors() {
         assert!(bytes_a_step < latent_bytes as f64 / 4.0, "{sampler}: {bytes_a_step} bytes a step");
         assert!(a_step < 12.0, "{sampler}: {a_step} allocations a step");
     }
+}
+
+/// What the graph gave is written down after each run.
+fn assert_checkpoints_allocate_no_tensors() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = Target::open(&root.join("targets/generic-cpu.yaml")).unwrap().with_threads(1);
+    let model = Model::open(&root.join("models/emoji")).unwrap();
+    let mut pipeline = Pipeline::open(&target, &model).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let [few, many] = [2, 8].map(|steps| {
+        let request =
+            Request { prompt: "a red apple".into(), sampling: Sampling::in_steps(steps), ..Request::default() };
+        pipeline.generate(&request).unwrap();
+        let path = folder.path().join(steps.to_string());
+        let requests = std::slice::from_ref(&request);
+        pipeline.set_checkpoint(Some(Checkpoint::create(&path, 1, requests, (&model, &target)).unwrap()));
+        let (times, bytes) = allocated(|| pipeline.generate(&request).unwrap());
+        pipeline.set_checkpoint(None);
+        (times as f64, bytes as f64)
+    });
+    let (a_step, bytes_a_step) = ((many.0 - few.0) / 6.0, (many.1 - few.1) / 6.0);
+    println!("checkpoint: {a_step} allocations of {bytes_a_step} bytes a step");
+    assert!(bytes_a_step < f64::from(24 * 8 * 8 * 4) / 4.0, "{bytes_a_step} bytes a step");
+    assert!(a_step < 12.0, "{a_step} allocations a step");
 }
 
 /// A part of a picture is put back after each step.

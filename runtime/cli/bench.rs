@@ -7,13 +7,14 @@ use std::time::SystemTime;
 use indicatif::ProgressBar;
 use safelight::bench::report::{LibraryUsed, ModelUsed, Protocol, Scenario, TargetUsed, Tool, Workload};
 use safelight::bench::{Report, requests, validity};
+use safelight::request::parse_size;
 use safelight::sensor::State;
 use safelight::{Cancel, Error, ErrorKind, Machine, Model, Plan, Precision, Stage, Target};
 
 use crate::device::DeviceArguments;
-use crate::generate::{cancel_on_interrupt, size};
 use crate::progress::spinner;
 use crate::report::{csv, html, markdown, picture_beside};
+use crate::signals::cancel_on_signals;
 use crate::{folders, print, tell};
 
 mod case;
@@ -36,7 +37,7 @@ pub(crate) struct Arguments {
     #[arg(short = 'n', long, value_name = "LIST", value_delimiter = ',')]
     steps: Vec<usize>,
     /// Sizes in pixels, a case each [default: the model's]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = size)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_size)]
     sizes: Vec<(usize, usize)>,
     /// Images that go through the graphs together [default: 1; offline 4, where the target allows it]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -106,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let out = arguments.out.clone().unwrap_or_else(|| usual_folder(&model, &target));
     prepare(&out)?;
     let cancel = Cancel::new();
-    cancel_on_interrupt(&cancel)?;
+    cancel_on_signals(&cancel);
     let bar = if arguments.quiet { ProgressBar::hidden() } else { spinner("{spinner} {msg}") };
     let mut device = Device::new(&target, arguments.wait);
     let mut report = begin(arguments, &model, &target, &mut device);

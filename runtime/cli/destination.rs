@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use safelight::{Error, ErrorKind, Format, Picture, picture};
+use safelight::picture::save_durably;
+use safelight::{Checkpoint, Error, ErrorKind, Format, Picture, picture};
 
-use crate::{folders, print_bytes};
+use crate::{folders, print_picture};
 
 /// Most characters of a prompt that become part of a file name.
 const SLUG_CHARACTERS: usize = 60;
@@ -62,33 +63,54 @@ impl Destination {
         }
     }
 
-    /// Writes one of `count` pictures of a prompt; returns its path, or none where it went to standard output.
-    pub(crate) fn write(&self, picture: &Picture, count: usize, place: Place) -> safelight::Result<Option<PathBuf>> {
+    /// Where one of `count` pictures of a prompt goes; none where that is standard output.
+    pub(crate) fn path(&self, (prompt, count): (&str, usize), seed: u64, place: Place) -> Option<PathBuf> {
         // Frames between two seeds have the same seed; as numbers of four digits, a list of files has them in order.
         let which = match place.frame {
             Some(frame) => format!("walk-{frame:04}"),
-            None => picture.provenance.seed.to_string(),
+            None => seed.to_string(),
         };
-        let (path, format) = match self {
-            Self::Standard(format) => {
-                print_bytes(&picture.encode(*format)?)?;
-                return Ok(None);
-            }
+        Some(match self {
+            Self::Standard(_) => return None,
             Self::Folder(folder, format) => {
                 let extension = if *format == Format::Jpeg { "jpg" } else { format.name() };
                 // Prompts of one file may be cut to the same name.
                 let number = place.number.map(|number| format!("{number:04}-")).unwrap_or_default();
-                let name = format!("{number}{}-{which}.{extension}", slug(&picture.provenance.prompt));
-                (folder.join(name), format)
+                let name = format!("{number}{}-{which}.{extension}", slug(prompt));
+                folder.join(name)
             }
-            Self::File(path, format) if count == 1 => (path.clone(), format),
-            Self::File(path, format) => {
+            Self::File(path, _) if count == 1 => path.clone(),
+            Self::File(path, _) => {
                 let extension =
                     path.extension().map(|extension| format!(".{}", extension.display())).unwrap_or_default();
-                (path.with_file_name(format!("{}-{which}{extension}", folders::stem(path))), format)
+                path.with_file_name(format!("{}-{which}{extension}", folders::stem(path)))
             }
+        })
+    }
+
+    /// Writes one of `count` pictures of a prompt; returns its path, or none where it went to standard output. With a
+    /// checkpoint it is on the disk before that forgets how it came about.
+    pub(crate) fn write(
+        &self,
+        picture: &Picture,
+        count: usize,
+        place: Place,
+        checkpoint: Option<&Checkpoint>,
+    ) -> safelight::Result<Option<PathBuf>> {
+        let (Self::Standard(format) | Self::File(_, format) | Self::Folder(_, format)) = self;
+        let bytes = picture.encode(*format)?;
+        let about = &picture.provenance;
+        let Some(path) = self.path((&about.prompt, count), about.seed, place) else {
+            print_picture(&bytes)?;
+            return Ok(None);
         };
-        safelight::save(&path, &picture.encode(*format)?)?;
+        match checkpoint {
+            Some(checkpoint) => {
+                save_durably(&path, &bytes)?;
+                checkpoint.saved(&bytes);
+            }
+            None => safelight::save(&path, &bytes)?,
+        }
         Ok(Some(path))
     }
 }
@@ -101,7 +123,7 @@ pub(crate) fn prepare_folder(folder: &Path) -> safelight::Result<()> {
 }
 
 /// A prompt as part of a file name: lower-case letters and digits, joined by single hyphens.
-fn slug(prompt: &str) -> String {
+pub(crate) fn slug(prompt: &str) -> String {
     let lower = prompt.chars().flat_map(char::to_lowercase);
     let spaced: String = lower.map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
     let joined = spaced.split_whitespace().collect::<Vec<_>>().join("-");

@@ -19,7 +19,7 @@ pub(crate) struct DeviceArguments {
     #[arg(short, long, value_name = "NAME|FILE", default_value = Target::AUTO)]
     target: String,
     /// Precisions, best first [default: the target's]
-    #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = precision)]
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
     precision: Vec<Precision>,
     /// Threads inside a graph's nodes [default: the target's]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads())]
@@ -122,11 +122,6 @@ pub(crate) fn tell_opening(opening: &Opening) {
         Opening::Building { stage, why } => tell(&format!("{stage}: building it for the cache ({why})")),
         _ => (),
     }
-}
-
-fn precision(name: &str) -> Result<Precision, String> {
-    let found = Precision::ALL.into_iter().find(|precision| precision.name() == name);
-    found.ok_or_else(|| "expected int8, fp16 or fp32, or several joined by commas, best first".into())
 }
 
 fn threads() -> impl clap::builder::TypedValueParser {

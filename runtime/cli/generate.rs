@@ -4,7 +4,6 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
-use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray_npy::WriteNpyExt as _;
 use safelight::cache::{Outcome, Watch};
@@ -12,25 +11,31 @@ use safelight::forecast::rooms;
 use safelight::guidance::GUIDANCES;
 use safelight::noise::GENERATORS;
 use safelight::prompt::{LongPrompts, Syntax};
+use safelight::request::{parse_condition, parse_size};
 use safelight::sampler::Latent;
 use safelight::{
-    Curve, Error, ErrorKind, Event, Forecast, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline, Plan,
-    PromptCache, Provenance, Recording, Report, Request, SamplerNoise, Target,
+    Checkpoint, Curve, Error, ErrorKind, Event, Forecast, Format, GuidanceRuns, Model, NoiseLayout, Opened, Pipeline,
+    Plan, PromptCache, Provenance, Recording, Report, Request, SamplerNoise, Target,
 };
 use serde_json::json;
 
+use crate::checkpoint::{self, CheckpointArguments};
 use crate::destination::{Destination, Place, prepare_folder};
 use crate::device::{DeviceArguments, tell_opening};
 use crate::picture_arguments::PictureArguments;
 use crate::sampling::SamplingArguments;
+use crate::signals::cancel_on_signals;
 use crate::{folders, memory, print, prompts, tell};
+
+mod stream;
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// What the picture shows; left out for a model that no words steer
     prompt: Option<String>,
-    /// File of prompts, one a line, or - for standard input: pictures of each, all with the same seeds
+    /// File of prompts, one a line: pictures of each, all with the same seeds; - makes those of each line of standard input
+    /// as soon as it is there
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "save_latents"])]
     prompts: Option<PathBuf>,
     #[command(flatten)]
@@ -48,7 +53,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     sequential_guidance: bool,
     /// A number for one of the model's conditions, such as class=7 (safelight inspect tells them); may be repeated
-    #[arg(long = "condition", value_name = "NAME=NUMBER", value_parser = condition)]
+    #[arg(long = "condition", value_name = "NAME=NUMBER", value_parser = parse_condition)]
     conditions: Vec<(String, f64)>,
     /// What the picture must not show; needs guidance
     #[arg(long, value_name = "PROMPT")]
@@ -56,7 +61,7 @@ pub(crate) struct Arguments {
     /// Read weights in prompts: (words:1.3), (words) for 1.1, [words] for 1/1.1; a backslash before a plain bracket
     #[arg(long)]
     weighted: bool,
-    #[arg(long, value_name = "HOW", value_parser = long_prompts, help = long_prompts_help())]
+    #[arg(long, value_name = "HOW", help = long_prompts_help())]
     long_prompts: Option<LongPrompts>,
     /// Seed of the first picture; the next has the next seed [default: a new one each time]
     #[arg(short, long, value_name = "SEED", allow_negative_numbers = true)]
@@ -83,7 +88,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     shared_noise: bool,
     /// Size in pixels [default: the model's]
-    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
     size: Option<(usize, usize)>,
     /// File, folder (with a / at its end, or already there) or - for standard output [default: PROMPT-SEED.png here]
     #[arg(short, long, value_name = "PATH")]
@@ -97,6 +102,8 @@ pub(crate) struct Arguments {
     /// Keep what the text encoder makes of prompts in this folder; with every prompt there, the encoder may be missing
     #[arg(long, value_name = "FOLDER")]
     prompt_cache: Option<PathBuf>,
+    #[command(flatten)]
+    checkpoint: CheckpointArguments,
     /// Also write the initial noise and every step's latent as .npy files
     #[arg(long, value_name = "FOLDER")]
     save_latents: Option<PathBuf>,
@@ -126,12 +133,20 @@ Examples:
   safelight generate \"a (red:1.4) apple on [a table]\" --weighted
   safelight generate --prompts words.txt --seed 7 --out pictures/
   safelight generate --prompts kiosk.txt --prompt-cache cache/
+  safelight generate --prompts words.txt --seed 7 --steps 30 --out pictures/ --checkpoint-every 5 --resume
   safelight generate \"a blue house\" --image red-house.png --strength 0.6
   safelight generate \"a cat\" --image photo.jpg --mask sofa.png --keep-pixels
   safelight generate --prompts words.txt --precision fp32 --record-calibration tensors/ --out pictures/
   safelight generate \"a red apple\" --target raspberry-pi-5 --dry-run
   safelight generate \"a cat\" --model ./my-sd-export --steps 20 --sampler euler --guidance 7.5 --negative blurry
   safelight generate \"a yellow star\" --quiet --out - | display";
+
+impl Arguments {
+    /// Whether prompts come from standard input, one after the other.
+    fn is_stream(&self) -> bool {
+        self.prompts.as_ref().is_some_and(|path| path.as_os_str() == "-")
+    }
+}
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Opening a cache makes its folder, which is more than a plan may do.
@@ -147,8 +162,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let told = "what should the picture show? safelight generate \"a red apple\", or --prompts FILE";
         return Err(Error::new(ErrorKind::Usage, told).into());
     }
-    let requests = requests(arguments, &target)?;
     let destination = destination(arguments)?;
+    if arguments.is_stream() && arguments.checkpoint.is_asked() {
+        let told = "--checkpoint-every needs prompts that can be read again: a file instead of standard input";
+        return Err(Error::new(ErrorKind::Usage, told).into());
+    }
+    let words = arguments.prompts.as_deref().map(folders::stem).or_else(|| arguments.prompt.clone());
+    let kept_in = arguments.checkpoint.path(&destination, &words.unwrap_or_default());
+    let seed = arguments.seed.map_or_else(|| arguments.checkpoint.seed(kept_in.as_deref()), |seed| Ok(Some(seed)))?;
+    let requests = requests(arguments, &target, seed.unwrap_or_else(new_seed))?;
     // Everything that can be wrong with a request is told before ONNX Runtime is even opened.
     let plans = requests.iter().map(|request| Plan::new(request, &model, &target));
     let mut plans = plans.collect::<safelight::Result<Vec<_>>>()?;
@@ -161,10 +183,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     destination.prepare()?;
+    let left = arguments.checkpoint.resume(kept_in.as_deref(), &requests, (&model, &target))?;
     arguments.save_latents.as_deref().map_or(Ok(()), prepare_folder)?;
     let record = |folder: &PathBuf| Recording::open(folder, arguments.record_limit);
     let recording = arguments.record_calibration.as_ref().map(record).transpose()?;
-    cancel_on_interrupt(&requests[0].cancel)?;
+    cancel_on_signals(&requests[0].cancel);
     arguments.device.open_library()?;
     let watch: Watch = if arguments.quiet { Arc::new(|_| ()) } else { Arc::new(tell_opening) };
     let mut pipeline = Pipeline::open_watched(&target, &model, &requests[0], prompts, watch)?;
@@ -172,9 +195,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         pipeline.measure_memory();
     }
     recording.as_ref().map_or(Ok(()), |recording| pipeline.record(recording))?;
-    let progress = progress(arguments, requests.iter().zip(&plans));
-    let done = make(arguments, &mut pipeline, &requests, &destination, &progress);
-    progress.finish_and_clear();
+    if arguments.is_stream() {
+        let done = stream::make(arguments, &mut pipeline, &requests[0], &destination, forecast.as_ref());
+        recording.as_ref().map_or(Ok(()), Recording::save)?;
+        std::mem::forget(pipeline);
+        return done;
+    }
+    let checkpoint = match left {
+        Some(left) => Some(resumed(arguments, left, &requests, &destination)),
+        None => begun(arguments, kept_in.as_deref(), &requests, (&model, &target))?,
+    };
+    let work = Work { requests: &requests, plans: &plans, destination: &destination, checkpoint };
+    let done = make_or_leave(arguments, &mut pipeline, &work);
     // Also of a generation that was broken off: what was recorded is there.
     recording.as_ref().map_or(Ok(()), Recording::save)?;
     conclude(arguments, &done?, forecast.as_ref())?;
@@ -190,17 +222,80 @@ fn forecast(request: &Request, plan: &mut Plan, model: &Model, target: &Target) 
     Ok(Forecast::new(request, plan, model, target)?.within(&rooms))
 }
 
+/// A checkpoint that is gone on from.
+fn resumed(arguments: &Arguments, left: Checkpoint, requests: &[Request], destination: &Destination) -> Checkpoint {
+    checkpoint::check_saved(&left, |number, picture| {
+        let request = requests.get(number)?;
+        let seed = request.seed.saturating_add(picture as u64);
+        destination.path((&request.prompt, request.count), seed, place(arguments, number, picture))
+    });
+    if !arguments.quiet {
+        checkpoint::tell_resuming(&left);
+    }
+    left
+}
+
+/// A checkpoint that is begun, where one is asked for.
+fn begun(
+    arguments: &Arguments,
+    path: Option<&Path>,
+    requests: &[Request],
+    on: (&Model, &Target),
+) -> safelight::Result<Option<Checkpoint>> {
+    if !arguments.quiet {
+        arguments.checkpoint.tell_beginning(path);
+    }
+    arguments.checkpoint.create(path, requests, on)
+}
+
+/// Where a picture goes, by the numbers of its prompt and its own.
+fn place(arguments: &Arguments, number: usize, picture: usize) -> Place {
+    let frame = (!arguments.walk.is_empty()).then_some(picture + 1);
+    Place { number: arguments.prompts.as_ref().map(|_| number + 1), frame }
+}
+
+/// What is to be made, where it goes, and where what is done is kept meanwhile.
+struct Work<'a> {
+    requests: &'a [Request],
+    plans: &'a [Plan],
+    destination: &'a Destination,
+    checkpoint: Option<Checkpoint>,
+}
+
+/// Makes all pictures, or leaves what it takes to go on.
+fn make_or_leave(
+    arguments: &Arguments,
+    pipeline: &mut Pipeline,
+    work: &Work,
+) -> anyhow::Result<Vec<(Report, Vec<Made>)>> {
+    pipeline.set_checkpoint(work.checkpoint.clone());
+    let progress = progress(arguments, work.requests.iter().zip(work.plans));
+    let done = make(arguments, pipeline, work, &progress);
+    progress.finish_and_clear();
+    match (&done, &work.checkpoint) {
+        (Ok(_), Some(checkpoint)) => checkpoint::remove(checkpoint),
+        (Err(error), Some(checkpoint)) => checkpoint::leave(checkpoint, error),
+        (_, None) => (),
+    }
+    done
+}
+
 /// Makes and writes the pictures of all requests.
 fn make(
     arguments: &Arguments,
     pipeline: &mut Pipeline,
-    requests: &[Request],
-    destination: &Destination,
+    work: &Work,
     progress: &ProgressBar,
 ) -> anyhow::Result<Vec<(Report, Vec<Made>)>> {
+    let &Work { requests, destination, .. } = work;
+    let checkpoint = work.checkpoint.as_ref();
     let (bar, latents, cancel) = (progress.clone(), arguments.save_latents.clone(), requests[0].cancel.clone());
+    let quiet = arguments.quiet;
     let (fault, faults) = mpsc::channel();
     pipeline.on_event(move |event| {
+        if quiet && matches!(event, Event::Resumed { .. }) {
+            return;
+        }
         if let Err(error) = observe(event, &bar, latents.as_deref()) {
             // An observer cannot fail a generation, but it can stop it.
             cancel.cancel();
@@ -209,11 +304,12 @@ fn make(
     });
     let mut done = Vec::new();
     for (index, request) in requests.iter().enumerate() {
-        let number = arguments.prompts.as_ref().map(|_| index + 1);
+        let is_saved = |picture: usize| checkpoint.is_some_and(|checkpoint| checkpoint.is_saved(index, picture));
+        let missing: Vec<_> = (0..request.count).filter(|&picture| !is_saved(picture)).collect();
         let mut made = Vec::new();
         let outcome = pipeline.generate_each(request, |picture| {
-            let frame = (!request.walk.is_empty()).then_some(made.len() + 1);
-            let path = destination.write(&picture, request.count, Place { number, frame })?;
+            let place = place(arguments, index, missing.get(made.len()).copied().unwrap_or_default());
+            let path = destination.write(&picture, request.count, place, checkpoint)?;
             if let Some(path) = path.as_ref().filter(|_| !arguments.json) {
                 progress.suspend(|| print(&path.display().to_string()))?;
             }
@@ -279,12 +375,14 @@ fn destination(arguments: &Arguments) -> safelight::Result<Destination> {
 }
 
 /// One request a prompt, all with the same seeds and cancelled together.
-fn requests(arguments: &Arguments, target: &Target) -> safelight::Result<Vec<Request>> {
+fn requests(arguments: &Arguments, target: &Target, seed: u64) -> safelight::Result<Vec<Request>> {
     let prompts = match (&arguments.prompts, &arguments.prompt) {
+        // Those that come later differ in their prompts alone.
+        _ if arguments.is_stream() => vec![String::new()],
         (Some(path), _) => prompts::read(path)?,
         (None, prompt) => vec![prompt.clone().unwrap_or_default()],
     };
-    let usual = arguments.pictures.apply(request(arguments), target)?;
+    let usual = arguments.pictures.apply(Request { seed, ..request(arguments) }, target)?;
     Ok(prompts.into_iter().map(|prompt| Request { prompt, ..usual.clone() }).collect())
 }
 
@@ -298,7 +396,6 @@ fn request(arguments: &Arguments) -> Request {
         guidance: arguments.guidance.clone(),
         guidance_method: arguments.guidance_method.clone(),
         guidance_runs: if arguments.sequential_guidance { GuidanceRuns::InTurn } else { GuidanceRuns::Together },
-        seed: arguments.seed.unwrap_or_else(new_seed),
         walk: arguments.walk.clone(),
         noise_seed: arguments.noise_seed,
         generator: arguments.generator.clone(),
@@ -325,16 +422,6 @@ fn new_seed() -> u64 {
     std::hash::RandomState::new().build_hasher().finish() & u64::from(u32::MAX)
 }
 
-/// The first Ctrl-C stops the graph that is running, the second the process.
-pub(crate) fn cancel_on_interrupt(cancel: &safelight::Cancel) -> anyhow::Result<()> {
-    let cancel = cancel.clone();
-    let handler = move || match cancel.is_cancelled() {
-        true => std::process::exit(8),
-        false => cancel.cancel(),
-    };
-    ctrlc::set_handler(handler).context("setting the handler of Ctrl-C")
-}
-
 fn progress<'a>(arguments: &Arguments, work: impl Iterator<Item = (&'a Request, &'a Plan)>) -> ProgressBar {
     if arguments.quiet || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -357,6 +444,11 @@ fn observe(event: &Event, bar: &ProgressBar, latents: Option<&Path>) -> safeligh
             save(format!("{first:04}-step-{:03}.npy", step + 1), latent)?;
             bar.inc(u64::from(steps.is_some()));
         }
+        Event::Resumed { step, steps, .. } => {
+            let of = steps.map(|steps| format!(" of {steps}")).unwrap_or_default();
+            bar.suspend(|| tell(&format!("resumed at step {}{of}", step + 1)));
+            bar.reset_eta();
+        }
         Event::Decoded { .. } => bar.inc(1),
         _ => (),
     }
@@ -378,6 +470,9 @@ fn as_json(report: &Report, made: &[Made], forecast: Option<&Forecast>) -> serde
         "cached": report.cached,
         "memory": report.memory,
     });
+    if let Some(resumed) = &report.resumed {
+        told["resumed"] = json!(resumed);
+    }
     if let Some(forecast) = forecast {
         told["plan"] = json!(forecast);
     }
@@ -467,11 +562,6 @@ fn generator_help() -> String {
     format!("Where noise comes from [default: torch_cpu]: {}", generators.collect::<Vec<_>>().join("; "))
 }
 
-fn long_prompts(name: &str) -> Result<LongPrompts, String> {
-    let found = LongPrompts::ALL.into_iter().find(|way| way.name() == name);
-    found.ok_or_else(|| format!("expected {}", LongPrompts::ALL.map(LongPrompts::name).join(" or ")))
-}
-
 fn long_prompts_help() -> String {
     let ways = LongPrompts::ALL.map(|way| format!("{} ({})", way.name(), way.about()));
     format!("What becomes of prompts that are longer than the model reads at once [default: cut]: {}", ways.join("; "))
@@ -480,16 +570,4 @@ fn long_prompts_help() -> String {
 fn format(name: &str) -> Result<Format, String> {
     let found = Format::ALL.into_iter().find(|format| format.name() == name);
     found.ok_or_else(|| "expected png, jpeg or webp".into())
-}
-
-fn condition(text: &str) -> Result<(String, f64), String> {
-    let parts = text.split_once('=');
-    let parsed = parts.and_then(|(name, number)| Some((name.trim().to_owned(), number.trim().parse().ok()?)));
-    parsed.ok_or_else(|| "expected NAME=NUMBER, such as class=7".into())
-}
-
-pub(crate) fn size(text: &str) -> Result<(usize, usize), String> {
-    let sides = text.split_once(['x', '×']);
-    let parsed = sides.and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
-    parsed.ok_or_else(|| "expected WIDTHxHEIGHT in pixels, such as 512x512".into())
 }

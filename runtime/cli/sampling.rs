@@ -1,6 +1,7 @@
 //! The arguments that say how noise becomes a latent, which several subcommands take.
 
 use safelight::options::OPTIONS;
+use safelight::request::parse_option;
 use safelight::sampler::SAMPLERS;
 use safelight::schedule::SCHEDULES;
 use safelight::trajectory::Restart;
@@ -23,7 +24,7 @@ pub(crate) struct SamplingArguments {
     sigmas: Vec<f64>,
     /// Walk an interval of sigmas again, such as 2..0.1:4x2: noise lifts the latent from 0.1 to 2, 4 steps take it down,
     /// 2 times
-    #[arg(long, value_name = "HIGH..LOW:STEPSxTIMES", value_parser = restart)]
+    #[arg(long, value_name = "HIGH..LOW:STEPSxTIMES")]
     restart: Vec<Restart>,
     /// How much of a picture to begin with noise takes, more than 0 and up to 1: the first steps are left out
     /// [default: 0.8, with a mask 1]
@@ -32,7 +33,7 @@ pub(crate) struct SamplingArguments {
     /// Share of fresh noise a step, 0 to 1, or several spread over the steps; the same as --option eta=…
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     eta: Option<Curve>,
-    #[arg(short = 'O', long = "option", value_name = "NAME=VALUE", value_parser = option, help = option_help(),
+    #[arg(short = 'O', long = "option", value_name = "NAME=VALUE", value_parser = parse_option, help = option_help(),
           long_help = option_long_help())]
     options: Vec<(String, Curve)>,
 }
@@ -49,6 +50,7 @@ impl SamplingArguments {
             restarts: self.restart.clone(),
             strength: self.strength,
             options: self.options.iter().cloned().chain(eta).collect(),
+            ..Sampling::default()
         }
     }
 }
@@ -97,24 +99,4 @@ fn option_long_help() -> String {
         "Tunes sampler, schedule or guidance; one that none of them takes is an error{}",
         table(OPTIONS.iter().map(|row| (row.name, row.about)))
     )
-}
-
-fn option(text: &str) -> Result<(String, Curve), String> {
-    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as order=3")?;
-    Ok((name.trim().to_owned(), value.parse().map_err(|e: safelight::Error| e.to_string())?))
-}
-
-fn restart(text: &str) -> Result<Restart, String> {
-    let parse = || {
-        let (interval, counts) = text.split_once(':')?;
-        let (high, low) = interval.split_once("..")?;
-        let (steps, times) = counts.split_once(['x', '×'])?;
-        Some(Restart {
-            high: high.trim().parse().ok()?,
-            low: low.trim().parse().ok()?,
-            steps: steps.trim().parse().ok()?,
-            times: times.trim().parse().ok()?,
-        })
-    };
-    parse().ok_or_else(|| "expected HIGH..LOW:STEPSxTIMES, such as 2..0.1:4x2".into())
 }

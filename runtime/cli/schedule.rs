@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use safelight::request::parse_size;
 use safelight::training::{Level, Training};
 use safelight::{Curve, Model, Plan, Request, Target};
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", help = generate::guidance_help())]
     guidance_method: Option<String>,
     /// Size in pixels, for models whose levels depend on it [default: the model's]
-    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = generate::size)]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse_size)]
     size: Option<(usize, usize)>,
     /// Print JSON
     #[arg(long)]

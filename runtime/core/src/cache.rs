@@ -26,7 +26,7 @@ mod room;
 
 pub(crate) use entry::{About, Access, Entry, Kept};
 use key::{Key, Surroundings};
-pub(crate) use lock::Lock;
+pub(crate) use lock::{Lock, is_still};
 pub(crate) use room::holdings;
 
 /// Whether and where a target keeps what its providers make of graphs.

@@ -10,6 +10,18 @@ use crate::{Error, ErrorKind, Result};
 /// A handle that stops a generation, from any thread, between two nodes of the graph that is running.
 ///
 /// Clones share one state. Once cancelled it stays so: give each generation its own.
+///
+/// ```
+/// use safelight::{Cancel, Request};
+///
+/// let first = Request::default();
+/// first.cancel.clone().cancel();
+/// assert!(first.cancel.is_cancelled());
+///
+/// // A copy of a request shares its handle: what repeats a request gives it a new one.
+/// let again = Request { cancel: Cancel::new(), ..first.clone() };
+/// assert!(!again.cancel.is_cancelled());
+/// ```
 #[derive(Clone, Default)]
 pub struct Cancel(Arc<State>);
 

@@ -39,13 +39,13 @@ impl Child {
     }
 
     /// What it tells, as it comes; what the library or a driver may print between is passed over. Once.
-    pub(crate) fn lines<T: DeserializeOwned + Send + 'static>(&mut self) -> Receiver<T> {
+    pub(crate) fn lines<T: DeserializeOwned + Send + 'static>(&mut self) -> Result<Receiver<T>> {
         lines(self.0.stdout.take())
     }
 
     /// The last line that it complains in, once it has ended, as the end of a message. Once.
-    pub(crate) fn last_words(&mut self) -> Option<JoinHandle<String>> {
-        self.0.stderr.take().map(last_words)
+    pub(crate) fn last_words(&mut self) -> Result<Option<JoinHandle<String>>> {
+        self.0.stderr.take().map(last_words).transpose()
     }
 
     /// How it ended; nothing where it has not until the deadline.
@@ -80,9 +80,9 @@ impl Drop for Child {
 /// Longest line that is understood, in bytes; a longer one is no line of ours.
 const MAX_LINE: u64 = 64 << 10;
 
-fn lines<T: DeserializeOwned + Send + 'static>(pipe: Option<impl Read + Send + 'static>) -> Receiver<T> {
+fn lines<T: DeserializeOwned + Send + 'static>(pipe: Option<impl Read + Send + 'static>) -> Result<Receiver<T>> {
     let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || {
+    let reader = std::thread::Builder::new().spawn(move || {
         let (Some(pipe), mut text) = (pipe, Vec::new()) else { return };
         let mut pipe = BufReader::new(pipe);
         while pipe.by_ref().take(MAX_LINE).read_until(b'\n', &mut text).is_ok_and(|bytes| bytes > 0) {
@@ -92,7 +92,7 @@ fn lines<T: DeserializeOwned + Send + 'static>(pipe: Option<impl Read + Send + '
             text.clear();
         }
     });
-    lines
+    reader.map(|_| lines).map_err(Error::no_thread)
 }
 
 /// Most bytes of its complaints that are kept.
@@ -103,8 +103,8 @@ const MAX_QUOTED: usize = 200;
 
 /// The last line that it complains in, as the end of a message; nothing where it died in silence. Everything is read, so
 /// that it never waits for a reader.
-fn last_words(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
-    std::thread::spawn(move || {
+fn last_words(mut pipe: impl Read + Send + 'static) -> Result<JoinHandle<String>> {
+    let reader = std::thread::Builder::new().spawn(move || {
         let (mut kept, mut chunk) = (Vec::new(), [0; MAX_WORDS]);
         while let Ok(bytes @ 1..) = pipe.read(&mut chunk) {
             kept.extend_from_slice(&chunk[..bytes]);
@@ -115,7 +115,29 @@ fn last_words(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
         let plain = |c: char| if c.is_control() { ' ' } else { c };
         let words: String = last.chars().take(MAX_QUOTED).map(plain).collect();
         if words.is_empty() { words } else { format!("; its last words: {words}") }
-    })
+    });
+    reader.map_err(Error::no_thread)
+}
+
+/// What to do where a process cannot be started; nothing where the reason tells.
+pub(crate) fn advice(error: &std::io::Error) -> Option<&'static str> {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        match Errno::from_io_error(error)? {
+            Errno::MFILE | Errno::NFILE => {
+                Some("raise the limit of open files (ulimit -n, LimitNOFILE= of systemd) to 64")
+            }
+            Errno::AGAIN => Some("raise the limit of processes (ulimit -u, TasksMax= of systemd, pids of a container)"),
+            Errno::NOMEM => Some("there is too little memory for a second process"),
+            _ => None,
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = error;
+        None
+    }
 }
 
 /// A signal by its name, or an exit code.

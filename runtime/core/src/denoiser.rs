@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use crate::cancel::Cancel;
+use crate::checkpoint::Tape;
 use crate::graph::{Contract, Graph, Source, TIME_IDS};
 use crate::guard::{all_finite, is_constant};
 use crate::guidance::{self, Apg, Kind};
@@ -161,13 +162,14 @@ impl Denoiser {
         self.give_number(self.timestep, "timestep", rows)?;
         self.reshape_conditions(rows, steering.hidden, with.plan)?;
         let embedding = self.embedding(rows, guidance)?;
+        let buffers = Buffers::new(shape, guidance, with.plan);
         let mut conditioned = Conditioned {
             denoiser: self,
             steering,
             guidance,
             together,
             shape: [rows, channels, height, width],
-            buffers: Buffers::new(shape, guidance, with.plan),
+            buffers: Buffers { replayed: replayed(rows * channels * height * width, with.tape), ..buffers },
             embedding,
             guided: false,
             timestep: 0.0,
@@ -294,6 +296,8 @@ pub(crate) struct Conditions<'a> {
     pub(crate) cancel: &'a Cancel,
     /// A mask and what is around it, for a denoiser that takes them.
     pub(crate) shown: Option<&'a Shown>,
+    /// What the graph gave before, and where that is written down.
+    pub(crate) tape: Option<&'a Tape>,
 }
 
 /// A denoiser bound to one prompt, guidance and shape: what samplers are given.
@@ -328,6 +332,8 @@ struct Buffers {
     /// One a picture.
     apg: Vec<Apg>,
     scratch: Vec<f32>,
+    /// What the graph gave before, for both halves of guidance; of no numbers where nothing is written down.
+    replayed: Vec<f32>,
 }
 
 impl Buffers {
@@ -346,8 +352,29 @@ impl Buffers {
             noise_estimate: Latent::zeros((judged, channels, height, width)),
             apg: (0..projected).map(apg).collect(),
             scratch: Vec::new(),
+            replayed: Vec::new(),
         }
     }
+
+    /// Takes what the graph gave: for the prompt, or where it is guided, for the negative prompt and for the prompt.
+    fn take(&mut self, output: &[f32], (together, guided): (bool, bool)) {
+        let (first, second) = output.split_at(self.scaled.len());
+        match (together, guided) {
+            (true, true) => {
+                self.predicted.copy_from_slice(first);
+                self.positive.copy_from_slice(second);
+            }
+            (true, false) => self.predicted.copy_from_slice(second),
+            (false, _) => self.predicted.copy_from_slice(first),
+        }
+    }
+}
+
+/// Room for what the graph gives once, where that is written down.
+fn replayed(numbers: usize, tape: Option<&Tape>) -> Vec<f32> {
+    let Some(tape) = tape else { return Vec::new() };
+    tape.reserve(numbers);
+    vec![0.0; numbers]
 }
 
 impl Denoise for Conditioned<'_> {
@@ -555,8 +582,23 @@ impl Conditioned<'_> {
         self.check_numbers(&self.buffers.predicted)
     }
 
-    /// Runs the graph once.
+    /// Runs the graph once, or takes what it gave when it was run before.
     fn evaluate(&mut self) -> Result<()> {
+        self.evaluations += 1;
+        let Some(tape) = self.with.tape else { return self.run() };
+        self.with.cancel.check()?;
+        let mut replayed = std::mem::take(&mut self.buffers.replayed);
+        let was_there = tape.play(self.timestep, &self.buffers.scaled, &mut replayed)?;
+        if was_there {
+            self.buffers.take(&replayed, (self.together, self.guided));
+        } else {
+            self.run()?;
+        }
+        self.buffers.replayed = replayed;
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<()> {
         let Denoiser { graph, sample, shown_channels, .. } = &mut *self.denoiser;
         let [_, channels, height, width] = self.shape;
         let (latent, stride) = (channels * height * width, (channels + *shown_channels) * height * width);
@@ -565,20 +607,14 @@ impl Conditioned<'_> {
         for (row, latent) in std::iter::repeat_n(latents, copies).flatten().enumerate() {
             graph.write(*sample, row * stride, latent)?;
         }
-        self.evaluations += 1;
         let (output, shape) = graph.run(self.with.cancel)?;
         if shape != self.shape {
             return Err(Error::model(format!("denoiser: returned {shape:?} for a latent of {:?}", self.shape)));
         }
-        let (first, second) = output.split_at(self.buffers.scaled.len());
-        match (self.together, self.guided) {
-            (true, true) => {
-                self.buffers.predicted.copy_from_slice(first);
-                self.buffers.positive.copy_from_slice(second);
-            }
-            (true, false) => self.buffers.predicted.copy_from_slice(second),
-            (false, _) => self.buffers.predicted.copy_from_slice(first),
+        if let Some(tape) = self.with.tape {
+            tape.keep(output);
         }
+        self.buffers.take(output, (self.together, self.guided));
         Ok(())
     }
 }

@@ -31,6 +31,14 @@ pub enum ErrorKind {
 }
 
 /// An error with a [kind](Error::kind) and a message that says what to do next.
+///
+/// ```
+/// use safelight::{ErrorKind, Target};
+///
+/// let error = Target::open("no-such.yaml".as_ref()).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Usage);
+/// assert!(error.to_string().contains("no-such.yaml"));
+/// ```
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -77,6 +85,19 @@ impl Error {
         Self::new(ErrorKind::Limit, message)
     }
 
+    /// That the system starts no more threads for this process, or for its user.
+    pub(crate) fn no_thread(reason: impl fmt::Display) -> Self {
+        Self::limit(format!(
+            "{NO_THREAD}: {reason}; raise the limit of processes (ulimit -u, TasksMax= of systemd, pids of a \
+             container), or give --threads 1"
+        ))
+    }
+
+    /// Whether it is one of [`no_thread`](Self::no_thread).
+    pub(crate) fn is_of_threads(&self) -> bool {
+        self.message.contains(NO_THREAD)
+    }
+
     pub(crate) fn numeric(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Numeric, message)
     }
@@ -86,12 +107,24 @@ impl Error {
     }
 }
 
+const NO_THREAD: &str = "a thread cannot be started";
+
 /// What to say of a name that is not in a table: the names that are, and which of them was most likely meant.
-pub(crate) fn unknown(what: &str, name: &str, known: impl IntoIterator<Item = impl fmt::Display>) -> String {
+pub fn unknown(what: &str, name: &str, known: impl IntoIterator<Item = impl fmt::Display>) -> String {
     let known: Vec<_> = known.into_iter().map(|name| name.to_string()).collect();
     let meant = did_you_mean(name, known.iter().map(String::as_str));
     let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-    format!("unknown {what} \"{name}\"; known: {known}{meant}")
+    format!("unknown {what} \"{}\"; known: {known}{meant}", clipped(name))
+}
+
+/// As much of a text as a message should repeat: it may come from a stranger.
+pub(crate) fn clipped(text: &str) -> String {
+    const MOST: usize = 80;
+    let mut start: String = text.chars().take(MOST).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    start
 }
 
 /// `; did you mean "NAME"` for the known name that is nearest to a mistyped one; nothing where none is near.

@@ -15,7 +15,7 @@ use ort::value::{DynTensor, Outlet, TensorElementType as Type, TensorValueTypeMa
 use crate::cache::{Cached, Kept, Shelf, Store};
 use crate::cancel::Cancel;
 use crate::library::Library;
-use crate::model::{GraphFile, Model, Stamp};
+use crate::model::{GraphFile, Model, Stamp, Verified};
 use crate::onnx::{self, Outline};
 use crate::probe::{Prober, Subject};
 use crate::provider::{Provider, ProviderName};
@@ -43,8 +43,7 @@ pub(crate) struct Source {
     pub(crate) outline: Outline,
     stage: Stage,
     precision: Precision,
-    file: GraphFile,
-    sha256: String,
+    graph: Verified,
     settings: StageSettings,
     /// Where the library is to write down which node ran where and how long: the beginning of a file's name.
     profile: Option<PathBuf>,
@@ -57,9 +56,9 @@ impl Source {
     /// Chooses a stage's graph by the target's precisions and verifies it.
     pub(crate) fn find(stage: Stage, model: &Model, target: &Target) -> Result<Self> {
         let (precision, file, settings) = chosen(stage, model, target)?;
-        let (sha256, outline) = file.inspect()?;
+        let (graph, outline) = Verified::inspect(file)?;
         let (profile, store, prober, recording) = (None, None, None, None);
-        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile, store, prober, recording })
+        Ok(Self { outline, stage, precision, graph, settings, profile, store, prober, recording })
     }
 
     /// The same, but of a graph that is missing what its manifest promises; such a one cannot be opened.
@@ -67,10 +66,10 @@ impl Source {
         let (precision, file, settings) = chosen(stage, model, target)?;
         match &file.sha256 {
             Some(sha256) if !file.path.exists() => {
-                let (file, sha256) = (file.clone(), sha256.clone());
+                let graph = Verified::unread(file.clone(), sha256.clone());
                 let outline = Outline::default();
                 let (profile, store, prober, recording) = (None, None, None, None);
-                Ok(Self { outline, stage, precision, file, sha256, settings, profile, store, prober, recording })
+                Ok(Self { outline, stage, precision, graph, settings, profile, store, prober, recording })
             }
             _ => Self::find(stage, model, target),
         }
@@ -87,12 +86,12 @@ impl Source {
     }
 
     pub(crate) fn file(&self) -> &GraphFile {
-        &self.file
+        &self.graph.file
     }
 
     /// SHA-256 of the graph's own file, in lower-case hex.
     pub(crate) fn sha256(&self) -> &str {
-        &self.sha256
+        &self.graph.sha256
     }
 
     pub(crate) fn precision(&self) -> Precision {
@@ -126,7 +125,7 @@ impl Source {
 
     /// What is known before it is opened.
     pub(crate) fn unopened(&self) -> Opened {
-        Opened::not_yet(self.precision, self.sha256.clone())
+        Opened::not_yet(self.precision, self.graph.sha256.clone())
     }
 }
 
@@ -137,7 +136,7 @@ pub(crate) struct Graph {
     /// Axes, by name, that the session was opened for one size of.
     fixed: Vec<(String, usize)>,
     library: &'static Library,
-    file: GraphFile,
+    verified: Verified,
     settings: StageSettings,
     profile: Option<PathBuf>,
     store: Option<Arc<Store>>,
@@ -181,6 +180,7 @@ struct Port {
 
 /// What was opened, for reports.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct Opened {
     /// Number format of its weights.
     pub precision: Precision,
@@ -248,14 +248,15 @@ fn replayed_at(settings: &StageSettings) -> Option<replay::Place> {
 impl Graph {
     /// Opens a graph with a target's settings and checks it against its contract.
     pub(crate) fn open(library: &'static Library, source: Source, contract: &Contract) -> Result<Self> {
-        let Source { outline, stage, precision, file, sha256, settings, profile, store, prober, recording } = source;
+        let Source { outline, stage, precision, graph: verified, settings, profile, store, prober, recording } = source;
+        let Verified { file, sha256, .. } = &verified;
         let told = |e: Error| e.context(format_args!("{stage} {}", file.path.display()));
         let usual = contract.fixed_axes(&outline);
         let inputs = outline.sizes(&usual);
         let fixed = if settings.session.fixed_shapes == Some(false) { vec![] } else { usual };
-        let graph = (stage, &file, sha256.as_str());
+        let graph = (stage, file, sha256.as_str());
         let noted = prober.map(|prober| {
-            let (file, sha256, settings, fixed) = (&file, sha256.as_str(), &settings, fixed.as_slice());
+            let (sha256, settings, fixed) = (sha256.as_str(), &settings, fixed.as_slice());
             prober.pass(library, &Subject { stage, file, sha256, settings, fixed, inputs })
         });
         let noted = noted.transpose().map_err(told)?.flatten();
@@ -263,7 +264,7 @@ impl Graph {
         // Before it is opened: what is written from now on is noticed.
         let stamps = file.stamps();
         let with = (profile.as_deref(), shelf.as_ref());
-        let (session, providers) = open_session(library, &file, &settings, &fixed, with).map_err(told)?;
+        let (session, providers) = open_session(library, &verified, &settings, &fixed, with).map_err(told)?;
         let ports = |outlets: &[Outlet]| outlets.iter().map(Port::new).collect::<Result<Vec<_>>>();
         let mut inputs = ports(session.inputs()).map_err(told)?;
         inputs.iter_mut().for_each(|port| port.declare(&outline));
@@ -274,13 +275,13 @@ impl Graph {
         let values = inputs.iter().map(|port| empty_tensor(port.data_type, &[0])).collect::<Result<_>>()?;
         let options = Arc::new(run_options(&settings).map_err(|e| internal("run options", &e))?);
         let replay = replayed_at(&settings).map(|place| Replay::new(place, inputs.len()));
-        let opened = Opened::not_yet(precision, sha256);
+        let opened = Opened::not_yet(precision, sha256.clone());
         let mut graph = Self {
             stage,
             session,
             fixed,
             library,
-            file,
+            verified,
             settings,
             profile,
             store,
@@ -306,6 +307,7 @@ impl Graph {
     fn take(&mut self, Providers { used, nodes, warnings, kept }: Providers) {
         (self.opened.providers, self.opened.nodes, self.opened.warnings) = (used, nodes, warnings);
         self.opened.cached = kept.as_ref().map(|kept| kept.cached.clone());
+        self.stamps.extend(kept.as_ref().and_then(cached::mapped_stamp));
         self.kept = kept;
     }
 
@@ -403,11 +405,15 @@ impl Graph {
 
     fn reopen_for_any_size(&mut self) -> Result<()> {
         let start = Instant::now();
-        let told = |e: Error| e.context(format_args!("{} {}", self.stage, self.file.path.display()));
-        let graph = (self.stage, &self.file, self.opened.sha256.as_str());
+        let Verified { file, sha256, .. } = &self.verified;
+        let told = |e: Error| e.context(format_args!("{} {}", self.stage, file.path.display()));
+        let graph = (self.stage, file, sha256.as_str());
         let shelf = shelf(self.store.as_ref(), graph, &self.settings, &[], self.library).map_err(told)?;
         let with = (self.profile.as_deref(), shelf.as_ref());
-        let (session, providers) = open_session(self.library, &self.file, &self.settings, &[], with).map_err(told)?;
+        let stamps = file.stamps();
+        let (session, providers) =
+            open_session(self.library, &self.verified, &self.settings, &[], with).map_err(told)?;
+        self.stamps = stamps;
         self.fixed.clear();
         self.session = session;
         self.take(providers);
@@ -474,27 +480,18 @@ impl Graph {
 
     fn run_once(&mut self, cancel: &Cancel) -> Result<()> {
         let Self { session, values, options, outputs, run_time, stage, replay, .. } = self;
-        let names: Vec<_> = session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
-        let mut shapes = Vec::new();
         let run = || -> Result<()> {
             let start = Instant::now();
             let result = session.run_with_options(values.as_slice(), &**options);
             *run_time += start.elapsed();
             let given = result.map_err(|e| run_failed(*stage, &e))?;
-            for output in outputs.iter_mut().flatten() {
-                let value = &given[output.index];
-                output.read(value).map_err(|e| run_failed(*stage, &e))?;
-                let data_type = value.dtype().tensor_type().unwrap_or(Type::Float32);
-                let shape = output.shape.iter().map(|&size| size as i64).collect();
-                shapes.push((output.index, names[output.index].as_str(), data_type, shape));
-            }
-            Ok(())
+            let mut wanted = outputs.iter_mut().flatten();
+            wanted.try_for_each(|output| output.read(&given[output.index])).map_err(|e| run_failed(*stage, &e))
         };
         cancel.during(options, run)??;
-        match replay {
-            Some(replay) => replay.bind(session, values, &shapes),
-            None => Ok(()),
-        }
+        let Some(replay) = replay else { return Ok(()) };
+        let given: Vec<_> = outputs.iter().flatten().map(|output| (output.index, output.shape.as_slice())).collect();
+        replay.bind(session, values, &given)
     }
 
     fn replay(&mut self, cancel: &Cancel) -> Result<()> {

@@ -20,6 +20,42 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # What an application uses
+//!
+//! | to | there is |
+//! |---|---|
+//! | say what the device is | [`Target`] ([`target`], [`provider`], [`residency`], [`cache`], [`probe`]) |
+//! | say what runs on it | [`Model`] ([`model`], [`stage`], [`tokenizer`]), [`Library`] ([`library`]) |
+//! | ask for pictures | [`Request`] and [`Sampling`] ([`request`], [`route`], [`prompt`], [`curve`], [`options`], [`input_picture`]) |
+//! | know before what it will take | [`Plan`], [`Forecast`] ([`forecast`]) |
+//! | make them | [`Pipeline`], [`Event`], [`Cancel`], [`PromptCache`] ([`pipeline`], [`cancel`], [`prompt_cache`]) |
+//! | keep them | [`Picture`], [`Provenance`], [`save`] ([`picture`]) |
+//! | know what it took | [`Timings`], [`Memory`] ([`pipeline`], [`memory`]) |
+//! | know what went wrong | [`Error`] and its [`ErrorKind`] ([`error`]) |
+//! | bring a sampler or a denoiser of its own | [`sampler`], [`Route`], [`trajectory`], [`schedule`], [`training`], [`noise`], [`guidance`] |
+//!
+//! # What may change in any release
+//!
+//! The instruments behind the command's own subcommands are public, so that the command needs nothing that an
+//! application could not have, but no promise covers them: [`bench`](mod@bench), [`stats`], [`verify`], [`placement`],
+//! [`recording`], [`sensor`], [`inspect`], [`doctor`] and [`machine`].
+//!
+//! # Promises
+//!
+//! * **Versions.** Semantic versioning as Cargo reads it: 0.1.*x* adds and mends, 0.2.0 may break; each change of the
+//!   interface is a change of `public-api.txt`, which a test compares, and stands in the changelog. The binding to ONNX
+//!   Runtime, `ort`, is no part of the interface. `image` and `ndarray` are, with their pictures and arrays, and both are
+//!   reexported.
+//! * **Structures that an application fills** ([`Request`], [`Sampling`], [`Method`](sampler::Method)) gain fields in any
+//!   release: end them with `..Request::default()`, `..Sampling::default()`, `..Method::PLAIN`.
+//! * **The oldest Rust** is 1.92; a newer one is a minor version (0.2.0), never a patch.
+//! * **Threads.** A [`Pipeline`] is `Send`: one thread at a time owns it. [`Cancel`] and everything that says what is to be
+//!   done is `Send` and `Sync`.
+//! * **Panics** are mistakes of safelight, whatever it was given; please report them.
+//! * **The process** is the application's: no output, no signal handler, no network, and no child process that was not
+//!   asked for ([`Target::with_probe`]). Opening ONNX Runtime sets one variable of the environment; see
+//!   [`Library::open`].
 
 pub mod target;
 mod target_file;
@@ -60,6 +96,7 @@ pub mod request;
 pub mod forecast;
 pub mod pipeline;
 pub mod recording;
+pub mod checkpoint;
 pub mod verify;
 pub mod placement;
 pub mod stats;
@@ -73,12 +110,17 @@ mod catalogue;
 mod child;
 mod bounded;
 mod root;
+mod unfinished;
 mod hash;
 #[doc(hidden)]
 pub mod own_code;
 mod yaml;
 
+// Whose types are in this interface: so an application needs no second line in its manifest, and never another version.
+pub use {image, ndarray};
+
 pub use cancel::Cancel;
+pub use checkpoint::Checkpoint;
 pub use curve::Curve;
 pub use error::{Error, ErrorKind, Result};
 pub use forecast::Forecast;
@@ -99,7 +141,10 @@ pub use route::{Route, Sampling};
 pub use stage::{Precision, Stage};
 pub use target::Target;
 pub use tiling::Tiling;
+pub use unfinished::remove_unfinished;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../../../docs/embedding.md")]
 struct Readme;

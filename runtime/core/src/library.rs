@@ -47,19 +47,21 @@ impl Library {
     /// Opens the library, or returns the one that this process has opened already.
     ///
     /// With `explicit`, a file or a folder that holds one, nothing else is tried. Otherwise the first of these
-    /// that works: `ORT_DYLIB_PATH` (which, if set, is the only one tried), beside the executable and in
-    /// `../lib`, what this project fetched where the executable is its own build, the per-user data folder,
+    /// that works: `ORT_DYLIB_PATH` (which, if set, is the only one tried), beside the executable, in its `../lib`
+    /// and `../lib/safelight`, the same of the shared object that safelight is part of (where it is part of one), what
+    /// this project fetched where the executable is its own build, the per-user data folder,
     /// `onnxruntime` in the active Python environment, the system loader.
     ///
     /// ONNX Runtime's telemetry is switched off first: official builds since 1.29 otherwise write to the user's
     /// cache folder before any setting can stop them.
     ///
     /// # Errors
-    /// [`ErrorKind::Library`](crate::ErrorKind::Library) with everything that was tried and why it was refused.
+    /// [`ErrorKind::Library`](crate::ErrorKind::Library) with everything that was tried and why it was refused, and where
+    /// another one than `explicit` is open already.
     pub fn open(explicit: Option<&Path>) -> Result<&'static Self> {
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(library) = *opened {
-            return Ok(library);
+            return explicit.map_or(Ok(library), |path| library.same_as(path));
         }
         let library = Box::leak(Box::new(open_first(&candidates(explicit, &Surroundings::of_this_process()))?));
         *opened = Some(library);
@@ -80,6 +82,17 @@ impl Library {
             providers: library.providers().map(str::to_owned).collect(),
         });
         Search { places, found }
+    }
+
+    /// This library, where a path names it and no other.
+    fn same_as(&'static self, path: &Path) -> Result<&'static Self> {
+        let file = resolve(path).map_err(|refusal| Error::library(format!("{}: {refusal}", path.display())))?;
+        let same = file == self.path || file.canonicalize().ok() == self.path.canonicalize().ok();
+        if same {
+            return Ok(self);
+        }
+        let (asked, own) = (file.display(), self.path.display());
+        Err(Error::library(format!("{asked}: a process has one ONNX Runtime, and has opened {own} already; name that")))
     }
 
     /// Where it was found; a bare file name means the system loader found it.
@@ -199,6 +212,8 @@ struct Candidate {
 struct Surroundings {
     variable: Option<OsString>,
     executable: Option<PathBuf>,
+    /// The folder of the shared object that this code is part of, where that is not the executable.
+    shared_object: Option<PathBuf>,
     user_data: Option<PathBuf>,
     python: Vec<PathBuf>,
 }
@@ -215,11 +230,37 @@ impl Surroundings {
         };
         Self {
             variable: env::var_os(Place::VARIABLE).filter(|value| !value.is_empty()),
+            shared_object: shared_object(),
             executable: env::current_exe().ok().and_then(|path| Some(path.parent()?.to_path_buf())),
             user_data: user_data.map(|folder| folder.join("safelight")),
             python: ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(folder).collect(),
         }
     }
+}
+
+/// The folder of the shared object that this code is part of; nothing where that is the executable.
+#[cfg(unix)]
+fn shared_object() -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut found = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: the address is that of a function, which lies in whatever this code is part of; `found` is written to.
+    let known = unsafe { libc::dladdr(candidates as *const libc::c_void, found.as_mut_ptr()) };
+    // SAFETY: all zeros is a value of it, too.
+    let name = unsafe { found.assume_init() }.dli_fname;
+    if known == 0 || name.is_null() {
+        return None;
+    }
+    // SAFETY: the loader's names are NUL-terminated, and stay for as long as this code does.
+    let path = Path::new(std::ffi::OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes()));
+    let path = std::path::absolute(path).ok().filter(|_| path.components().count() > 1)?;
+    // For the executable the loader tells what it was started as.
+    let is_executable = env::current_exe().is_ok_and(|own| path.canonicalize().is_ok_and(|path| path == own));
+    path.parent().filter(|_| !is_executable).map(Path::to_path_buf)
+}
+
+#[cfg(not(unix))]
+fn shared_object() -> Option<PathBuf> {
+    None
 }
 
 fn candidates(explicit: Option<&Path>, surroundings: &Surroundings) -> Vec<Candidate> {
@@ -234,10 +275,17 @@ fn candidates(explicit: Option<&Path>, surroundings: &Surroundings) -> Vec<Candi
     if let Some(folder) = &surroundings.executable {
         add("beside the executable", folder.clone());
         add("../lib of the executable", folder.join("../lib"));
+        // Packages keep it where no other program on the machine comes upon it.
+        add("../lib/safelight of the executable", folder.join("../lib/safelight"));
         // target/release/safelight, run without cargo, finds what ./run has fetched.
         if let Some(project) = folder.parent().filter(|parent| parent.ends_with("target")).and_then(Path::parent) {
             add("fetched by ./run", project.join(".onnxruntime/host"));
         }
+    }
+    if let Some(folder) = &surroundings.shared_object {
+        add("beside the library safelight", folder.clone());
+        add("../lib of the library safelight", folder.join("../lib"));
+        add("safelight/ beside the library safelight", folder.join("safelight"));
     }
     if let Some(folder) = &surroundings.user_data {
         add("the user's data folder", folder.clone());
@@ -275,10 +323,15 @@ impl fmt::Display for Refusal {
 }
 
 fn switch_telemetry_off() {
+    const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
+    if env::var_os(VARIABLE).is_some_and(|value| value == "1") {
+        return;
+    }
     // SAFETY: the variable must be set before the library is loaded, because official builds start their
     // telemetry in a static initialiser. The callers hold a lock, so safelight itself never races here; an
-    // embedder that changes the environment from other threads at this very moment must open the library first.
-    unsafe { env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+    // embedder that changes or reads the environment from other threads at this very moment must open the library
+    // first, or set the variable itself.
+    unsafe { env::set_var(VARIABLE, "1") };
 }
 
 fn open_first(candidates: &[Candidate]) -> Result<Library> {
@@ -438,6 +491,7 @@ mod tests {
         Surroundings {
             variable: None,
             executable: Some("/app/bin".into()),
+            shared_object: None,
             user_data: Some("/data".into()),
             python: vec![],
         }
@@ -458,12 +512,17 @@ mod tests {
     fn otherwise_the_nearest_place_comes_first() {
         let python = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(python.path().join("lib/python3.11/site-packages")).unwrap();
-        let around = Surroundings { python: vec![python.path().into()], ..surroundings() };
+        let shared_object = Some("/opt/safelight/lib".into());
+        let around = Surroundings { python: vec![python.path().into()], shared_object, ..surroundings() };
         assert_eq!(
             places(None, &around),
             [
                 "beside the executable",
                 "../lib of the executable",
+                "../lib/safelight of the executable",
+                "beside the library safelight",
+                "../lib of the library safelight",
+                "safelight/ beside the library safelight",
                 "the user's data folder",
                 "the active Python environment",
                 "the system loader"

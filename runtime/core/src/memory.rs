@@ -27,6 +27,7 @@ pub struct Reading {
 
 /// Memory of a generation: resident sets of the whole process, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Memory {
     /// Around the opening of the pipeline. Resident graphs are opened side by side, so that no stage's share of it
     /// is known.
@@ -40,6 +41,7 @@ pub struct Memory {
 
 /// Resident sets around the opening of a pipeline, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct OpeningMemory {
     /// Before anything was opened.
     pub before: u64,

@@ -189,7 +189,7 @@ impl Options {
         for (name, curve) in given {
             let taken = options.curves.keys().find(|opt| opt.row().name == name);
             let Some(&opt) = taken else { return Err(not_taken(name, methods)) };
-            check(opt.row(), curve)?;
+            check_option(opt.row(), curve)?;
             options.curves.insert(opt, curve.clone());
             options.given.insert(opt);
         }
@@ -251,7 +251,8 @@ fn not_taken(name: &str, methods: &[(&str, &[(Opt, f64)])]) -> Error {
     Error::usage(format!("option \"{name}\" would have no effect: {}", takes.collect::<Vec<_>>().join("; ")))
 }
 
-fn check(row: &OptionRow, curve: &Curve) -> Result<()> {
+/// Refuses values that the option cannot have.
+pub(crate) fn check_option(row: &OptionRow, curve: &Curve) -> Result<()> {
     let (low, high) = row.range;
     let fault = |what: String| Err(Error::usage(format!("option \"{}\" is {what}", row.name)));
     if row.kind != OptionKind::Curve && curve.values().len() != 1 {

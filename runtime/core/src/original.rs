@@ -32,6 +32,11 @@ pub(crate) fn check(request: &Request, model: &Model, target: &Target) -> Result
         })?;
     }
     let (width, height) = image.pixels.dimensions();
+    let most = target.limits.max_input_pixels;
+    if u64::from(width) * u64::from(height) > most {
+        let what = format!("the picture is {width}×{height} pixels, more than the {most} that the target allows");
+        return Err(Error::limit(format!("{what} (limits.max_input_pixels); make it smaller first")));
+    }
     let least = model.latent.downscale as u32;
     if width < least || height < least {
         return Err(Error::usage(format!(

@@ -9,6 +9,7 @@ use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, ImageEncoder, RgbImage};
 use ndarray::Array3;
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use crate::curve::Curve;
 use crate::graph::Opened;
@@ -18,6 +19,7 @@ use crate::request::{KeptPixels, NoiseLayout, SamplerNoise};
 use crate::sampler::Tally;
 use crate::stage::Stage;
 use crate::trajectory::Restart;
+use crate::unfinished::Unfinished;
 use crate::{Error, ErrorKind, Result};
 
 /// One picture.
@@ -33,6 +35,7 @@ pub struct Picture {
 
 /// Everything that is needed to make a picture again.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Provenance {
     /// Version of safelight.
     pub safelight: &'static str,
@@ -66,6 +69,9 @@ pub struct Provenance {
     pub sampler_noise: SamplerNoise,
     /// Sampler, or several in turn.
     pub sampler: String,
+    /// Those of them that are the application's own: name and source.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub own_samplers: BTreeMap<&'static str, &'static str>,
     /// Name of the schedule, `timesteps` or `sigmas`.
     pub schedule: String,
     /// Timesteps that were asked for.
@@ -128,6 +134,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 /// A file format, with the name that users type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
     /// Lossless, carries the provenance.
     Png,
@@ -232,9 +239,21 @@ pub fn save(path: &Path, bytes: &[u8]) -> Result<()> {
     save_then(path, bytes, |_| Ok(()))
 }
 
-/// [`save`], and the disk has it before it gets its name: what took hours to measure outlives a power cut.
-pub(crate) fn save_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    save_then(path, bytes, std::fs::File::sync_all)
+/// [`save`], and the disk has the file and its name before this returns: it outlives a power cut.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    save_then(path, bytes, std::fs::File::sync_all)?;
+    sync_folder(path);
+    Ok(())
+}
+
+/// Waits until the disk has the name of a file. Some file systems cannot be asked for that, and have it soon.
+pub(crate) fn sync_folder(path: &Path) {
+    if cfg!(unix) {
+        let _ = std::fs::File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+    }
 }
 
 fn save_then(path: &Path, bytes: &[u8], whole: fn(&std::fs::File) -> std::io::Result<()>) -> Result<()> {
@@ -242,11 +261,26 @@ fn save_then(path: &Path, bytes: &[u8], whole: fn(&std::fs::File) -> std::io::Re
     if is_device(path) {
         return std::fs::write(path, bytes).map_err(fault);
     }
-    let mut file = temporary_beside(path).map_err(fault)?;
+    let (_unfinished, mut file) = temporary_beside(path).map_err(fault)?;
     file.write_all(bytes).map_err(fault)?;
-    make_readable(&file).map_err(fault)?;
     whole(file.as_file()).map_err(fault)?;
-    file.persist(path).map_err(|e| fault(e.error))?;
+    let (file, temporary) = file.into_parts();
+    close(file).map_err(fault)?;
+    temporary.persist(path).map_err(|e| fault(e.error))?;
+    Ok(())
+}
+
+/// Closes a file, and tells what a network's file system tells only now: that there was no room for it.
+#[cfg(unix)]
+fn close(file: std::fs::File) -> std::io::Result<()> {
+    use std::os::fd::IntoRawFd as _;
+    // SAFETY: the descriptor was the file's own, and nobody has it any more.
+    unsafe { rustix::io::try_close(file.into_raw_fd()) }.map_err(Into::into)
+}
+
+#[cfg(not(unix))]
+fn close(file: std::fs::File) -> std::io::Result<()> {
+    drop(file);
     Ok(())
 }
 
@@ -261,13 +295,23 @@ pub fn check_save(path: &Path) -> Result<()> {
     temporary_beside(path).map(drop).map_err(|e| unwritable(path, e))
 }
 
-fn unwritable(path: &Path, error: std::io::Error) -> Error {
-    let fault = |reason: &str| Error::io(format!("{}: cannot be written: {reason}", path.display()));
-    match error.kind() {
-        // The system's own words would name the temporary file.
-        std::io::ErrorKind::NotFound => fault("its folder does not exist; create it first"),
-        _ => fault(&error.to_string()).because(error),
-    }
+pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
+    use std::io::ErrorKind as Kind;
+    let advice = match error.kind() {
+        Kind::NotFound => {
+            return Error::io(format!(
+                "{}: cannot be written: its folder does not exist; create it first",
+                path.display()
+            ));
+        }
+        Kind::StorageFull | Kind::QuotaExceeded => "; make room, or choose another place",
+        Kind::FileTooLarge => "; raise the limit on file sizes (ulimit -f), or choose another place",
+        _ => "",
+    };
+    // What else is told is the name of the temporary file.
+    let told = error.to_string();
+    let reason = told.split_once(" at path \"").map_or(told.as_str(), |(reason, _)| reason);
+    Error::io(format!("{}: cannot be written: {reason}{advice}", path.display()))
 }
 
 /// Renaming onto a device would replace it.
@@ -275,19 +319,15 @@ fn is_device(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-fn temporary_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::Builder::new().prefix(".safelight-").tempfile_in(folder)
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Temporary files are private to their user; a picture is as readable as any other new file.
-#[cfg(unix)]
-fn make_readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn make_readable(_: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    Ok(())
+pub(crate) fn temporary_beside(path: &Path) -> std::io::Result<(Unfinished, NamedTempFile)> {
+    let mut named = tempfile::Builder::new();
+    named.prefix(".safelight-");
+    // Temporary files are private to their user; a picture is as readable as the user's mask lets new files be.
+    #[cfg(unix)]
+    named.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    Unfinished::make(|| named.tempfile_in(folder_of(path)), NamedTempFile::path)
 }

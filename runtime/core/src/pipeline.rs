@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use ndarray::Axis;
 use serde_json::json;
 
 use crate::Result;
+use crate::checkpoint::{self, Checkpoint, Resumed, Tape};
 use crate::decoder::{self, Decoder};
 use crate::denoiser::{Conditions, Denoiser, Guidance, Steering, Traits};
 use crate::encoder::{Encoder, Posterior};
@@ -18,7 +20,7 @@ use crate::library::Library;
 use crate::memory::OpeningMemory;
 use crate::model::{EmptyPrompt, Model};
 use crate::noise::Noise;
-use crate::original::{self, Mask, Original, PuttingBack, Task};
+use crate::original::{self, Mask, Original, PuttingBack, Shown, Task};
 use crate::picture::Picture;
 use crate::recording::Recording;
 use crate::request::{KeptPixels, NoiseLayout, Plan, Request};
@@ -32,7 +34,7 @@ mod job;
 mod open;
 mod report;
 
-use job::{Batch, Given, Job, Prompts, SamplerSource, StepWatch, Work};
+use job::{Batch, Given, Job, Previews, Prompts, SamplerSource, StepWatch, Work};
 pub(crate) use open::check_graph_sizes;
 use open::{Keeping, choose_tiles};
 pub use report::{Event, Output, Report, Timings};
@@ -41,6 +43,27 @@ use report::{as_recorded, unused_by_embedding};
 /// A model opened on a target, ready to make pictures.
 ///
 /// One worker owns a pipeline: ONNX Runtime's sessions are not shared. A server is a queue in front of it.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use safelight::{ErrorKind, Event, Model, Pipeline, Request, Target};
+///
+/// # fn main() -> safelight::Result<()> {
+/// let target = Target::open(Path::new("targets/generic-cpu.yaml"))?;
+/// let mut pipeline = Pipeline::open(&target, &Model::open(Path::new("models/emoji"))?)?;
+/// pipeline.on_event(|event| if let Event::Step { step, .. } = event { /* show it */ });
+///
+/// let request = Request { prompt: "a red apple".into(), count: 4, ..Request::default() };
+/// let cancel = request.cancel.clone();
+/// std::thread::spawn(move || cancel.cancel()); // from wherever the user presses a button
+/// match pipeline.generate(&request) {
+///     Ok(output) => println!("{} pictures in {:.0} ms", output.pictures.len(), output.timings.total_ms),
+///     Err(error) if error.kind() == ErrorKind::Cancelled => println!("stopped; the pipeline is ready for the next"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Pipeline {
     model: Model,
     target: Target,
@@ -56,6 +79,7 @@ pub struct Pipeline {
     measures_memory: bool,
     observer: Observer,
     recording: Option<Recording>,
+    checkpoint: Option<Checkpoint>,
     open_time: Duration,
     open_memory: Option<OpeningMemory>,
 }
@@ -122,6 +146,11 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Has the requests that come from now on made with a checkpoint, in the order that it was opened for; or without one.
+    pub fn set_checkpoint(&mut self, checkpoint: Option<Checkpoint>) {
+        self.checkpoint = checkpoint;
+    }
+
     /// Sets who is told about progress; it is called on the thread that generates.
     pub fn on_event(&mut self, observer: impl FnMut(&Event) + Send + 'static) {
         self.observer = Box::new(observer);
@@ -153,7 +182,10 @@ impl Pipeline {
         let mut plan = Plan::new(request, &self.model, &self.target)?;
         choose_tiles(request, &mut plan, &self.model, &self.target)?;
         let task = Task::of(request, self.traits.shown_channels > 0)?;
-        let mut job = Job::new(request, &plan, self.batch(request, &plan));
+        let checkpoint = self.checkpoint.as_ref();
+        let number = checkpoint.map(|it| it.begin(request, &mut plan, (&self.model, &self.target))).transpose()?;
+        let mut job = Job { number: number.unwrap_or(0), ..Job::new(request, &plan, self.batch(request, &plan)) };
+        job.report.resumed = checkpoint.map(|it| Resumed { pictures: it.saved_of(job.number), ..Resumed::default() });
         plan.warnings.iter().for_each(|warning| job.warn(&mut self.observer, warning));
         self.recording.as_ref().map_or(Ok(()), |recording| recording.note(as_recorded(request, &plan)))?;
         let made = self.make(&mut job, task, &mut take);
@@ -174,12 +206,17 @@ impl Pipeline {
     /// Prompts, and a picture where there is one → latents → pictures. Staged graphs are opened once each: all latents are
     /// there before the first is decoded.
     fn make(&mut self, job: &mut Job, task: Task, take: &mut dyn FnMut(Picture) -> Result<()>) -> Result<()> {
+        if self.are_saved(job, 0..job.request.count) {
+            return Ok(());
+        }
         self.warn_of_graphs(job);
         let prompts = self.encode_prompts(job)?;
         let original = self.encode_picture(job, task)?;
         self.encoder.iter_mut().for_each(Slot::end);
         let given = Given { prompts, original };
-        let batches = (0..job.request.count).step_by(job.batch);
+        let batches: Vec<_> = (0..job.request.count).step_by(job.batch).collect();
+        let batches = batches.into_iter().filter(|&first| !self.are_saved(job, first..first + job.rows(first)));
+        let batches = batches.collect::<Vec<_>>().into_iter();
         match self.target.residency {
             Residency::Resident => {
                 for first in batches {
@@ -196,6 +233,25 @@ impl Pipeline {
                 latents.into_iter().try_for_each(|batch| self.decode(job, &given.original, batch, take))
             }
         }
+    }
+
+    /// Whether a checkpoint says of these pictures that they are where they belong.
+    fn are_saved(&self, job: &Job, mut pictures: Range<usize>) -> bool {
+        let Some(checkpoint) = &self.checkpoint else { return false };
+        pictures.all(|picture| checkpoint.is_saved(job.number as usize, picture))
+    }
+
+    /// What the denoiser gave before for the batch that starts with picture `first`, where there is a checkpoint.
+    fn tape(&self, job: &Job, given: &Given, (first, shown): (usize, Option<&Shown>)) -> Result<Option<Tape>> {
+        let Some(checkpoint) = &self.checkpoint else { return Ok(None) };
+        // What the encoder gives shows in what the denoiser is asked, and not every request has one.
+        let graphs = self.opened().filter(|(stage, _)| *stage != Stage::Encoder);
+        let weights = || self.denoiser.weights();
+        checkpoint.check_graphs(graphs, weights, self.library.version())?;
+        let Prompts { positive, negative, .. } = &given.prompts;
+        let words = [positive, negative].into_iter().flatten().flat_map(|words| [&words.values[..], &words.pooled[..]]);
+        let shown = shown.into_iter().flat_map(|shown| [Some(&shown.mask[..]), shown.masked.as_slice()]).flatten();
+        Ok(Some(checkpoint.tape(job.number, (first, job.rows(first)), checkpoint::hash_of(words.chain(shown)))))
     }
 
     /// A graph that was exported for few pictures at once takes a larger batch in parts, which makes the same pictures.
@@ -319,14 +375,19 @@ impl Pipeline {
             false => Guidance::Off,
         };
         let done = Cell::new(0);
-        let with = Conditions { plan, done: &done, cancel: &request.cancel, shown: beginning.shown() };
+        let tape = self.tape(job, given, (first, beginning.shown()))?;
+        let tape = tape.as_ref();
+        let with = Conditions { plan, done: &done, cancel: &request.cancel, shown: beginning.shown(), tape };
         let denoiser = self.denoiser.begin(&self.model, plan)?;
         let mut denoiser = denoiser.condition(latent.dim(), wanted, guidance, with)?;
         let mut fresh = SamplerSource::new(job, first, noise)?;
         let observer = &mut self.observer;
-        let timings = &mut job.report.timings;
+        let report = &mut job.report;
         let (start_of_step, beginning) = (Instant::now(), &beginning);
-        let mut watch = StepWatch { plan, first, beginning, start: start_of_step, done: &done, observer, timings };
+        let previews = Previews { decoder: self.decoder.as_mut(), model: &self.model, request, plan };
+        let previewed_ms = report.timings.preview_ms;
+        let mut watch =
+            StepWatch { previews, first, beginning, start: start_of_step, done: &done, observer, report, tape };
         let mut walk = Walk {
             training: &plan.training,
             options: &plan.options,
@@ -337,8 +398,10 @@ impl Pipeline {
         let walked = plan.trajectory.walk(&mut putting_back, latent, &mut walk);
         let (latents, tally) = walked.map_err(|e| watch.locate(e))?;
         let work = Work { steps: done.get(), evaluations: denoiser.evaluations(), saved: denoiser.saved(), tally };
+        job.add_replayed(tape);
         job.report.timings.graphs_ms += milliseconds(self.denoiser.take_run_time());
-        job.report.timings.denoiser_ms += milliseconds(start.elapsed());
+        let timings = &mut job.report.timings;
+        timings.denoiser_ms += milliseconds(start.elapsed()) - (timings.preview_ms - previewed_ms);
         Ok(Batch { first, latents, work })
     }
 
@@ -351,6 +414,9 @@ impl Pipeline {
     ) -> Result<()> {
         for (offset, latent) in batch.latents.axis_iter(Axis(0)).enumerate() {
             let (start, index) = (Instant::now(), batch.first + offset);
+            if self.are_saved(job, index..index + 1) {
+                continue;
+            }
             let mut pixels = match &mut self.decoder {
                 Some(decoder) => {
                     let decoder = decoder.begin(&self.model, job.plan)?;
@@ -370,6 +436,7 @@ impl Pipeline {
             timings.decoder_ms += milliseconds(start.elapsed());
             (self.observer)(&Event::Decoded { index, count: job.request.count });
             let handover = Instant::now();
+            self.checkpoint.iter().for_each(|checkpoint| checkpoint.hands_over(job.number, index));
             take(picture)?;
             timings.handover_ms += milliseconds(handover.elapsed());
         }

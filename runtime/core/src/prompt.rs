@@ -3,6 +3,8 @@
 //! The grammar of weights is that of the Stable Diffusion web UI (AUTOMATIC1111), read strictly: what that passes over,
 //! such as a bracket that is never closed, is an error that tells its place, and so is what is not done here.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -62,6 +64,15 @@ impl LongPrompts {
             Self::Cut => "their end is cut off, with a warning",
             Self::Chunks => "they are read in several, one after the other",
         }
+    }
+}
+
+impl FromStr for LongPrompts {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|way| way.name() == text);
+        found.ok_or_else(|| Error::usage(format!("expected {}", Self::ALL.map(Self::name).join(" or "))))
     }
 }
 

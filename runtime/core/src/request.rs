@@ -15,6 +15,7 @@ use crate::noise::{Generator, Leg, TORCH_CPU, find_generator, leg};
 use crate::options::Options;
 use crate::original;
 use crate::prompt::{LongPrompts, Prompt, Syntax, find_weight};
+use crate::residency::Residency;
 use crate::route::{Route, Sampling};
 use crate::stage::Stage;
 use crate::target::Target;
@@ -23,7 +24,28 @@ use crate::training::Training;
 use crate::trajectory::{Relay, Trajectory};
 use crate::{Error, Result};
 
+mod field;
+
+pub use field::{FIELDS, Field, parse_condition, parse_option, parse_size};
+
 /// What to make. Fields that are `None` or empty take the model's default.
+///
+/// ```
+/// use safelight::{Curve, Request, Sampling};
+///
+/// let request = Request {
+///     prompt: "a lighthouse in the fog".into(),
+///     negative: Some("blurry".into()),
+///     seed: 7,
+///     count: 4,
+///     // Strong at first, weak at the end.
+///     guidance: Some(Curve::new(vec![7.5, 5.0, 3.0])?),
+///     sampling: Sampling { sampler: Some("dpmpp_2m".into()), ..Sampling::in_steps(20) },
+///     // Fields are added in any release.
+///     ..Request::default()
+/// };
+/// # Ok::<(), safelight::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Request {
     /// What the picture shows; may be empty, and must be for a model that no words steer.
@@ -71,6 +93,8 @@ pub struct Request {
     pub kept: KeptPixels,
     /// Whether the autoencoder works in tiles, instead of what the target says.
     pub tile: Option<Tiling>,
+    /// After how many steps each a picture is decoded and told as [`Event::Preview`](crate::Event::Preview); 0 is never.
+    pub preview_every: usize,
     /// Stops the generation from another thread.
     pub cancel: Cancel,
 }
@@ -145,6 +169,7 @@ impl Default for Request {
             mask: None,
             kept: KeptPixels::default(),
             tile: None,
+            preview_every: 0,
             cancel: Cancel::new(),
         }
     }
@@ -283,6 +308,7 @@ impl Plan {
         within("steps", steps.unwrap_or(1) as u64, target.limits.max_steps as u64)?;
         let batch = batch(request, target)?;
         let tiling = tiling(request, model, target)?;
+        check_previews(request, target)?;
         let [prompt, negative] = read_prompts(request)?;
         Ok(Self {
             strength,
@@ -450,6 +476,18 @@ fn conditions(request: &Request, model: &Model) -> Result<Vec<Chosen>> {
         Ok(Chosen { name: name.clone(), tensor: condition.tensor.clone(), value, unguided })
     });
     chosen.collect()
+}
+
+/// Refuses previews where the decoder is not in memory beside the denoiser.
+fn check_previews(request: &Request, target: &Target) -> Result<()> {
+    if request.preview_every == 0 || target.residency == Residency::Resident {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "previews need the decoder in memory beside the denoiser, and target {} opens one graph at a time (residency: \
+         staged); leave preview-every out",
+        target.name
+    )))
 }
 
 /// Whether the autoencoder works in tiles.

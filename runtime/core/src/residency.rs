@@ -8,7 +8,7 @@ use crate::Result;
 use crate::graph::{Graph, Opened, Source};
 use crate::library::Library;
 use crate::memory::{StageMemory, Watch};
-use crate::model::Model;
+use crate::model::{DataFile, Model};
 use crate::recording::Recording;
 use crate::request::Plan;
 
@@ -107,6 +107,11 @@ impl<S: RunsGraph> Slot<S> {
     /// What the stage runs; without providers while it has never been open.
     pub(crate) fn opened(&self) -> &Opened {
         &self.opened
+    }
+
+    /// SHA-256 of each file of weights beside the graph's own.
+    pub(crate) fn weights(&self) -> Result<Vec<String>> {
+        self.source.file().data.iter().map(DataFile::sha256).collect()
     }
 
     /// Time spent inside `Session::run` since this was last asked.

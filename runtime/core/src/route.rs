@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 
 use crate::curve::Curve;
 use crate::guidance::{Kind, LIMITS, Rule};
-use crate::model::Model;
+use crate::model::{Defaults, Model};
+use crate::noise::Noise;
 use crate::options::{Opt, Options};
-use crate::sampler::{Method, Steps};
+use crate::sampler::{Denoise, Latent, Method, Step, Steps};
 use crate::schedule::{Schedule, find_schedule};
 use crate::training::{Level, Training, TrainingSpec};
-use crate::trajectory::{Relay, Restart, Trajectory};
+use crate::trajectory::{Relay, Restart, Trajectory, Walk};
 use crate::{Error, Result};
 
 /// How noise becomes a latent. Fields that are `None` or empty take the model's default.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Sampling {
-    /// A name from [`SAMPLERS`](crate::sampler::SAMPLERS), or several in turn; see [`Relay`].
+    /// A name from [`SAMPLERS`](crate::sampler::SAMPLERS) or of `own_samplers`, or several in turn; see [`Relay`].
     pub sampler: Option<String>,
+    /// Samplers that the application brings, each with a name that is none of the built-in ones.
+    pub own_samplers: Vec<&'static Method>,
     /// A name from [`SCHEDULES`](crate::schedule::SCHEDULES).
     pub schedule: Option<String>,
     /// Number of steps, from 1.
@@ -35,6 +38,29 @@ pub struct Sampling {
 }
 
 /// The levels of a request and the samplers that walk them: all of a plan that needs no picture.
+///
+/// It is also all that a denoiser without a model needs. This one is exact, for data of which every number is 0.5:
+///
+/// ```
+/// use safelight::model::Defaults;
+/// use safelight::noise::{Noise, TORCH_CPU};
+/// use safelight::sampler::Latent;
+/// use safelight::training::{FlowSpec, Level, Prediction, Training};
+/// use safelight::{Route, Sampling};
+///
+/// let training = Training::new(FlowSpec { timesteps: 1000, shift: 1.0, dynamic_shift: None, prediction: Prediction::Flow })?;
+/// let defaults = Defaults {
+///     sampler: "euler".into(), schedule: "simple".into(), steps: 4, guidance: 1.0, options: Default::default(),
+/// };
+/// let route = Route::over(training, &Sampling::default(), &defaults, None)?;
+///
+/// let mut denoiser = |_: &Latent, _: Level, denoised: &mut Latent| Ok(denoised.fill(0.5));
+/// let mut noise = Noise::per_image(&TORCH_CPU, [7, 8]);
+/// let clean = route.walk(&mut denoiser, (2, 4, 8, 8), &mut noise, &mut |_| Ok(()))?;
+/// assert!(clean.iter().all(|value| (value - 0.5).abs() < 1e-6));
+/// # Ok::<(), safelight::Error>(())
+/// ```
+#[non_exhaustive]
 pub struct Route {
     /// The samplers.
     pub relay: Relay,
@@ -59,9 +85,23 @@ impl Route {
         (height, width): (usize, usize),
         guided: Option<(&Rule, &Curve)>,
     ) -> Result<Self> {
-        let relay = Relay::parse(sampling.sampler.as_deref().unwrap_or(&model.defaults.sampler))?;
-        let training = model.training.at_size(height, width);
-        let name = schedule_name(sampling, &relay, model)?;
+        Self::over(model.training.at_size(height, width), sampling, &model.defaults, guided)
+    }
+
+    /// The same over a training process alone, for a denoiser that is no model's graph; what `sampling` does not say is
+    /// in `defaults`.
+    ///
+    /// # Errors
+    /// As [`Route::new`].
+    pub fn over(
+        training: Training,
+        sampling: &Sampling,
+        defaults: &Defaults,
+        guided: Option<(&Rule, &Curve)>,
+    ) -> Result<Self> {
+        let sampler = sampling.sampler.as_deref().unwrap_or(&defaults.sampler);
+        let relay = Relay::parse_among(sampler, &sampling.own_samplers)?;
+        let name = schedule_name(sampling, &relay, defaults)?;
         let adaptive = relay.first().steps == Steps::Adaptive;
         let timetable = match sampling.given() {
             None if !adaptive => Some(find_schedule(&name)?),
@@ -72,7 +112,7 @@ impl Route {
         methods.extend(timetable.map(|timetable| (timetable.name, timetable.options)));
         methods.extend(guided.map(|(rule, _)| (rule.name, rule.options)));
         methods.push(("every sampler", LIMITS));
-        let options = Options::resolve(&methods, &given_options(sampling, model, &methods))?;
+        let options = Options::resolve(&methods, &given_options(sampling, defaults, &methods))?;
         check_orders(&relay, &options)?;
         let (grid, strength) = (relay.first().grid, strength(sampling, &relay)?);
         let schedule = match (sampling.given(), timetable) {
@@ -83,7 +123,7 @@ impl Route {
             (None, timetable) => {
                 // An adaptive sampler needs the noisy end alone, which is where one step of this one begins.
                 let timetable = timetable.map_or_else(|| find_schedule("karras"), Ok)?;
-                let steps = steps(sampling, &relay, model)?;
+                let steps = steps(sampling, &relay, defaults)?;
                 Schedule::for_strength(&training, timetable, grid, (steps, strength), &options)?
             }
         };
@@ -94,15 +134,44 @@ impl Route {
         check_limits_of_estimates(&options)?;
         Ok(Self { relay, schedule: name, trajectory, training, options })
     }
+
+    /// Walks it with any denoiser: noise of `shape`, `[batch, channels, height, width]`, → clean latents. The samplers'
+    /// own noise continues the initial one, as a [`Request`](crate::Request) has it unless it says otherwise. `on_step`
+    /// may end the walk with an error of its own.
+    ///
+    /// # Errors
+    /// As [`Trajectory::walk`].
+    pub fn walk(
+        &self,
+        denoiser: &mut dyn Denoise,
+        shape: (usize, usize, usize, usize),
+        noise: &mut Noise,
+        on_step: &mut dyn FnMut(&mut Step) -> Result<()>,
+    ) -> Result<Latent> {
+        let mut latent = Latent::zeros(shape);
+        noise.fill(&mut latent)?;
+        latent *= self.trajectory.initial_scale as f32;
+        let mut with = Walk {
+            training: &self.training,
+            options: &self.options,
+            noise: &mut |latent, _, _| noise.fill(latent),
+            on_step,
+        };
+        self.trajectory.walk(denoiser, latent, &mut with).map(|(latents, _)| latents)
+    }
 }
 
 /// The model's own options, as far as anything takes them, and the request's. Those of its sampler hold for that alone;
 /// limits of estimates are the model's whatever the sampler.
-fn given_options(sampling: &Sampling, model: &Model, methods: &[(&str, &[(Opt, f64)])]) -> BTreeMap<String, Curve> {
+fn given_options(
+    sampling: &Sampling,
+    defaults: &Defaults,
+    methods: &[(&str, &[(Opt, f64)])],
+) -> BTreeMap<String, Curve> {
     let taken = |name: &str| methods.iter().any(|(_, options)| options.iter().any(|(opt, _)| opt.row().name == name));
-    let is_own = sampling.sampler.as_ref().is_none_or(|sampler| *sampler == model.defaults.sampler);
+    let is_own = sampling.sampler.as_ref().is_none_or(|sampler| *sampler == defaults.sampler);
     let is_limit = |name: &str| LIMITS.iter().any(|(opt, _)| opt.row().name == name);
-    let own = model.defaults.options.iter().filter(|(name, _)| (is_own || is_limit(name)) && taken(name));
+    let own = defaults.options.iter().filter(|(name, _)| (is_own || is_limit(name)) && taken(name));
     own.chain(&sampling.options).map(|(name, curve)| (name.clone(), curve.clone())).collect()
 }
 
@@ -165,7 +234,7 @@ impl Sampling {
 }
 
 /// The name of the schedule, and no second way of saying the same.
-fn schedule_name(sampling: &Sampling, relay: &Relay, model: &Model) -> Result<String> {
+fn schedule_name(sampling: &Sampling, relay: &Relay, defaults: &Defaults) -> Result<String> {
     if relay.first().steps == Steps::Adaptive {
         return match sampling.given().is_some() || sampling.schedule.is_some() {
             false => Ok(ADAPTIVE.into()),
@@ -178,7 +247,7 @@ fn schedule_name(sampling: &Sampling, relay: &Relay, model: &Model) -> Result<St
     let (what, count) = match sampling.given() {
         None => {
             let own = sampling.schedule.as_deref().or(relay.first().schedule);
-            return Ok(own.unwrap_or(&model.defaults.schedule).to_owned());
+            return Ok(own.unwrap_or(&defaults.schedule).to_owned());
         }
         Some(_) if !sampling.timesteps.is_empty() && !sampling.sigmas.is_empty() => {
             return Err(Error::usage("timesteps and sigmas cannot both be given"));
@@ -205,10 +274,10 @@ fn strength(sampling: &Sampling, relay: &Relay) -> Result<f64> {
     }
 }
 
-fn steps(sampling: &Sampling, relay: &Relay, model: &Model) -> Result<usize> {
+fn steps(sampling: &Sampling, relay: &Relay, defaults: &Defaults) -> Result<usize> {
     let method = relay.first();
     match (method.steps, sampling.steps) {
-        (Steps::Any, steps) => Ok(steps.unwrap_or(model.defaults.steps)),
+        (Steps::Any, steps) => Ok(steps.unwrap_or(defaults.steps)),
         (Steps::One, None | Some(1)) | (Steps::Adaptive, None) => Ok(1),
         (Steps::One, Some(steps)) => {
             Err(Error::usage(format!("sampler {} takes 1 step, you asked for {steps}", method.name)))

@@ -1,11 +1,42 @@
 //! Samplers: plain functions over a denoiser, and the one table of their names.
+//!
+//! An application brings one of its own as it brings a denoiser: as a function. What the built-in ones are made of is
+//! here for it, too: [`Run`] with its levels, options and noise, [`alike`], [`blend`], [`split`], [`churned`] and
+//! [`into_noise`].
+//!
+//! ```
+//! use safelight::sampler::{Denoise, Latent, Method, Run, alike, blend};
+//! use safelight::{Result, Sampling};
+//!
+//! /// Walks on straight lines from level to level: Euler's method.
+//! fn straight(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> Result<Latent> {
+//!     let mut denoised = alike(&x);
+//!     for step in 0..run.steps() {
+//!         let (from, to) = run.interval(step);
+//!         denoiser.denoise(&x, from, &mut denoised)?;
+//!         let keep = to.sigma / from.sigma;
+//!         blend(&mut x, keep, &[(to.alpha - keep * from.alpha, &denoised)]);
+//!         run.done(step, &mut x, &denoised)?;
+//!     }
+//!     Ok(x)
+//! }
+//!
+//! const STRAIGHT: Method = Method { name: "straight", sample: straight, ..Method::PLAIN };
+//!
+//! let sampling = Sampling {
+//!     sampler: Some("straight until step 3, then dpmpp_2m".into()),
+//!     own_samplers: vec![&STRAIGHT],
+//!     ..Sampling::in_steps(8)
+//! };
+//! ```
 
 use std::ops::RangeInclusive;
 
 use ndarray::{Array4, Zip};
 
+use crate::curve::Curve;
 use crate::error::unknown;
-use crate::options::{Opt, Options};
+use crate::options::{Opt, Options, check_option};
 use crate::schedule::Grid;
 use crate::training::{Level, Training};
 use crate::{Error, Result};
@@ -84,6 +115,7 @@ pub struct Part {
 
 /// Steps that an adaptive method has taken and has thrown away.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Tally {
     /// Good enough.
     pub accepted: usize,
@@ -107,25 +139,37 @@ pub struct Step<'a> {
 }
 
 impl Run<'_> {
-    fn steps(&self) -> usize {
+    /// How many steps this run has, at least 1.
+    pub fn steps(&self) -> usize {
         self.levels.len().saturating_sub(1)
     }
 
-    fn interval(&self, step: usize) -> (Level, Level) {
+    /// Where a step begins and where it ends, for `step` from 0 to [`steps`](Self::steps) − 1; beyond them, it panics.
+    pub fn interval(&self, step: usize) -> (Level, Level) {
         (self.levels[step], self.levels[step + 1])
     }
 
-    /// The value of an option at a step of this run.
-    fn at(&self, opt: Opt, step: usize) -> f64 {
+    /// The value of an option at a step of this run: what the request says, the method's default, or what changes
+    /// nothing where the method does not take the option.
+    pub fn at(&self, opt: Opt, step: usize) -> f64 {
         self.options.at(opt, (self.part.before + step) as f64 / self.part.of.saturating_sub(1).max(1) as f64)
     }
 
-    fn draw(&mut self, fresh: &mut Latent, from: Level, to: Level) -> Result<()> {
+    /// Overwrites `fresh` with unit Gaussian noise for the way between two levels. All noise of a sampler is to come
+    /// from here: so a seed gives the same picture on every machine.
+    ///
+    /// # Errors
+    /// Whatever the source of the noise returns.
+    pub fn draw(&mut self, fresh: &mut Latent, from: Level, to: Level) -> Result<()> {
         (self.noise)(fresh, from, to)
     }
 
-    /// Adds fresh noise of standard deviation `sigma`, if any, for the way between two levels.
-    fn add_noise(&mut self, x: &mut Latent, fresh: &mut Latent, sigma: f64, way: (Level, Level)) -> Result<()> {
+    /// Adds fresh noise of standard deviation `sigma` times the option `noise_scale`, if any, for the way between two
+    /// levels. `fresh` is room for it, of the shape of `x`.
+    ///
+    /// # Errors
+    /// As [`Run::draw`].
+    pub fn add_noise(&mut self, x: &mut Latent, fresh: &mut Latent, sigma: f64, way: (Level, Level)) -> Result<()> {
         if sigma > 0.0 {
             self.draw(fresh, way.0, way.1)?;
             x.scaled_add((sigma * self.options.get(Opt::NoiseScale)) as f32, fresh);
@@ -133,11 +177,20 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn done(&mut self, step: usize, x: &mut Latent, denoised: &Latent) -> Result<()> {
+    /// Tells that a step is done, once for each of them and in their order; `x` is the latent from which the next one
+    /// begins, which whoever is told may change, `denoised` the estimate that it came from.
+    ///
+    /// # Errors
+    /// Whatever the observer returns; the sampler is to end with it.
+    pub fn done(&mut self, step: usize, x: &mut Latent, denoised: &Latent) -> Result<()> {
         self.done_between(step, self.interval(step), x, denoised)
     }
 
-    fn done_between(
+    /// The same between two levels of the sampler's own choice, for methods whose steps a tolerance decides.
+    ///
+    /// # Errors
+    /// As [`Run::done`].
+    pub fn done_between(
         &mut self,
         step: usize,
         (from, to): (Level, Level),
@@ -148,10 +201,13 @@ impl Run<'_> {
     }
 }
 
-/// A sampler takes a latent from `levels[0]` to the last level.
+/// A sampler takes a latent from `levels[0]` to the last level, and tells after each step that it is
+/// [`done`](Run::done).
 pub type Sampler = fn(&mut dyn Denoise, Latent, &mut Run) -> Result<Latent>;
 
 /// A sampler with the name that users type, and what they should know of it.
+///
+/// One of your own says where it differs from [`Method::PLAIN`]; fields may be added in any release.
 pub struct Method {
     /// The name in requests, manifests and reports.
     pub name: &'static str,
@@ -196,6 +252,32 @@ pub enum Steps {
     Adaptive,
 }
 
+impl Method {
+    /// What most methods have, and a start for one of your own. Only `name` and `sample` must be said.
+    pub const PLAIN: Self = Self {
+        name: "",
+        about: "",
+        source: "",
+        suits: "undistilled models",
+        sample: first_order::ancestral,
+        grid: Grid::Sigmas,
+        schedule: None,
+        steps: Steps::Any,
+        options: &[],
+        orders: 1..=4,
+        order: Some(1),
+        evaluations: |n| n,
+        cfg_pp: false,
+        stochastic: false,
+        from_pure_noise: true,
+    };
+
+    /// Whether it is a row of the table.
+    pub(crate) fn is_built_in(&self) -> bool {
+        SAMPLERS.iter().any(|method| method.name == self.name)
+    }
+}
+
 impl std::fmt::Debug for Method {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Method({})", self.name)
@@ -207,8 +289,37 @@ impl std::fmt::Debug for Method {
 /// # Errors
 /// [`ErrorKind::Usage`](crate::ErrorKind::Usage), listing the known names.
 pub fn find_sampler(name: &str) -> Result<&'static Method> {
-    let found = SAMPLERS.iter().find(|method| method.name == name);
-    found.ok_or_else(|| Error::usage(unknown("sampler", name, SAMPLERS.iter().map(|method| method.name))))
+    find_among(&[], name)
+}
+
+/// The same, among the application's own, too.
+pub(crate) fn find_among(own: &[&'static Method], name: &str) -> Result<&'static Method> {
+    let mut known = own.iter().copied().chain(SAMPLERS);
+    let found = known.clone().find(|method| method.name == name);
+    found.ok_or_else(|| Error::usage(unknown("sampler", name, known.by_ref().map(|method| method.name))))
+}
+
+/// Refuses samplers of an application that could not be told from others, or whose defaults could not be asked for.
+pub(crate) fn check_own(own: &[&'static Method]) -> Result<()> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    for (index, method) in own.iter().enumerate() {
+        let name = method.name;
+        let fault = |what: &str| Err(Error::usage(format!("the application's sampler \"{name}\" {what}")));
+        if name.is_empty() || !name.chars().all(is_word) {
+            return fault("has other characters in its name than letters, digits, _ and -, or none");
+        }
+        if method.is_built_in() {
+            return fault("would hide the built-in one; give it another name");
+        }
+        if own[..index].iter().any(|other| other.name == name) {
+            return fault("is given twice");
+        }
+        for &(opt, default) in method.options {
+            check_option(opt.row(), &Curve::constant(default))
+                .map_err(|e| e.context(format_args!("sampler {name}")))?;
+        }
+    }
+    Ok(())
 }
 
 /// The last outputs of a denoiser and the levels that they are of, newest first; allocated once.
@@ -249,12 +360,13 @@ impl<const N: usize> History<N> {
     }
 }
 
-fn alike(x: &Latent) -> Latent {
+/// A latent of the shape of `x`, all zeros.
+pub fn alike(x: &Latent) -> Latent {
     Latent::zeros(x.raw_dim())
 }
 
-/// `x = x·keep + Σ weight·latent`.
-fn blend(x: &mut Latent, keep: f64, terms: &[(f64, &Latent)]) {
+/// `x = x·keep + Σ weight·latent`, over latents of one shape; in single precision.
+pub fn blend(x: &mut Latent, keep: f64, terms: &[(f64, &Latent)]) {
     let Some(((weight, first), more)) = terms.split_first() else { return };
     let (keep, weight) = (keep as f32, *weight as f32);
     Zip::from(&mut *x).and(*first).for_each(|x, &other| *x = *x * keep + other * weight);
@@ -263,14 +375,14 @@ fn blend(x: &mut Latent, keep: f64, terms: &[(f64, &Latent)]) {
     }
 }
 
-/// Turns an estimate of the clean latent at a level into one of the noise.
-fn into_noise(denoised: &mut Latent, x: &Latent, at: Level) {
+/// Turns an estimate of the clean latent at a level into one of the noise, `(x − alpha·denoised)/sigma`.
+pub fn into_noise(denoised: &mut Latent, x: &Latent, at: Level) {
     blend(denoised, -at.alpha / at.sigma, &[(1.0 / at.sigma, x)]);
 }
 
 /// A step to `to` with fresh noise: the level to walk to without, and the deviation of what is then added. With eta 1
 /// that is what DDPM adds (Song et al. 2021, eq. 16), the same in every scaling of the latent.
-fn split(from: Level, to: Level, eta: f64) -> (Level, f64) {
+pub fn split(from: Level, to: Level, eta: f64) -> (Level, f64) {
     if eta == 0.0 {
         return (to, 0.0);
     }
@@ -278,9 +390,12 @@ fn split(from: Level, to: Level, eta: f64) -> (Level, f64) {
     (Level { sigma: (to.sigma.powi(2) - added.powi(2)).max(0.0).sqrt(), ..to }, added)
 }
 
-/// Raises the noise before a step (Karras et al. 2022, algorithm 2), and returns the level that this leads to. As in
-/// k-diffusion, noise is drawn for every step, used or not.
-fn churned(x: &mut Latent, fresh: &mut Latent, from: Level, to: Level, run: &mut Run) -> Result<Level> {
+/// Raises the noise before a step as the option `churn` says (Karras et al. 2022, algorithm 2), and returns the level
+/// that this leads to. As in k-diffusion, noise is drawn for every step, used or not. `fresh` is room for it.
+///
+/// # Errors
+/// As [`Run::draw`].
+pub fn churned(x: &mut Latent, fresh: &mut Latent, from: Level, to: Level, run: &mut Run) -> Result<Level> {
     let churn = run.options.get(Opt::Churn) / run.part.of as f64;
     if churn == 0.0 {
         return Ok(from);

@@ -1,8 +1,11 @@
 //! The graphs of a diffusion model, and the precisions that they come in.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
 
 /// The part that a graph plays in the way from words to a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,6 +95,15 @@ impl Precision {
             Self::Fp16 => "fp16",
             Self::Fp32 => "fp32",
         }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|precision| precision.name() == text);
+        found.ok_or_else(|| Error::usage("expected int8, fp16 or fp32, or several joined by commas, best first"))
     }
 }
 

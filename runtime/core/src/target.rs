@@ -306,6 +306,26 @@ impl Target {
 
     /// The same from text, for targets that do not live in a file; these cannot extend others.
     ///
+    /// ```
+    /// use safelight::Target;
+    ///
+    /// let target = Target::parse(
+    ///     "schema: safelight-target/1
+    /// name: toy
+    /// title: A toy with two cores
+    /// measured: false
+    /// measure: generate an apple
+    /// providers: [{ name: cpu, need: required }]
+    /// precision: [int8, fp16]
+    /// residency: staged
+    /// session: { intra_threads: 2, spinning: false }
+    /// limits: { max_steps: 8 }
+    /// ",
+    /// )?;
+    /// assert_eq!(target.limits.max_steps, 8);
+    /// # Ok::<(), safelight::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Target::open`], without the file.
     pub fn parse(text: &str) -> Result<Self> {

@@ -1,11 +1,12 @@
 //! Which samplers walk which levels: one all the way, several in turn, intervals walked again.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::options::{Opt, Options};
-use crate::sampler::{Denoise, Latent, Method, Part, Run, Step, Steps, Tally, find_sampler};
+use crate::sampler::{Denoise, Latent, Method, Part, Run, Step, Steps, Tally, check_own, find_among};
 use crate::schedule::{Grid, Schedule, check_falling};
 use crate::training::{Level, Training};
 use crate::{Error, Result};
@@ -45,11 +46,21 @@ impl Relay {
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) for unknown names, and for what is not written like the examples
     /// above.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_among(text, &[])
+    }
+
+    /// The same, where names may be those of an application's own samplers.
+    ///
+    /// # Errors
+    /// As [`Relay::parse`]; [`ErrorKind::Usage`](crate::ErrorKind::Usage) for own samplers that hide a built-in one or
+    /// one another, have no name of one word, or defaults out of their options' ranges.
+    pub fn parse_among(text: &str, own: &[&'static Method]) -> Result<Self> {
+        check_own(own)?;
         let parts: Vec<_> = text.split(',').map(str::trim).collect();
         if parts.len() > MOST_LEGS {
             return Err(Error::usage(format!("{} samplers in turn, expected at most {MOST_LEGS}", parts.len())));
         }
-        let legs = parts.iter().enumerate().map(|(i, part)| leg(part, i, parts.len()));
+        let legs = parts.iter().enumerate().map(|(i, part)| leg(part, (i, parts.len()), own));
         let legs: Vec<_> = legs.collect::<Result<_>>()?;
         if let Some(leg) = legs.iter().find(|leg| legs.len() > 1 && leg.method.steps != Steps::Any) {
             return Err(Error::usage(format!("sampler {} walks the whole way or not at all", leg.method.name)));
@@ -60,6 +71,11 @@ impl Relay {
     /// The samplers, in their order.
     pub fn methods(&self) -> impl Iterator<Item = &'static Method> {
         self.legs.iter().map(|leg| leg.method)
+    }
+
+    /// Those of them that are the application's own.
+    pub fn own_methods(&self) -> impl Iterator<Item = &'static Method> {
+        self.methods().filter(|method| !method.is_built_in())
     }
 
     /// The first sampler: the grid of levels is its.
@@ -83,7 +99,7 @@ impl fmt::Display for Relay {
     }
 }
 
-fn leg(text: &str, index: usize, count: usize) -> Result<Leg> {
+fn leg(text: &str, (index, count): (usize, usize), own: &[&'static Method]) -> Result<Leg> {
     let fault = || {
         Error::usage(format!(
             "sampler \"{text}\": expected a name, or several as in \"euler_ancestral until sigma 2, then dpmpp_2m\" or \
@@ -101,7 +117,7 @@ fn leg(text: &str, index: usize, count: usize) -> Result<Leg> {
         [name, "until", "step", step] if index + 1 < count => (Until::Step(step.parse().map_err(|_| fault())?), name),
         _ => return Err(fault()),
     };
-    Ok(Leg { method: find_sampler(name)?, until })
+    Ok(Leg { method: find_among(own, name)?, until })
 }
 
 /// An interval that is walked again (Xu et al. 2023, "Restart sampling", arXiv:2306.14878, algorithm 1): from the
@@ -118,6 +134,25 @@ pub struct Restart {
     pub steps: usize,
     /// How often.
     pub times: usize,
+}
+
+impl FromStr for Restart {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parse = || {
+            let (interval, counts) = text.split_once(':')?;
+            let (high, low) = interval.split_once("..")?;
+            let (steps, times) = counts.split_once(['x', '×'])?;
+            Some(Self {
+                high: high.trim().parse().ok()?,
+                low: low.trim().parse().ok()?,
+                steps: steps.trim().parse().ok()?,
+                times: times.trim().parse().ok()?,
+            })
+        };
+        parse().ok_or_else(|| Error::usage("expected HIGH..LOW:STEPSxTIMES, such as 2..0.1:4x2"))
+    }
 }
 
 /// A whole trajectory: runs of samplers, one after the other.
@@ -212,21 +247,45 @@ impl Trajectory {
             } else if before > 0 && start.alpha > 0.0 {
                 x *= (start.alpha / at.alpha) as f32;
             }
-            let options = with.options.of(leap.method.options);
-            let mut run = Run {
-                levels: &leap.levels,
-                training: with.training,
-                options: &options,
-                noise: with.noise,
-                on_step: with.on_step,
-                part: Part { before, of: self.steps.unwrap_or(1) },
-                tally: Tally::default(),
-            };
-            x = (leap.method.sample)(denoiser, x, &mut run)?;
-            tally.accepted += run.tally.accepted;
-            tally.rejected += run.tally.rejected;
+            let part = Part { before, of: self.steps.unwrap_or(1) };
+            let tried;
+            (x, tried) = leap.sample(denoiser, x, part, with)?;
+            tally.accepted += tried.accepted;
+            tally.rejected += tried.rejected;
             before += leap.levels.len() - 1;
             at = leap.levels[leap.levels.len() - 1];
+        }
+        Ok((x, tally))
+    }
+}
+
+impl Leap {
+    /// One run of its sampler, whoever wrote that: a latent of its first level → one of its last.
+    fn sample(&self, denoiser: &mut dyn Denoise, x: Latent, part: Part, with: &mut Walk) -> Result<(Latent, Tally)> {
+        let (method, shape, mut told) = (self.method, x.dim(), 0);
+        let options = with.options.of(method.options);
+        let mut run = Run {
+            levels: &self.levels,
+            training: with.training,
+            options: &options,
+            noise: with.noise,
+            on_step: &mut |step| {
+                told += 1;
+                (with.on_step)(step)
+            },
+            part,
+            tally: Tally::default(),
+        };
+        let x = (method.sample)(denoiser, x, &mut run)?;
+        let (tally, steps) = (run.tally, run.steps());
+        if x.dim() != shape {
+            return Err(Error::usage(format!("sampler {} made a latent of {:?} from {shape:?}", method.name, x.dim())));
+        }
+        if method.steps != Steps::Adaptive && told != steps {
+            return Err(Error::usage(format!(
+                "sampler {} has told of {told} steps and had {steps} to do; it is to call done after each",
+                method.name
+            )));
         }
         Ok((x, tally))
     }

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::report::{Detailed, GraphUsed, Workload};
 use super::{Executor, Look, Made, requests};
 use crate::cancel::Cancel;
-use crate::child::{Child, PATIENCE, describe};
+use crate::child::{Child, PATIENCE, advice, describe};
 use crate::graph::Opened;
 use crate::library::Library;
 use crate::memory::{Memory, Reading, StageMemory};
@@ -109,9 +109,11 @@ impl Worker {
         let mut command = Command::new(program);
         command.args(arguments);
         let began = Instant::now();
-        let mut child = Child::start(command)
-            .map_err(|e| Error::io(format!("{} cannot be started to be measured: {e}", program.display())))?;
-        let (input, lines, words) = (child.input(), child.lines(), child.last_words());
+        let mut child = Child::start(command).map_err(|e| {
+            let advice = advice(&e).map(|advice| format!("; {advice}")).unwrap_or_default();
+            Error::io(format!("{} cannot be started to be measured: {e}{advice}", program.display()))
+        })?;
+        let (input, lines, words) = (child.input(), child.lines()?, child.last_words()?);
         let mut worker =
             Self { child, input, lines, words, cancel: cancel.clone(), began, process_ms: 0.0, open_ms: 0.0 };
         worker.say(errand)?;

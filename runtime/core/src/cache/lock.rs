@@ -64,14 +64,14 @@ fn open(path: &Path) -> io::Result<Option<File>> {
 
 /// Whether the path still leads to the file that was locked: it may have been removed since it was opened.
 #[cfg(unix)]
-fn is_still(path: &Path, file: &File) -> bool {
+pub(crate) fn is_still(path: &Path, file: &File) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
     matches!((fs::metadata(path), file.metadata()), (Ok(a), Ok(b)) if same(&a, &b))
 }
 
 #[cfg(not(unix))]
-fn is_still(_: &Path, _: &File) -> bool {
+pub(crate) fn is_still(_: &Path, _: &File) -> bool {
     true
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, RunOptions, Session, SessionInputValue};
-use ort::value::{DynTensor, TensorElementType as Type};
+use ort::value::DynTensor;
 
 use super::session::internal;
 use crate::Result;
@@ -43,8 +43,8 @@ struct Bound {
     options: Arc<RunOptions>,
 }
 
-/// A tensor of a session that was run: its place among the session's, name, type and shape.
-pub(super) type Given<'a> = (usize, &'a str, Type, Vec<i64>);
+/// An output of a session that was run: its place among the session's, and shape.
+pub(super) type Given<'a> = (usize, &'a [usize]);
 
 /// Has a run's options say that it is not to be recorded.
 pub(super) fn not_recorded(options: &mut RunOptions) -> ort::Result<()> {
@@ -125,10 +125,13 @@ impl Bound {
             inputs.push(input);
         }
         let mut outputs = Vec::new();
-        for (index, name, data_type, shape) in given {
-            let mut on_device = DynTensor::new(&allocator, *data_type, shape.clone())?;
-            binding.bind_output(*name, &mut on_device)?;
-            outputs.push((*index, on_device, DynTensor::new(&host, *data_type, shape.clone())?));
+        for (index, shape) in given {
+            let outlet = &session.outputs()[*index];
+            let data_type = outlet.dtype().tensor_type().ok_or_else(|| ort::Error::new("an output is no tensor"))?;
+            let shape: Vec<_> = shape.iter().map(|&size| size as i64).collect();
+            let mut on_device = DynTensor::new(&allocator, data_type, shape.clone())?;
+            binding.bind_output(outlet.name(), &mut on_device)?;
+            outputs.push((*index, on_device, DynTensor::new(&host, data_type, shape)?));
         }
         let mut options = RunOptions::new()?;
         options.set(RECORDING, recording.to_string())?;

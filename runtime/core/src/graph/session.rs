@@ -13,7 +13,7 @@ use super::assignment::{check_fallback, count_nodes};
 use super::cached::{self, Aid};
 use crate::cache::{Kept, Shelf};
 use crate::library::{Library, RECORD_ASSIGNMENT};
-use crate::model::GraphFile;
+use crate::model::Verified;
 use crate::provider::{self, Need, Provider, ProviderName};
 use crate::stage::Stage;
 use crate::target::{GraphOptimization, StageSettings};
@@ -61,7 +61,7 @@ impl fmt::Display for Failure {
 /// optional one is left out, and told.
 pub(super) fn open_session(
     library: &Library,
-    file: &GraphFile,
+    graph: &Verified,
     settings: &StageSettings,
     fixed: &[(String, usize)],
     (profile, shelf): (Option<&Path>, Option<&Shelf>),
@@ -70,7 +70,10 @@ pub(super) fn open_session(
     let mut warnings = Vec::new();
     while !providers.is_empty() {
         let try_open = |aid: &Aid| {
-            let session = try_session(library, file, (settings, profile, aid), &providers, fixed)?;
+            let session = try_session(library, graph, (settings, profile, aid), &providers, fixed);
+            // Opened by its name, it may be another than the one that was verified; what was made of that is not kept.
+            graph.check_unchanged().map_err(Failure::Other)?;
+            let session = session?;
             let nodes = library.assigned(&session).map_err(Failure::Other)?;
             Ok((session, nodes))
         };
@@ -125,7 +128,7 @@ fn missing(library: &Library, providers: &[Provider]) -> Option<Failure> {
 
 fn try_session(
     library: &Library,
-    file: &GraphFile,
+    graph: &Verified,
     (settings, profile, aid): (&StageSettings, Option<&Path>, &Aid),
     providers: &[Provider],
     fixed: &[(String, usize)],
@@ -151,7 +154,7 @@ fn try_session(
     for (axis, size) in fixed {
         builder = builder.with_dimension_override(axis, *size as i64).map_err(refused("a dimension override"))?;
     }
-    builder.commit_from_file(aid.graph(&file.path)).map_err(|e| Failure::Opening(e.code(), open_failed(&e)))
+    builder.commit_from_file(aid.graph(&graph.file.path)).map_err(|e| Failure::Opening(e.code(), open_failed(&e)))
 }
 
 /// Gives a session to be opened one more provider, or says why it cannot be used.
@@ -231,6 +234,9 @@ fn open_failed(error: &ort::Error) -> Error {
     }
     if is_of_device(&message) {
         return Error::library(format!("its device cannot be used: {message}; {DEVICE_ADVICE}"));
+    }
+    if message.contains("pthread_create failed") {
+        return Error::no_thread(message);
     }
     let hint = match error.code() {
         ort::ErrorCode::InvalidProtobuf => "; the file is not an ONNX graph, or is damaged",

@@ -5,10 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Event, Observer, Report, Timings, milliseconds};
+use image::RgbImage;
+use ndarray::{ArrayView3, Axis};
+
+use super::{Event, Observer, Report, milliseconds};
+use crate::checkpoint::{Came, Tape};
+use crate::decoder::{self, Decoder};
+use crate::model::Model;
 use crate::noise::{Brownian, Noise, Seeds};
 use crate::original::{Beginning, Original};
 use crate::request::{NoiseLayout, Plan, Request, SamplerNoise};
+use crate::residency::{AnySlot as _, Slot};
 use crate::sampler::{Latent, Step, Tally};
 use crate::stage::Stage;
 use crate::text::Hidden;
@@ -21,6 +28,8 @@ pub(super) struct Job<'a> {
     pub(super) plan: &'a Plan,
     /// Pictures that go through the graphs together.
     pub(super) batch: usize,
+    /// Its number in the pipeline's checkpoint, where there is one.
+    pub(super) number: u64,
     /// Width and height of the tiles, in pixels, that a stage works in.
     pub(super) tiles: BTreeMap<Stage, [usize; 2]>,
     pub(super) report: Report,
@@ -60,7 +69,7 @@ pub(super) struct Given {
 
 impl<'a> Job<'a> {
     pub(super) fn new(request: &'a Request, plan: &'a Plan, batch: usize) -> Self {
-        Self { request, plan, batch, tiles: BTreeMap::new(), report: Report::default() }
+        Self { request, plan, batch, number: 0, tiles: BTreeMap::new(), report: Report::default() }
     }
 
     /// Pictures of the batch that starts with picture `first`; the last may be smaller.
@@ -88,6 +97,14 @@ impl<'a> Job<'a> {
         match request.noise {
             NoiseLayout::PerImage => pictures.map(of_each).collect::<Option<_>>().map(Seeds::PerImage),
             NoiseLayout::Shared => request.noise_seed.map(Seeds::Shared),
+        }
+    }
+
+    /// Counts what a checkpoint spared for a batch.
+    pub(super) fn add_replayed(&mut self, tape: Option<&Tape>) {
+        if let (Some(resumed), Some(tape)) = (&mut self.report.resumed, tape) {
+            resumed.steps += tape.replayed().steps;
+            resumed.evaluations += tape.replayed().evaluations;
         }
     }
 
@@ -141,27 +158,87 @@ pub(super) fn brownian_time(training: &Training, level: Level) -> f64 {
     training.own_sigma(level).min(training.sigma_range().1)
 }
 
+/// Decodes estimates on the way, where the request asks for it.
+pub(super) struct Previews<'a> {
+    /// None where the model makes pixels.
+    pub(super) decoder: Option<&'a mut Slot<Decoder>>,
+    pub(super) model: &'a Model,
+    pub(super) request: &'a Request,
+    pub(super) plan: &'a Plan,
+}
+
+impl Previews<'_> {
+    /// Whether some are asked for once so many steps are done. After the last comes the picture itself.
+    fn are_due(&self, done: usize) -> bool {
+        let every = self.request.preview_every;
+        every > 0 && done.is_multiple_of(every) && Some(done) != self.plan.steps()
+    }
+
+    /// An estimate's picture; nothing where there is none in it yet.
+    fn decode(&mut self, estimate: ArrayView3<f32>) -> Result<Option<RgbImage>> {
+        let decoded = match &mut self.decoder {
+            Some(slot) => {
+                let decoder = slot.begin(self.model, self.plan)?;
+                let plane = decoder.plane(self.plan);
+                let decoded = decoder.decode(estimate, &plane, &self.request.cancel);
+                slot.end();
+                decoded
+            }
+            None => decoder::pixels(estimate, self.model.latent),
+        };
+        match decoded {
+            Err(e) if e.kind() == ErrorKind::Numeric => Ok(None),
+            decoded => decoded.map(Some),
+        }
+    }
+}
+
 /// Times each step and tells the observer.
 pub(super) struct StepWatch<'a> {
-    pub(super) plan: &'a Plan,
+    pub(super) previews: Previews<'a>,
     pub(super) beginning: &'a Beginning<'a>,
     pub(super) first: usize,
     pub(super) start: Instant,
     pub(super) done: &'a Cell<usize>,
     pub(super) observer: &'a mut Observer,
-    pub(super) timings: &'a mut Timings,
+    pub(super) report: &'a mut Report,
+    pub(super) tape: Option<&'a Tape>,
 }
 
 impl StepWatch<'_> {
     pub(super) fn step(&mut self, step: &mut Step) -> Result<()> {
-        let steps = self.plan.steps();
+        let steps = self.previews.plan.steps();
         self.beginning.put_back(step, Some(step.index + 1) == steps);
         let Step { index, from, ref latent, denoised, .. } = *step;
-        self.timings.steps_ms.push(milliseconds(self.start.elapsed()));
+        let (first, timestep) = (self.first, from.timestep);
+        let came = self.tape.map_or(Came::Anew, Tape::step);
+        if came != Came::Replayed {
+            self.report.timings.steps_ms.push(milliseconds(self.start.elapsed()));
+        }
+        if came == Came::Resumed {
+            (self.observer)(&Event::Resumed { first, step: index, steps });
+        }
+        if let Some(warning) = self.tape.and_then(Tape::take_warning) {
+            (self.observer)(&Event::Warning(&warning));
+            self.report.warnings.push(warning);
+        }
         self.start = Instant::now();
         self.done.set(index + 1);
-        let (first, timestep) = (self.first, from.timestep);
         (self.observer)(&Event::Step { first, step: index, steps, timestep, latent, denoised });
+        let is_due = came != Came::Replayed && self.previews.are_due(index + 1);
+        if is_due { self.preview(index, denoised) } else { Ok(()) }
+    }
+
+    /// Tells what each picture of the batch would be after a step. It takes no part of the next step's time.
+    fn preview(&mut self, step: usize, estimates: &Latent) -> Result<()> {
+        let start = Instant::now();
+        for (offset, estimate) in estimates.axis_iter(Axis(0)).enumerate() {
+            if let Some(pixels) = self.previews.decode(estimate)? {
+                (self.observer)(&Event::Preview { index: self.first + offset, step, pixels: &pixels });
+            }
+        }
+        self.report.timings.preview_ms += milliseconds(start.elapsed());
+        self.start += start.elapsed();
         Ok(())
     }
 
@@ -171,7 +248,7 @@ impl StepWatch<'_> {
             return error;
         }
         let step = self.done.get() + 1;
-        match self.plan.steps() {
+        match self.previews.plan.steps() {
             Some(steps) => error.context(format_args!("denoiser: step {step} of {steps}")),
             None => error.context(format_args!("denoiser: step {step}")),
         }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use image::RgbImage;
 use serde::Serialize;
 use serde_json::json;
 
 use super::Pipeline;
 use super::job::{Job, Work};
 use crate::cache::Cached;
+use crate::checkpoint::Resumed;
 use crate::memory::{Memory, Reading as MemoryReading};
 use crate::picture::{Picture, Provenance};
 use crate::request::{Plan, Request};
@@ -45,6 +47,25 @@ pub enum Event<'a> {
         /// The estimate of the clean latent that it came from.
         denoised: &'a Latent,
     },
+    /// Steps before this one were not done again: a checkpoint had what they need. Told once a batch, when it is done.
+    Resumed {
+        /// Index of the batch's first picture.
+        first: usize,
+        /// The step that was done, from 0.
+        step: usize,
+        /// Steps of this picture, where no tolerance decides.
+        steps: Option<usize>,
+    },
+    /// What the picture would be if this step were the last: its estimate, decoded, as [`Request::preview_every`] asks.
+    /// Where the decoder makes nothing of an estimate yet, NaN or black, there is none.
+    Preview {
+        /// Index of the picture.
+        index: usize,
+        /// The step that was done, from 0.
+        step: usize,
+        /// The picture.
+        pixels: &'a RgbImage,
+    },
     /// The picture to begin with is a latent.
     Encoded,
     /// A picture is decoded.
@@ -58,6 +79,7 @@ pub enum Event<'a> {
 
 /// What a generation gives.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Output {
     /// The pictures, in the order of their seeds.
     pub pictures: Vec<Picture>,
@@ -71,6 +93,7 @@ pub struct Output {
 
 /// What a generation tells besides its pictures.
 #[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// Where the time went.
     pub timings: Timings,
@@ -81,10 +104,14 @@ pub struct Report {
     pub cached: BTreeMap<Stage, Cached>,
     /// Where the memory went, where [`Pipeline::measure_memory`] asked for it and the system tells.
     pub memory: Option<Memory>,
+    /// What did not have to be done again, where there is a checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Resumed>,
 }
 
 /// Where the time of a generation went, in milliseconds, and how often the text encoder was spared.
 #[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
 pub struct Timings {
     /// Finding the library, verifying hashes and opening graphs; once a pipeline.
     pub open_ms: f64,
@@ -101,8 +128,11 @@ pub struct Timings {
     pub encoder_ms: f64,
     /// All steps of all pictures.
     pub denoiser_ms: f64,
-    /// Each step of each batch.
+    /// Each step of each batch, but those that a checkpoint spared.
     pub steps_ms: Vec<f64>,
+    /// Estimates to previews, where any were asked for; no part of the denoiser's or the decoder's time.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub preview_ms: f64,
     /// Latents to pixels.
     pub decoder_ms: f64,
     /// Handing pictures to the caller, such as writing them to files.
@@ -111,6 +141,10 @@ pub struct Timings {
     pub total_ms: f64,
     /// The part of it inside `Session::run`.
     pub graphs_ms: f64,
+}
+
+fn is_nothing(time_ms: &f64) -> bool {
+    *time_ms == 0.0
 }
 
 impl Timings {
@@ -153,6 +187,7 @@ impl Pipeline {
             generator: plan.generator.name,
             sampler_noise: request.sampler_noise,
             sampler: plan.relay.to_string(),
+            own_samplers: plan.relay.own_methods().map(|method| (method.name, method.source)).collect(),
             schedule: plan.schedule.clone(),
             timesteps: request.sampling.timesteps.clone(),
             sigmas: request.sampling.sigmas.clone(),

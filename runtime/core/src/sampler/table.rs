@@ -14,24 +14,8 @@ const ADAPTIVE: &[(Opt, f64)] = &[(Opt::Rtol, 0.05), (Opt::Atol, 0.0078), (Opt::
 const DPM_ADAPTIVE: &[(Opt, f64)] =
     &[(Opt::Order, 3.0), (Opt::Rtol, 0.05), (Opt::Atol, 0.0078), (Opt::MaxEvaluations, 300.0)];
 
-/// What most rows have; a row says where it differs.
-const PLAIN: Method = Method {
-    name: "",
-    about: "",
-    source: "",
-    suits: "undistilled models",
-    sample: first_order::ancestral,
-    grid: Grid::Sigmas,
-    schedule: None,
-    steps: Steps::Any,
-    options: &[],
-    orders: 1..=4,
-    order: Some(1),
-    evaluations: |n| n,
-    cfg_pp: false,
-    stochastic: false,
-    from_pure_noise: true,
-};
+/// A row says where it differs.
+const PLAIN: Method = Method::PLAIN;
 
 /// Every sampler that a request or a manifest can name.
 pub const SAMPLERS: &[Method] = &[
