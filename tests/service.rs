@@ -135,7 +135,8 @@ fn commands_that_measure_end_soon_with_their_processes_and_folders() {
     type Begun<'a> = &'a dyn Fn(&Place) -> bool;
     const PLACE: &[&str] = &["place", "--steps", "900"];
     const BENCH: &[&str] = &["bench", "--duration", "60", "--steps", "20", "--wait", "0"];
-    let cases: [(&[&str], Begun, &[&str], Option<i32>); 5] = [
+    type Case<'a> = (&'a [&'a str], Begun<'a>, &'a [&'a str], Option<i32>);
+    let cases: [Case; 5] = [
         (PLACE, &profiles, &["-TERM"], Some(8)),
         (PLACE, &profiles, &["-TERM", "-TERM"], Some(8)),
         (BENCH, &measured, &["-TERM"], Some(8)),
