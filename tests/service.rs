@@ -133,19 +133,23 @@ fn commands_that_measure_end_soon_with_their_processes_and_folders() {
     let profiles = |place: &Place| place.left().iter().filter(|file| file.starts_with("temporary/")).count() > 2;
     let measured = |place: &Place| processes_of(place).iter().any(|process| process.contains("bench-worker"));
     type Begun<'a> = &'a dyn Fn(&Place) -> bool;
-    let cases: [(&[&str], Begun, usize); 4] = [
-        (&["place", "--steps", "900"], &profiles, 1),
-        (&["place", "--steps", "900"], &profiles, 2),
-        (&["bench", "--duration", "60", "--steps", "20", "--wait", "0"], &measured, 1),
-        (&["bench", "--duration", "60", "--steps", "20", "--wait", "0"], &measured, 2),
+    type Case<'a> = (&'a [&'a str], Begun<'a>, &'a [&'a str], Option<i32>);
+    const PLACE: &[&str] = &["place", "--steps", "900"];
+    const BENCH: &[&str] = &["bench", "--duration", "60", "--steps", "20", "--wait", "0"];
+    let cases: [Case; 5] = [
+        (PLACE, &profiles, &["-TERM"], Some(8)),
+        (PLACE, &profiles, &["-TERM", "-TERM"], Some(8)),
+        (BENCH, &measured, &["-TERM"], Some(8)),
+        (BENCH, &measured, &["-TERM", "-INT"], Some(8)),
+        (BENCH, &measured, &["-KILL"], None),
     ];
-    for (arguments, begun, times) in cases {
-        let (place, case) = (Place::new(), format!("{arguments:?} {times}"));
+    for (arguments, begun, signals, code) in cases {
+        let (place, case) = (Place::new(), format!("{arguments:?} {signals:?}"));
         let child = start(place.command(arguments.iter().copied().chain(["--model", &sd])));
         wait_for(&case, || begun(&place));
-        (0..times).for_each(|_| send("-TERM", &child));
+        signals.iter().for_each(|signal| send(signal, &child));
         let (status, told) = ended(child, &case);
-        assert_eq!((status.code(), told.contains("cancelled")), (Some(8), true), "{case}: {told}");
+        assert_eq!((status.code(), told.contains("cancelled")), (code, code.is_some()), "{case}: {told}");
         check_left(&place, &case);
     }
 }
@@ -212,6 +216,18 @@ fn what_was_to_be_ignored_stays_ignored() {
     assert!(child.0.try_wait().unwrap().is_none());
     send("-TERM", &child);
     assert_eq!(ended(child, "after nohup").0.code(), Some(8));
+}
+
+#[test]
+fn a_bus_error_that_is_sent_is_no_file_that_was_cut_short() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let place = Place::new();
+    let many = generate(&place, &["--steps", "2", "--count", "5000", "--out", "pictures/"]);
+    let child = start(within(&many, "ulimit -c 0; exec \"$@\""));
+    wait_for("a picture", || fs::read_dir(place.work().join("pictures")).is_ok_and(|files| files.count() > 1));
+    send("-BUS", &child);
+    let (status, told) = ended(child, "bus error");
+    assert_eq!((status.signal(), told.contains("mapped")), (Some(7), false), "{told}");
 }
 
 #[test]
@@ -380,6 +396,11 @@ fn a_full_disk_keeps_what_fits_and_says_what_does_not() {
     let mut warm = place.command(["warm", "--cache", "d/c", "--model"]);
     warm.arg(tiny("tiny-sd"));
     full(&warm, "12").expect("warm", 7, "error: not all is warm: cache ");
+
+    let place = Place::new();
+    let mut profiled = place.command(["place", "--model"]);
+    profiled.arg(tiny("tiny-sd")).env("TMPDIR", place.work().join("d"));
+    full(&profiled, "20").expect("profiles", 7, "is cut short; make room where TMPDIR is");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A process of the same executable that is told what to do, and tells what it did, in lines of JSON.
 
 use std::io::{BufRead as _, BufReader, Read};
-use std::process::{self, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{self, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,16 +16,34 @@ use crate::error::Error;
 pub(crate) const PATIENCE: Duration = Duration::from_millis(25);
 
 /// A process that does not outlive this.
-pub(crate) struct Child(process::Child);
+pub(crate) struct Child(process::Child, Option<Input>);
+
+/// What a process reads. A socket, because writing into a pipe whose reader has died ends a program that has left SIGPIPE
+/// as it was, and this may be part of any program; the standard library's sockets raise no signal.
+#[cfg(unix)]
+pub(crate) type Input = std::os::unix::net::UnixStream;
+
+/// What a process reads.
+#[cfg(not(unix))]
+pub(crate) type Input = process::ChildStdin;
 
 impl Child {
-    /// Starts it with pipes for all that it reads and writes.
+    /// Starts it; this has the other ends of all that it reads and writes.
     pub(crate) fn start(mut command: Command) -> std::io::Result<Self> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own: what is typed to interrupt this process is this process's to pass on.
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        command.spawn().map(Self)
+        {
+            let (ours, theirs) = Input::pair()?;
+            // A group of its own: what is typed to interrupt this process is this process's to pass on.
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
+            command.stdin(std::os::fd::OwnedFd::from(theirs)).spawn().map(|child| Self(child, Some(ours)))
+        }
+        #[cfg(not(unix))]
+        {
+            let mut child = command.stdin(Stdio::piped()).spawn()?;
+            let input = child.stdin.take();
+            Ok(Self(child, input))
+        }
     }
 
     /// Its number in the system.
@@ -34,8 +52,8 @@ impl Child {
     }
 
     /// What it reads; once.
-    pub(crate) fn input(&mut self) -> Option<ChildStdin> {
-        self.0.stdin.take()
+    pub(crate) fn input(&mut self) -> Option<Input> {
+        self.1.take()
     }
 
     /// What it tells, as it comes; what the library or a driver may print between is passed over. Once.

@@ -38,8 +38,9 @@ pub enum ErrorKind {
 /// let error = Target::open("no-such.yaml".as_ref()).unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::Usage);
 /// assert!(error.to_string().contains("no-such.yaml"));
+/// // A `main` that returns it says the same, and the kind.
+/// assert_eq!(format!("{error:?}"), format!("{error} (Usage)"));
 /// ```
-#[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -167,6 +168,13 @@ fn typing_distance(a: &[char], b: &[char]) -> usize {
         before = std::mem::replace(&mut last, row);
     }
     last[b.len()]
+}
+
+/// The message and its kind: what a `main` that returns the error prints is to be read by people, too.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?})", self.message, self.kind)
+    }
 }
 
 impl fmt::Display for Error {

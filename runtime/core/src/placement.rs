@@ -160,7 +160,10 @@ fn read(stage: Stage, path: &Path, target: &Target) -> Result<Placement> {
         return Err(Error::limit(format!("{}: is {bytes} bytes; ask for fewer steps", path.display())));
     }
     let text = std::fs::read(path).map_err(|e| told(e.to_string()).because(e))?;
-    let events: Vec<Event> = serde_json::from_slice(&text).map_err(|e| told(e.to_string()).because(e))?;
+    let events: Vec<Event> = serde_json::from_slice(&text).map_err(|e| match e.is_eof() {
+        true => told("is cut short; make room where TMPDIR is, or point it elsewhere".into()),
+        false => told(e.to_string()).because(e),
+    })?;
     let settings = target.stage(stage);
     let Provider { name, need, .. } = settings.providers[0];
     let allowed = settings.allow_fallback.filter(|_| need == Need::Required);
