@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::{Outcome, Place, repository, tiny};
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use safelight::guidance::GUIDANCES;
-use safelight::sampler::{SAMPLERS, Steps};
+use safelight::sampler::{Denoise, Latent, Method, Run, SAMPLERS, Steps, alike, blend};
 use safelight::trajectory::Restart;
 use safelight::{
     Cancel, Checkpoint, ErrorKind, Event, Format, GuidanceRuns, InputMask, InputPicture, KeptPixels, Model,
@@ -135,15 +135,36 @@ fn every_guidance_goes_on() {
     Bench::of(&folder, Residency::Resident).check("cfg_zero", &zero, &[60, 90]);
 }
 
+/// An application's own, which remembers what it was given in the step before.
+fn remembering(denoiser: &mut dyn Denoise, mut x: Latent, run: &mut Run) -> safelight::Result<Latent> {
+    let (mut denoised, mut last, mut fresh) = (alike(&x), alike(&x), alike(&x));
+    for step in 0..run.steps() {
+        let (from, to) = run.interval(step);
+        denoiser.denoise(&x, from, &mut denoised)?;
+        let estimate = if step == 0 { denoised.clone() } else { &denoised * 1.25 - &last * 0.25 };
+        let keep = to.sigma / from.sigma;
+        blend(&mut x, keep, &[(to.alpha - keep * from.alpha, &estimate)]);
+        run.add_noise(&mut x, &mut fresh, 0.1 * to.sigma, (from, to))?;
+        last.assign(&denoised);
+        run.done(step, &mut x, &denoised)?;
+    }
+    Ok(x)
+}
+
+const REMEMBERING: Method = Method { name: "remembering", sample: remembering, stochastic: true, ..Method::PLAIN };
+
 #[test]
 fn every_kind_of_request_goes_on() {
     let ancestral = with(request(6), "euler_ancestral", &[]);
     let restart = Restart { high: 2.0, low: 0.5, steps: 2, times: 2 };
     let mut restarted = with(request(8), "euler", &[]);
     restarted.sampling.restarts = vec![restart];
+    let mut own = with(request(6), "remembering", &[]);
+    own.sampling.own_samplers = vec![&REMEMBERING];
     let cases = [
         ("brownian", Request { sampler_noise: SamplerNoise::Brownian, ..with(request(6), "dpmpp_sde", &[]) }),
         ("restarts", restarted),
+        ("own sampler", own),
         ("relay", with(request(6), "euler_ancestral until step 3, then dpmpp_2m", &[])),
         ("batches", Request { count: 5, batch: 2, ..ancestral.clone() }),
         ("shared noise", Request { count: 3, noise: NoiseLayout::Shared, ..ancestral.clone() }),
@@ -466,6 +487,22 @@ fn interrupted_commands_say_how_to_go_on() {
     assert_eq!(place.left().iter().filter(|path| path.contains("checkpoint")).count(), 0);
 }
 
+/// NaN comes again from what led there.
+#[test]
+fn numbers_that_cannot_become_a_picture_come_again() {
+    let place = Place::new();
+    let model = common::manifest_model(&place);
+    fs::copy(tiny("faulty/denoiser_nan_later.onnx"), model.join("denoiser.onnx")).unwrap();
+    common::describe(&model);
+    let more = ["a cat", "--steps", "4", "--sampler", "ddim", "--seed", "1", "--checkpoint-every", "1", "--resume"];
+    let first = Outcome::of(command(&place, &model, &more));
+    first.expect("first", 6, "a-cat.checkpoint, and leads to the same; remove it to begin anew");
+    let again = Outcome::of(command(&place, &model, &more));
+    again.expect("again", 6, "resuming from a-cat.checkpoint");
+    let error = |outcome: &Outcome| outcome.stderr.lines().last().unwrap().to_owned();
+    assert_eq!(error(&again), error(&first));
+}
+
 #[test]
 fn flags_that_cannot_be_are_refused_before_anything_is_opened() {
     let place = Place::new();
@@ -499,19 +536,17 @@ fn flags_that_cannot_be_are_refused_before_anything_is_opened() {
 #[test]
 fn a_full_disk_stops_the_checkpoint_and_not_the_picture() {
     let place = Place::new();
-    let binary = env!("CARGO_BIN_EXE_safelight");
     let more = ["a cat", "--seed", "3", "--steps", "100", "--sampler", "ddim"];
     Outcome::of(command(&place, &tiny("tiny-sd"), &[&more[..], &["--out", "whole/"]].concat())).expect("whole", 0, "");
     // A limit to the size of files stands for a disk that is full.
-    let mut shell = place.command(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" generate \"$@\"", binary]);
-    let program = std::mem::replace(&mut shell, std::process::Command::new("sh"));
-    shell.args(program.get_args()).current_dir(place.work());
-    program.get_envs().for_each(|(name, value)| drop(value.map(|value| shell.env(name, value))));
-    shell.arg("--target").arg("generic-cpu").arg("--model").arg(tiny("tiny-sd")).args(more);
-    let outcome = Outcome::of({
-        shell.args(["--out", "kept/", "--checkpoint-every", "1"]);
-        shell
-    });
+    let kept = command(&place, &tiny("tiny-sd"), &[&more[..], &["--out", "kept/", "--checkpoint-every", "1"]].concat());
+    let mut limited = std::process::Command::new("sh");
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\""])
+        .arg(kept.get_program())
+        .args(kept.get_args());
+    limited.envs(kept.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(place.work());
+    let outcome = Outcome::of(limited);
     outcome.expect("full", 0, "cannot be written: File too large");
     assert!(files(&place, "kept") == files(&place, "whole"));
 }

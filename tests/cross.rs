@@ -46,7 +46,8 @@ fn adds_the_target_with_rustup() {
     machine.program("path/rustc", RUSTC);
     let outcome = machine.cross(&["aarch64"]);
     outcome.expect(0, "aarch64-unknown-linux-gnu with glibc 2.31, by rustc of path");
-    let built = "zigbuild --locked --release --target aarch64-unknown-linux-gnu.2.31 --package safelight-cli RUSTC=";
+    let built = "zigbuild --locked --release --target aarch64-unknown-linux-gnu.2.31 \
+                 --package safelight-cli --package safelight-capi RUSTC=";
     assert_eq!(outcome.stdout.trim_end(), built);
 }
 
@@ -73,14 +74,10 @@ fn tells_both_ways_where_nothing_can_build() {
 }
 
 #[test]
-fn builds_the_c_library_where_it_is_and_hands_on_a_cargo_command() {
+fn hands_on_a_cargo_command() {
     let machine = Machine::new();
     machine.program("path/rustc", RUSTC);
     machine.add_target("path");
-    fs::create_dir_all(machine.root.path().join("project/runtime/capi")).unwrap();
-    fs::write(machine.root.path().join("project/runtime/capi/Cargo.toml"), "").unwrap();
-    let outcome = machine.cross(&["aarch64"]);
-    assert!(outcome.stdout.contains("--package safelight-cli --package safelight-capi"), "{}", outcome.stdout);
     let outcome = machine.cross(&["aarch64", "test", "--test", "samplers"]);
     assert_eq!(
         outcome.stdout.trim_end(),

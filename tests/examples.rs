@@ -22,11 +22,16 @@ impl Ran {
     fn of(example: &str) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_safelight")).with_file_name("examples").join(example);
         assert!(program.exists(), "{} is not built: run cargo build --examples first", program.display());
-        let out = tempfile::tempdir().unwrap();
-        let output = Command::new(program).arg(out.path()).current_dir(repository()).output().unwrap();
+        let [out, home] = [0; 2].map(|_| tempfile::tempdir().unwrap());
+        let mut command = Command::new(program);
+        for variable in ["HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"] {
+            command.env(variable, home.path());
+        }
+        let output = command.arg(out.path()).current_dir(repository()).output().unwrap();
         let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
         assert!(output.status.success(), "{example}: {}\n{stdout}\n{stderr}", output.status);
         assert_eq!(stderr, "", "{example}");
+        assert_eq!(home.path().read_dir().unwrap().count(), 0, "{example} has left something in the user's folders");
         Self { out, stdout }
     }
 

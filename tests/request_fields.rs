@@ -7,7 +7,7 @@ use std::process::Command;
 use safelight::request::FIELDS;
 
 /// Options of the command that say nothing of a request: where it runs, where pictures go, what is told.
-const OTHERS: [&str; 24] = [
+const OTHERS: [&str; 26] = [
     "prompts",
     "model",
     "target",
@@ -32,6 +32,8 @@ const OTHERS: [&str; 24] = [
     "help",
     "version",
     "checkpoint-every",
+    "checkpoint",
+    "resume",
 ];
 
 #[test]

@@ -12,9 +12,9 @@ use safelight::sensor::State;
 use safelight::{Cancel, Error, ErrorKind, Machine, Model, Plan, Precision, Stage, Target};
 
 use crate::device::DeviceArguments;
-use crate::generate::cancel_on_interrupt;
 use crate::progress::spinner;
 use crate::report::{csv, html, markdown, picture_beside};
+use crate::signals::cancel_on_signals;
 use crate::{folders, print, tell};
 
 mod case;
@@ -107,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let out = arguments.out.clone().unwrap_or_else(|| usual_folder(&model, &target));
     prepare(&out)?;
     let cancel = Cancel::new();
-    cancel_on_interrupt(&cancel)?;
+    cancel_on_signals(&cancel);
     let bar = if arguments.quiet { ProgressBar::hidden() } else { spinner("{spinner} {msg}") };
     let mut device = Device::new(&target, arguments.wait);
     let mut report = begin(arguments, &model, &target, &mut device);

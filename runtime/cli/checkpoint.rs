@@ -22,6 +22,10 @@ pub(crate) struct CheckpointArguments {
 }
 
 impl CheckpointArguments {
+    pub(crate) fn is_asked(&self) -> bool {
+        self.checkpoint_every.is_some()
+    }
+
     /// The file, where one is asked for; `words` is the prompt, or the name of a file of prompts.
     pub(crate) fn path(&self, destination: &Destination, words: &str) -> Option<PathBuf> {
         self.checkpoint_every?;

@@ -12,9 +12,9 @@ use safelight::bench::{Report, Worker};
 use safelight::{Cancel, Error, ErrorKind, Machine};
 use serde_json::json;
 
-use crate::generate::cancel_on_interrupt;
 use crate::progress::spinner;
 use crate::report::{comparison, file};
+use crate::signals::cancel_on_signals;
 use crate::{Command, bench, folders, print, tell};
 
 #[derive(clap::Args)]
@@ -101,7 +101,7 @@ fn conclude(arguments: &Arguments, compared: &Comparison, gates: Vec<(&Pair, Gat
 /// Measures again, in turn, every case that both have.
 fn measure_in_turn(compared: &mut Comparison, (a, b): (&Report, &Report)) -> anyhow::Result<()> {
     let cancel = Cancel::new();
-    cancel_on_interrupt(&cancel)?;
+    cancel_on_signals(&cancel);
     let bar = spinner("{spinner} {msg}");
     let turns = Turns::usual(compared.threshold);
     for pair in &mut compared.cases {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use safelight::picture::save_durably;
 use safelight::{Checkpoint, Error, ErrorKind, Format, Picture, picture};
 
-use crate::{folders, print_bytes};
+use crate::{folders, print_picture};
 
 /// Most characters of a prompt that become part of a file name.
 const SLUG_CHARACTERS: usize = 60;
@@ -101,7 +101,7 @@ impl Destination {
         let bytes = picture.encode(*format)?;
         let about = &picture.provenance;
         let Some(path) = self.path((&about.prompt, count), about.seed, place) else {
-            print_bytes(&bytes)?;
+            print_picture(&bytes)?;
             return Ok(None);
         };
         match checkpoint {

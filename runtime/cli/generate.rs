@@ -4,7 +4,6 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
-use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray_npy::WriteNpyExt as _;
 use safelight::cache::{Outcome, Watch};
@@ -25,14 +24,18 @@ use crate::destination::{Destination, Place, prepare_folder};
 use crate::device::{DeviceArguments, tell_opening};
 use crate::picture_arguments::PictureArguments;
 use crate::sampling::SamplingArguments;
+use crate::signals::cancel_on_signals;
 use crate::{folders, memory, print, prompts, tell};
+
+mod stream;
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// What the picture shows; left out for a model that no words steer
     prompt: Option<String>,
-    /// File of prompts, one a line, or - for standard input: pictures of each, all with the same seeds
+    /// File of prompts, one a line: pictures of each, all with the same seeds; - makes those of each line of standard input
+    /// as soon as it is there
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "save_latents"])]
     prompts: Option<PathBuf>,
     #[command(flatten)]
@@ -138,6 +141,13 @@ Examples:
   safelight generate \"a cat\" --model ./my-sd-export --steps 20 --sampler euler --guidance 7.5 --negative blurry
   safelight generate \"a yellow star\" --quiet --out - | display";
 
+impl Arguments {
+    /// Whether prompts come from standard input, one after the other.
+    fn is_stream(&self) -> bool {
+        self.prompts.as_ref().is_some_and(|path| path.as_os_str() == "-")
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Opening a cache makes its folder, which is more than a plan may do.
     let cache = arguments.prompt_cache.as_deref().filter(|folder| !arguments.dry_run || folder.is_dir());
@@ -153,6 +163,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Err(Error::new(ErrorKind::Usage, told).into());
     }
     let destination = destination(arguments)?;
+    if arguments.is_stream() && arguments.checkpoint.is_asked() {
+        let told = "--checkpoint-every needs prompts that can be read again: a file instead of standard input";
+        return Err(Error::new(ErrorKind::Usage, told).into());
+    }
     let words = arguments.prompts.as_deref().map(folders::stem).or_else(|| arguments.prompt.clone());
     let kept_in = arguments.checkpoint.path(&destination, &words.unwrap_or_default());
     let seed = arguments.seed.map_or_else(|| arguments.checkpoint.seed(kept_in.as_deref()), |seed| Ok(Some(seed)))?;
@@ -173,7 +187,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     arguments.save_latents.as_deref().map_or(Ok(()), prepare_folder)?;
     let record = |folder: &PathBuf| Recording::open(folder, arguments.record_limit);
     let recording = arguments.record_calibration.as_ref().map(record).transpose()?;
-    cancel_on_interrupt(&requests[0].cancel)?;
+    cancel_on_signals(&requests[0].cancel);
     arguments.device.open_library()?;
     let watch: Watch = if arguments.quiet { Arc::new(|_| ()) } else { Arc::new(tell_opening) };
     let mut pipeline = Pipeline::open_watched(&target, &model, &requests[0], prompts, watch)?;
@@ -181,6 +195,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         pipeline.measure_memory();
     }
     recording.as_ref().map_or(Ok(()), |recording| pipeline.record(recording))?;
+    if arguments.is_stream() {
+        let done = stream::make(arguments, &mut pipeline, &requests[0], &destination, forecast.as_ref());
+        recording.as_ref().map_or(Ok(()), Recording::save)?;
+        std::mem::forget(pipeline);
+        return done;
+    }
     let checkpoint = match left {
         Some(left) => Some(resumed(arguments, left, &requests, &destination)),
         None => begun(arguments, kept_in.as_deref(), &requests, (&model, &target))?,
@@ -357,6 +377,8 @@ fn destination(arguments: &Arguments) -> safelight::Result<Destination> {
 /// One request a prompt, all with the same seeds and cancelled together.
 fn requests(arguments: &Arguments, target: &Target, seed: u64) -> safelight::Result<Vec<Request>> {
     let prompts = match (&arguments.prompts, &arguments.prompt) {
+        // Those that come later differ in their prompts alone.
+        _ if arguments.is_stream() => vec![String::new()],
         (Some(path), _) => prompts::read(path)?,
         (None, prompt) => vec![prompt.clone().unwrap_or_default()],
     };
@@ -398,16 +420,6 @@ fn target(arguments: &Arguments) -> safelight::Result<Target> {
 fn new_seed() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     std::hash::RandomState::new().build_hasher().finish() & u64::from(u32::MAX)
-}
-
-/// The first Ctrl-C stops the graph that is running, the second the process.
-pub(crate) fn cancel_on_interrupt(cancel: &safelight::Cancel) -> anyhow::Result<()> {
-    let cancel = cancel.clone();
-    let handler = move || match cancel.is_cancelled() {
-        true => std::process::exit(8),
-        false => cancel.cancel(),
-    };
-    ctrlc::set_handler(handler).context("setting the handler of Ctrl-C")
 }
 
 fn progress<'a>(arguments: &Arguments, work: impl Iterator<Item = (&'a Request, &'a Plan)>) -> ProgressBar {

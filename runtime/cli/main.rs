@@ -32,6 +32,7 @@ mod report;
 mod sampling;
 mod schedule;
 mod sensors;
+mod signals;
 mod targets;
 mod verify;
 mod version;
@@ -113,32 +114,57 @@ Exit codes: 0 done, 2 usage or target, 3 model, 4 library or provider, 5 limit, 
 a bound, 7 input or output, 8 cancelled, 70 a mistake of safelight";
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let outcome = match arguments.command {
-        Command::Generate(arguments) => generate::run(&arguments),
-        Command::Schedule(arguments) => schedule::run(&arguments),
-        Command::Models(arguments) => models::run(&arguments),
-        Command::Inspect(arguments) => inspect::run(&arguments),
-        Command::Targets(arguments) => targets::run(&arguments),
-        Command::Verify(arguments) => verify::run(&arguments),
-        Command::Place(arguments) => place::run(&arguments),
-        Command::Warm(arguments) => warm::run(&arguments),
-        Command::Bench(arguments) => bench::run(&arguments),
-        Command::BenchWorker(arguments) => bench_worker::run(&arguments),
-        Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Sensors(arguments) => sensors::run(&arguments),
-        Command::Report(arguments) => report::run(&arguments),
-        Command::Compare(arguments) => compare::run(&arguments),
-        Command::Collect(arguments) => collect::run(&arguments),
-        Command::ProbeGraph(arguments) => probe_graph::run(&arguments),
-        Command::Version(arguments) => version::run(&arguments),
-    };
+    std::panic::set_hook(Box::new(tell_mistake));
+    signals::survive_large_files();
+    let Arguments { command } = Arguments::parse();
+    // A panic has been told already.
+    let outcome = std::panic::catch_unwind(|| run(&command));
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
             tell(&format!("error: {}", message(&error)));
             ExitCode::from(exit_code(&error))
         }
+        Err(_) => ExitCode::from(exit_code_of(ErrorKind::Internal)),
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<()> {
+    // Those two are started, listened to and ended by a safelight, which tells how they died.
+    match command {
+        Command::BenchWorker(arguments) => return bench_worker::run(arguments),
+        Command::ProbeGraph(arguments) => return probe_graph::run(arguments),
+        _ => signals::end_on_signals()?,
+    }
+    match command {
+        Command::Generate(arguments) => generate::run(arguments),
+        Command::Schedule(arguments) => schedule::run(arguments),
+        Command::Models(arguments) => models::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Targets(arguments) => targets::run(arguments),
+        Command::Verify(arguments) => verify::run(arguments),
+        Command::Place(arguments) => place::run(arguments),
+        Command::Warm(arguments) => warm::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::BenchWorker(arguments) => bench_worker::run(arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Sensors(arguments) => sensors::run(arguments),
+        Command::Report(arguments) => report::run(arguments),
+        Command::Compare(arguments) => compare::run(arguments),
+        Command::Collect(arguments) => collect::run(arguments),
+        Command::ProbeGraph(arguments) => probe_graph::run(arguments),
+        Command::Version(arguments) => version::run(arguments),
+    }
+}
+
+/// Tells a panic as what it is, with where it was; with RUST_BACKTRACE=1 also how it came there.
+fn tell_mistake(panic: &std::panic::PanicHookInfo) {
+    let place = panic.location().map(|place| format!(" ({place})")).unwrap_or_default();
+    let words = panic.payload_as_str().unwrap_or("a panic without words");
+    tell(&format!("error: a mistake of safelight{place}: {words}; please report it, with this line and the command"));
+    let way = std::backtrace::Backtrace::capture();
+    if way.status() == std::backtrace::BacktraceStatus::Captured {
+        tell(&way.to_string());
     }
 }
 
@@ -154,14 +180,18 @@ fn message(error: &anyhow::Error) -> String {
 /// The stable exit code of an error; printed in `--help`.
 fn exit_code(error: &anyhow::Error) -> u8 {
     let kind = error.chain().find_map(|cause| Some(cause.downcast_ref::<Error>()?.kind()));
+    exit_code_of(kind.unwrap_or(ErrorKind::Internal))
+}
+
+fn exit_code_of(kind: ErrorKind) -> u8 {
     match kind {
-        Some(ErrorKind::Usage) => 2,
-        Some(ErrorKind::Model) => 3,
-        Some(ErrorKind::Library) => 4,
-        Some(ErrorKind::Limit) => 5,
-        Some(ErrorKind::Numeric) => 6,
-        Some(ErrorKind::Io) => 7,
-        Some(ErrorKind::Cancelled) => 8,
+        ErrorKind::Usage => 2,
+        ErrorKind::Model => 3,
+        ErrorKind::Library => 4,
+        ErrorKind::Limit => 5,
+        ErrorKind::Numeric => 6,
+        ErrorKind::Io => 7,
+        ErrorKind::Cancelled => 8,
         _ => 70,
     }
 }
@@ -178,11 +208,23 @@ fn print(text: &str) -> safelight::Result<()> {
 
 /// Writes a result to standard output.
 fn print_bytes(bytes: &[u8]) -> safelight::Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
+    match write_out(bytes) {
         // Whoever read us has seen enough, as with `safelight models | head -1`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Error::new(ErrorKind::Io, format!("standard output cannot be written: {error}"))),
-        Ok(()) => Ok(()),
+        written => written.map_err(unprinted),
     }
+}
+
+/// Writes a picture to standard output: whoever reads only a part of it has none.
+fn print_picture(bytes: &[u8]) -> safelight::Result<()> {
+    write_out(bytes).map_err(unprinted)
+}
+
+fn write_out(bytes: &[u8]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush())
+}
+
+fn unprinted(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("standard output cannot be written: {error}"))
 }

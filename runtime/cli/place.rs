@@ -7,6 +7,7 @@ use safelight::{Request, Sampling};
 
 use crate::device::DeviceArguments;
 use crate::picture_arguments::with_stand_ins;
+use crate::signals::cancel_on_signals;
 use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
@@ -46,6 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let sampling = Sampling::in_steps(arguments.steps);
     let request = Request { sampling, ..Request::usual(&model) };
     let request = if arguments.encoder { with_stand_ins(request, &model) } else { request };
+    cancel_on_signals(&request.cancel);
     let mut placements = place(&target, &model, &request)?;
     if arguments.strict {
         placements.iter_mut().for_each(|found| found.allowed = arguments.allow.or(found.allowed).or(Some(0.0)));

@@ -12,7 +12,7 @@ use safelight::{Cancel, Error, ErrorKind, Event, Library, Model, Opened, Pipelin
 use serde_json::{Value, json};
 
 use crate::device::DeviceArguments;
-use crate::generate::cancel_on_interrupt;
+use crate::signals::cancel_on_signals;
 use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
@@ -76,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let target = arguments.device.narrowed(described.clone());
     let cancel = Cancel::new();
     let jobs = jobs(arguments, &model, &cancel)?;
-    cancel_on_interrupt(&cancel)?;
+    cancel_on_signals(&cancel);
     arguments.device.open_library()?;
     let progress = progress(arguments);
     let findings = find(&model, (&described, &target), &jobs, &progress);

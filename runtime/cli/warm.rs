@@ -13,9 +13,9 @@ use safelight::{
 use serde_json::json;
 
 use crate::device::DeviceArguments;
-use crate::generate::cancel_on_interrupt;
 use crate::picture_arguments::with_stand_ins;
 use crate::progress::spinner;
+use crate::signals::cancel_on_signals;
 use crate::{folders, print, tell};
 
 #[derive(clap::Args)]
@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let request = if arguments.encoder { with_stand_ins(request, &model) } else { request };
     let stages = Plan::new(&request, &model, &target)?.stages(&model);
-    cancel_on_interrupt(&request.cancel)?;
+    cancel_on_signals(&request.cancel);
     arguments.device.open_library()?;
     let (pipeline, output) = warm(&target, &model, &request, stages)?;
     let folder = target.cache.as_ref().and_then(|caching| caching.folder.as_deref());
@@ -68,8 +68,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         true => serde_json::to_string_pretty(&as_json(&pipeline, &output, folder))?,
         false => as_text(&pipeline, folder),
     };
+    print(&report)?;
+    let unkept = unkept(&pipeline);
     std::mem::forget(pipeline);
-    Ok(print(&report)?)
+    unkept.map_or(Ok(()), |why| Err(Error::new(ErrorKind::Io, format!("not all is warm: {why}")).into()))
+}
+
+/// Why something was not kept that could have been, if so: a warning to whoever makes pictures, a failure here.
+fn unkept(pipeline: &Pipeline) -> Option<String> {
+    let graphs = pipeline.graphs().into_iter().filter(|(_, opened)| opened.cached.is_none());
+    graphs.flat_map(|(_, opened)| opened.warnings).find(|warning| warning.starts_with("cache "))
 }
 
 /// The target with its cache, and one graph in memory at a time: building takes more than running.

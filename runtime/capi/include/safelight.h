@@ -237,8 +237,8 @@ void safelight_cancel_free(struct SafelightCancel *cancel);
 // diffusers pipeline. options may be NULL. *pipeline is NULL after an error.
 //
 // The first call of a process opens ONNX Runtime: the option library, else the variable ORT_DYLIB_PATH, else beside
-// the executable and in its ../lib, beside this library and in its ../lib, in the user's data folder, in the active
-// Python environment, else what the system's loader finds. It sets the variable ORT_DISABLE_TELEMETRY to 1 unless it
+// the executable and in its ../lib and ../lib/safelight, beside this library and in its ../lib and safelight, in
+// the user's data folder, in the active Python environment, else what the system's loader finds. It sets the variable ORT_DISABLE_TELEMETRY to 1 unless it
 // is: set it yourself where other threads may read the environment meanwhile.
 //
 // Errors: SAFELIGHT_USAGE for target and options, SAFELIGHT_MODEL for the folder and its graphs, SAFELIGHT_LIBRARY

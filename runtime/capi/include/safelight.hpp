@@ -4,8 +4,6 @@
 
 #include "safelight.h"
 
-#include <cstddef>
-#include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -31,12 +29,10 @@ inline void check(SafelightError *error) {
   if (error != nullptr) throw Error(error);
 }
 
-template <typename T, void (*give_back)(T *)>
-struct Free {
+template <typename T, void (*give_back)(T *)> struct Free {
   void operator()(T *owned) const { give_back(owned); }
 };
-template <typename T, void (*give_back)(T *)>
-using Owned = std::unique_ptr<T, Free<T, give_back>>;
+template <typename T, void (*give_back)(T *)> using Owned = std::unique_ptr<T, Free<T, give_back>>;
 
 // How a pipeline is opened: names and values of the command line.
 class Options {
@@ -60,11 +56,11 @@ class Request {
     check(safelight_request_set(request_.get(), name.c_str(), value.c_str()));
     return *this;
   }
-  Request &set_image(const std::uint8_t *pixels, std::size_t width, std::size_t height, std::size_t stride) {
+  Request &set_image(const uint8_t *pixels, size_t width, size_t height, size_t stride) {
     check(safelight_request_set_image(request_.get(), pixels, width, height, stride));
     return *this;
   }
-  Request &set_mask(const std::uint8_t *pixels, std::size_t width, std::size_t height, std::size_t stride) {
+  Request &set_mask(const uint8_t *pixels, size_t width, size_t height, size_t stride) {
     check(safelight_request_set_mask(request_.get(), pixels, width, height, stride));
     return *this;
   }
@@ -89,8 +85,8 @@ class Cancel {
 class Output {
  public:
   explicit Output(SafelightOutput *output) : output_(output) {}
-  std::size_t count() const { return safelight_output_count(output_.get()); }
-  SafelightPicture picture(std::size_t index) const {
+  size_t count() const { return safelight_output_count(output_.get()); }
+  SafelightPicture picture(size_t index) const {
     SafelightPicture picture = SafelightPicture();
     picture.size = sizeof picture;
     check(safelight_output_picture(output_.get(), index, &picture));
@@ -102,9 +98,7 @@ class Output {
     check(safelight_output_timings(output_.get(), &timings));
     return timings;
   }
-  void save(std::size_t index, const std::string &path) const {
-    check(safelight_output_save(output_.get(), index, path.c_str()));
-  }
+  void save(size_t index, const std::string &path) const { check(safelight_output_save(output_.get(), index, path.c_str())); }
   const char *report() const { return safelight_output_report(output_.get()); }
 
  private:
@@ -123,11 +117,7 @@ class Pipeline {
   }
   Output generate(const Request &request, OnProgress on_progress = nullptr, const Cancel &cancel = Cancel()) {
     Heard heard = {on_progress, nullptr};
-    SafelightWatch watch = SafelightWatch();
-    watch.size = sizeof watch;
-    watch.user = &heard;
-    watch.cancel = cancel.get();
-    watch.progress = on_progress ? &Pipeline::hear : nullptr;
+    SafelightWatch watch = {sizeof watch, &heard, cancel.get(), on_progress ? &hear : nullptr, nullptr, nullptr};
     SafelightOutput *output = nullptr;
     SafelightError *error = safelight_generate(pipeline_.get(), request.get(), &watch, &output);
     if (heard.thrown) {
@@ -141,10 +131,7 @@ class Pipeline {
   SafelightPipeline *get() const { return pipeline_.get(); }
 
  private:
-  struct Heard {
-    OnProgress tell;
-    std::exception_ptr thrown;
-  };
+  struct Heard { OnProgress tell; std::exception_ptr thrown; };
   static int hear(void *user, const SafelightProgress *progress) {
     Heard &heard = *static_cast<Heard *>(user);
     try {

@@ -1,7 +1,7 @@
 //! A process of the same executable that is told what to do, and tells what it did, in lines of JSON.
 
 use std::io::{BufRead as _, BufReader, Read};
-use std::process::{self, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{self, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,16 +16,34 @@ use crate::error::Error;
 pub(crate) const PATIENCE: Duration = Duration::from_millis(25);
 
 /// A process that does not outlive this.
-pub(crate) struct Child(process::Child);
+pub(crate) struct Child(process::Child, Option<Input>);
+
+/// What a process reads. A socket, because writing into a pipe whose reader has died ends a program that has left SIGPIPE
+/// as it was, and this may be part of any program; the standard library's sockets raise no signal.
+#[cfg(unix)]
+pub(crate) type Input = std::os::unix::net::UnixStream;
+
+/// What a process reads.
+#[cfg(not(unix))]
+pub(crate) type Input = process::ChildStdin;
 
 impl Child {
-    /// Starts it with pipes for all that it reads and writes.
+    /// Starts it; this has the other ends of all that it reads and writes.
     pub(crate) fn start(mut command: Command) -> std::io::Result<Self> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own: what is typed to interrupt this process is this process's to pass on.
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        command.spawn().map(Self)
+        {
+            let (ours, theirs) = Input::pair()?;
+            // A group of its own: what is typed to interrupt this process is this process's to pass on.
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
+            command.stdin(std::os::fd::OwnedFd::from(theirs)).spawn().map(|child| Self(child, Some(ours)))
+        }
+        #[cfg(not(unix))]
+        {
+            let mut child = command.stdin(Stdio::piped()).spawn()?;
+            let input = child.stdin.take();
+            Ok(Self(child, input))
+        }
     }
 
     /// Its number in the system.
@@ -34,18 +52,18 @@ impl Child {
     }
 
     /// What it reads; once.
-    pub(crate) fn input(&mut self) -> Option<ChildStdin> {
-        self.0.stdin.take()
+    pub(crate) fn input(&mut self) -> Option<Input> {
+        self.1.take()
     }
 
     /// What it tells, as it comes; what the library or a driver may print between is passed over. Once.
-    pub(crate) fn lines<T: DeserializeOwned + Send + 'static>(&mut self) -> Receiver<T> {
+    pub(crate) fn lines<T: DeserializeOwned + Send + 'static>(&mut self) -> Result<Receiver<T>> {
         lines(self.0.stdout.take())
     }
 
     /// The last line that it complains in, once it has ended, as the end of a message. Once.
-    pub(crate) fn last_words(&mut self) -> Option<JoinHandle<String>> {
-        self.0.stderr.take().map(last_words)
+    pub(crate) fn last_words(&mut self) -> Result<Option<JoinHandle<String>>> {
+        self.0.stderr.take().map(last_words).transpose()
     }
 
     /// How it ended; nothing where it has not until the deadline.
@@ -80,9 +98,9 @@ impl Drop for Child {
 /// Longest line that is understood, in bytes; a longer one is no line of ours.
 const MAX_LINE: u64 = 64 << 10;
 
-fn lines<T: DeserializeOwned + Send + 'static>(pipe: Option<impl Read + Send + 'static>) -> Receiver<T> {
+fn lines<T: DeserializeOwned + Send + 'static>(pipe: Option<impl Read + Send + 'static>) -> Result<Receiver<T>> {
     let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || {
+    let reader = std::thread::Builder::new().spawn(move || {
         let (Some(pipe), mut text) = (pipe, Vec::new()) else { return };
         let mut pipe = BufReader::new(pipe);
         while pipe.by_ref().take(MAX_LINE).read_until(b'\n', &mut text).is_ok_and(|bytes| bytes > 0) {
@@ -92,7 +110,7 @@ fn lines<T: DeserializeOwned + Send + 'static>(pipe: Option<impl Read + Send + '
             text.clear();
         }
     });
-    lines
+    reader.map(|_| lines).map_err(Error::no_thread)
 }
 
 /// Most bytes of its complaints that are kept.
@@ -103,8 +121,8 @@ const MAX_QUOTED: usize = 200;
 
 /// The last line that it complains in, as the end of a message; nothing where it died in silence. Everything is read, so
 /// that it never waits for a reader.
-fn last_words(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
-    std::thread::spawn(move || {
+fn last_words(mut pipe: impl Read + Send + 'static) -> Result<JoinHandle<String>> {
+    let reader = std::thread::Builder::new().spawn(move || {
         let (mut kept, mut chunk) = (Vec::new(), [0; MAX_WORDS]);
         while let Ok(bytes @ 1..) = pipe.read(&mut chunk) {
             kept.extend_from_slice(&chunk[..bytes]);
@@ -115,7 +133,29 @@ fn last_words(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
         let plain = |c: char| if c.is_control() { ' ' } else { c };
         let words: String = last.chars().take(MAX_QUOTED).map(plain).collect();
         if words.is_empty() { words } else { format!("; its last words: {words}") }
-    })
+    });
+    reader.map_err(Error::no_thread)
+}
+
+/// What to do where a process cannot be started; nothing where the reason tells.
+pub(crate) fn advice(error: &std::io::Error) -> Option<&'static str> {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        match Errno::from_io_error(error)? {
+            Errno::MFILE | Errno::NFILE => {
+                Some("raise the limit of open files (ulimit -n, LimitNOFILE= of systemd) to 64")
+            }
+            Errno::AGAIN => Some("raise the limit of processes (ulimit -u, TasksMax= of systemd, pids of a container)"),
+            Errno::NOMEM => Some("there is too little memory for a second process"),
+            _ => None,
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = error;
+        None
+    }
 }
 
 /// A signal by its name, or an exit code.

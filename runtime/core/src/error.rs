@@ -38,8 +38,9 @@ pub enum ErrorKind {
 /// let error = Target::open("no-such.yaml".as_ref()).unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::Usage);
 /// assert!(error.to_string().contains("no-such.yaml"));
+/// // A `main` that returns it says the same, and the kind.
+/// assert_eq!(format!("{error:?}"), format!("{error} (Usage)"));
 /// ```
-#[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -85,6 +86,19 @@ impl Error {
         Self::new(ErrorKind::Limit, message)
     }
 
+    /// That the system starts no more threads for this process, or for its user.
+    pub(crate) fn no_thread(reason: impl fmt::Display) -> Self {
+        Self::limit(format!(
+            "{NO_THREAD}: {reason}; raise the limit of processes (ulimit -u, TasksMax= of systemd, pids of a \
+             container), or give --threads 1"
+        ))
+    }
+
+    /// Whether it is one of [`no_thread`](Self::no_thread).
+    pub(crate) fn is_of_threads(&self) -> bool {
+        self.message.contains(NO_THREAD)
+    }
+
     pub(crate) fn numeric(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Numeric, message)
     }
@@ -93,6 +107,8 @@ impl Error {
         Self::new(ErrorKind::Io, message)
     }
 }
+
+const NO_THREAD: &str = "a thread cannot be started";
 
 /// What to say of a name that is not in a table: the names that are, and which of them was most likely meant.
 pub fn unknown(what: &str, name: &str, known: impl IntoIterator<Item = impl fmt::Display>) -> String {
@@ -152,6 +168,13 @@ fn typing_distance(a: &[char], b: &[char]) -> usize {
         before = std::mem::replace(&mut last, row);
     }
     last[b.len()]
+}
+
+/// The message and its kind: what a `main` that returns the error prints is to be read by people, too.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?})", self.message, self.kind)
+    }
 }
 
 impl fmt::Display for Error {

@@ -10,15 +10,15 @@ use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 use ort::memory::Allocator;
 use ort::session::{RunOptions, Session, SessionInputValue};
-use ort::value::{DynTensor, DynValue, Outlet, TensorElementType as Type};
+use ort::value::{DynTensor, Outlet, TensorElementType as Type, TensorValueTypeMarker, Value};
 
 use crate::cache::{Cached, Kept, Shelf, Store};
 use crate::cancel::Cancel;
 use crate::library::Library;
-use crate::model::{GraphFile, Model, Stamp};
+use crate::model::{GraphFile, Model, Stamp, Verified};
 use crate::onnx::{self, Outline};
 use crate::probe::{Prober, Subject};
-use crate::provider::ProviderName;
+use crate::provider::{Provider, ProviderName};
 use crate::recording::Recording;
 use crate::residency::Residency;
 use crate::stage::{Precision, Stage};
@@ -29,10 +29,12 @@ mod assignment;
 mod cached;
 mod contract;
 mod recorded;
-mod session;
+pub(crate) mod replay;
+pub(crate) mod session;
 pub(crate) mod trial;
 
 pub(crate) use contract::{Contract, Geometry, TIME_IDS};
+use replay::Replay;
 use session::{Providers, internal, open_session, run_failed};
 
 /// A graph on disk whose hash was verified.
@@ -41,8 +43,7 @@ pub(crate) struct Source {
     pub(crate) outline: Outline,
     stage: Stage,
     precision: Precision,
-    file: GraphFile,
-    sha256: String,
+    graph: Verified,
     settings: StageSettings,
     /// Where the library is to write down which node ran where and how long: the beginning of a file's name.
     profile: Option<PathBuf>,
@@ -55,9 +56,9 @@ impl Source {
     /// Chooses a stage's graph by the target's precisions and verifies it.
     pub(crate) fn find(stage: Stage, model: &Model, target: &Target) -> Result<Self> {
         let (precision, file, settings) = chosen(stage, model, target)?;
-        let (sha256, outline) = file.inspect()?;
+        let (graph, outline) = Verified::inspect(file)?;
         let (profile, store, prober, recording) = (None, None, None, None);
-        Ok(Self { outline, stage, precision, file: file.clone(), sha256, settings, profile, store, prober, recording })
+        Ok(Self { outline, stage, precision, graph, settings, profile, store, prober, recording })
     }
 
     /// The same, but of a graph that is missing what its manifest promises; such a one cannot be opened.
@@ -65,10 +66,10 @@ impl Source {
         let (precision, file, settings) = chosen(stage, model, target)?;
         match &file.sha256 {
             Some(sha256) if !file.path.exists() => {
-                let (file, sha256) = (file.clone(), sha256.clone());
+                let graph = Verified::unread(file.clone(), sha256.clone());
                 let outline = Outline::default();
                 let (profile, store, prober, recording) = (None, None, None, None);
-                Ok(Self { outline, stage, precision, file, sha256, settings, profile, store, prober, recording })
+                Ok(Self { outline, stage, precision, graph, settings, profile, store, prober, recording })
             }
             _ => Self::find(stage, model, target),
         }
@@ -85,12 +86,12 @@ impl Source {
     }
 
     pub(crate) fn file(&self) -> &GraphFile {
-        &self.file
+        &self.graph.file
     }
 
     /// SHA-256 of the graph's own file, in lower-case hex.
     pub(crate) fn sha256(&self) -> &str {
-        &self.sha256
+        &self.graph.sha256
     }
 
     pub(crate) fn precision(&self) -> Precision {
@@ -124,7 +125,7 @@ impl Source {
 
     /// What is known before it is opened.
     pub(crate) fn unopened(&self) -> Opened {
-        Opened::not_yet(self.precision, self.sha256.clone())
+        Opened::not_yet(self.precision, self.graph.sha256.clone())
     }
 }
 
@@ -135,7 +136,7 @@ pub(crate) struct Graph {
     /// Axes, by name, that the session was opened for one size of.
     fixed: Vec<(String, usize)>,
     library: &'static Library,
-    file: GraphFile,
+    verified: Verified,
     settings: StageSettings,
     profile: Option<PathBuf>,
     store: Option<Arc<Store>>,
@@ -151,6 +152,7 @@ pub(crate) struct Graph {
     /// Of the files that the session has mapped.
     stamps: Vec<Stamp>,
     options: Arc<RunOptions>,
+    replay: Option<Replay>,
     run_time: Duration,
     reopen_time: Duration,
     opened: Opened,
@@ -232,20 +234,29 @@ fn run_options(settings: &StageSettings) -> ort::Result<RunOptions> {
     if session.shrink_arena == Some(true) && session.arena != Some(false) {
         options.set(SHRINK_ARENA.0, SHRINK_ARENA.1)?;
     }
+    if replayed_at(settings).is_some() {
+        replay::not_recorded(&mut options)?;
+    }
     Ok(options)
+}
+
+/// Where tensors of a stage are whose runs its first provider is to replay.
+fn replayed_at(settings: &StageSettings) -> Option<replay::Place> {
+    settings.providers.first().and_then(Provider::replayed_at)
 }
 
 impl Graph {
     /// Opens a graph with a target's settings and checks it against its contract.
     pub(crate) fn open(library: &'static Library, source: Source, contract: &Contract) -> Result<Self> {
-        let Source { outline, stage, precision, file, sha256, settings, profile, store, prober, recording } = source;
+        let Source { outline, stage, precision, graph: verified, settings, profile, store, prober, recording } = source;
+        let Verified { file, sha256, .. } = &verified;
         let told = |e: Error| e.context(format_args!("{stage} {}", file.path.display()));
         let usual = contract.fixed_axes(&outline);
         let inputs = outline.sizes(&usual);
         let fixed = if settings.session.fixed_shapes == Some(false) { vec![] } else { usual };
-        let graph = (stage, &file, sha256.as_str());
+        let graph = (stage, file, sha256.as_str());
         let noted = prober.map(|prober| {
-            let (file, sha256, settings, fixed) = (&file, sha256.as_str(), &settings, fixed.as_slice());
+            let (sha256, settings, fixed) = (sha256.as_str(), &settings, fixed.as_slice());
             prober.pass(library, &Subject { stage, file, sha256, settings, fixed, inputs })
         });
         let noted = noted.transpose().map_err(told)?.flatten();
@@ -253,7 +264,7 @@ impl Graph {
         // Before it is opened: what is written from now on is noticed.
         let stamps = file.stamps();
         let with = (profile.as_deref(), shelf.as_ref());
-        let (session, providers) = open_session(library, &file, &settings, &fixed, with).map_err(told)?;
+        let (session, providers) = open_session(library, &verified, &settings, &fixed, with).map_err(told)?;
         let ports = |outlets: &[Outlet]| outlets.iter().map(Port::new).collect::<Result<Vec<_>>>();
         let mut inputs = ports(session.inputs()).map_err(told)?;
         inputs.iter_mut().for_each(|port| port.declare(&outline));
@@ -263,13 +274,14 @@ impl Graph {
         })?;
         let values = inputs.iter().map(|port| empty_tensor(port.data_type, &[0])).collect::<Result<_>>()?;
         let options = Arc::new(run_options(&settings).map_err(|e| internal("run options", &e))?);
-        let opened = Opened::not_yet(precision, sha256);
+        let replay = replayed_at(&settings).map(|place| Replay::new(place, inputs.len()));
+        let opened = Opened::not_yet(precision, sha256.clone());
         let mut graph = Self {
             stage,
             session,
             fixed,
             library,
-            file,
+            verified,
             settings,
             profile,
             store,
@@ -281,6 +293,7 @@ impl Graph {
             recording,
             stamps,
             options,
+            replay,
             run_time: Duration::ZERO,
             reopen_time: Duration::ZERO,
             opened,
@@ -294,6 +307,7 @@ impl Graph {
     fn take(&mut self, Providers { used, nodes, warnings, kept }: Providers) {
         (self.opened.providers, self.opened.nodes, self.opened.warnings) = (used, nodes, warnings);
         self.opened.cached = kept.as_ref().map(|kept| kept.cached.clone());
+        self.stamps.extend(kept.as_ref().and_then(cached::mapped_stamp));
         self.kept = kept;
     }
 
@@ -383,16 +397,23 @@ impl Graph {
         self.values[input] = empty_tensor(port.data_type, shape)?;
         port.shape = Some(shape.to_vec());
         self.is_reshaped = true;
+        if let Some(replay) = &mut self.replay {
+            replay.forget();
+        }
         Ok(())
     }
 
     fn reopen_for_any_size(&mut self) -> Result<()> {
         let start = Instant::now();
-        let told = |e: Error| e.context(format_args!("{} {}", self.stage, self.file.path.display()));
-        let graph = (self.stage, &self.file, self.opened.sha256.as_str());
+        let Verified { file, sha256, .. } = &self.verified;
+        let told = |e: Error| e.context(format_args!("{} {}", self.stage, file.path.display()));
+        let graph = (self.stage, file, sha256.as_str());
         let shelf = shelf(self.store.as_ref(), graph, &self.settings, &[], self.library).map_err(told)?;
         let with = (self.profile.as_deref(), shelf.as_ref());
-        let (session, providers) = open_session(self.library, &self.file, &self.settings, &[], with).map_err(told)?;
+        let stamps = file.stamps();
+        let (session, providers) =
+            open_session(self.library, &self.verified, &self.settings, &[], with).map_err(told)?;
+        self.stamps = stamps;
         self.fixed.clear();
         self.session = session;
         self.take(providers);
@@ -447,7 +468,18 @@ impl Graph {
     /// [`ErrorKind::Model`] for any other failure of the graph.
     pub(crate) fn run(&mut self, cancel: &Cancel) -> Result<(&[f32], &[usize])> {
         self.record()?;
-        let Self { session, values, options, outputs, run_time, stage, .. } = self;
+        match &self.replay {
+            Some(replay) if replay.options().is_some() => self.replay(cancel)?,
+            _ => self.run_once(cancel)?,
+        }
+        if std::mem::take(&mut self.is_reshaped) {
+            self.settle();
+        }
+        self.output(0).ok_or_else(|| Error::new(ErrorKind::Internal, "a graph without an output"))
+    }
+
+    fn run_once(&mut self, cancel: &Cancel) -> Result<()> {
+        let Self { session, values, options, outputs, run_time, stage, replay, .. } = self;
         let run = || -> Result<()> {
             let start = Instant::now();
             let result = session.run_with_options(values.as_slice(), &**options);
@@ -457,10 +489,30 @@ impl Graph {
             wanted.try_for_each(|output| output.read(&given[output.index])).map_err(|e| run_failed(*stage, &e))
         };
         cancel.during(options, run)??;
-        if std::mem::take(&mut self.is_reshaped) {
-            self.settle();
-        }
-        self.output(0).ok_or_else(|| Error::new(ErrorKind::Internal, "a graph without an output"))
+        let Some(replay) = replay else { return Ok(()) };
+        let given: Vec<_> = outputs.iter().flatten().map(|output| (output.index, output.shape.as_slice())).collect();
+        replay.bind(session, values, &given)
+    }
+
+    fn replay(&mut self, cancel: &Cancel) -> Result<()> {
+        let Self { session, values, outputs, run_time, stage, replay, .. } = self;
+        let Some(replay) = replay else { return Ok(()) };
+        let Some(options) = replay.options().cloned() else { return Ok(()) };
+        let run = || -> ort::Result<()> {
+            let start = Instant::now();
+            let result = replay.run(session, values);
+            *run_time += start.elapsed();
+            let given = result?;
+            for output in outputs.iter_mut().flatten() {
+                let (_, _, value) = given
+                    .iter()
+                    .find(|(index, ..)| *index == output.index)
+                    .ok_or_else(|| ort::Error::new("an output is not bound"))?;
+                output.read(value)?;
+            }
+            Ok(())
+        };
+        cancel.during(&options, run)?.map_err(|e| run_failed(*stage, &e))
     }
 
     /// What the last run gave as one of the contract's outputs, with its shape; nothing where the graph has it not.
@@ -477,6 +529,9 @@ impl Graph {
     }
 
     fn elements<T: ort::value::PrimitiveTensorElementType>(&mut self, input: usize) -> Result<&mut [T]> {
+        if let Some(replay) = &mut self.replay {
+            replay.touch(input);
+        }
         let SessionInputValue::Owned(value) = &mut self.values[input] else {
             return Err(Error::new(ErrorKind::Internal, "an input tensor is not owned"));
         };
@@ -535,7 +590,7 @@ impl Output {
         Self { index, values: Vec::new(), shape: Vec::new() }
     }
 
-    fn read(&mut self, value: &DynValue) -> ort::Result<()> {
+    fn read<T: TensorValueTypeMarker + ?Sized>(&mut self, value: &Value<T>) -> ort::Result<()> {
         let shape = if value.dtype().tensor_type() == Some(Type::Float16) {
             let (shape, elements) = value.try_extract_tensor::<f16>()?;
             self.values.resize(elements.len(), 0.0);

@@ -30,6 +30,7 @@
 //! | ask for pictures | [`Request`] and [`Sampling`] ([`request`], [`route`], [`prompt`], [`curve`], [`options`], [`input_picture`]) |
 //! | know before what it will take | [`Plan`], [`Forecast`] ([`forecast`]) |
 //! | make them | [`Pipeline`], [`Event`], [`Cancel`], [`PromptCache`] ([`pipeline`], [`cancel`], [`prompt_cache`]) |
+//! | go on after the process was killed | [`Checkpoint`] ([`checkpoint`]) |
 //! | keep them | [`Picture`], [`Provenance`], [`save`] ([`picture`]) |
 //! | know what it took | [`Timings`], [`Memory`] ([`pipeline`], [`memory`]) |
 //! | know what went wrong | [`Error`] and its [`ErrorKind`] ([`error`]) |
@@ -110,6 +111,7 @@ mod catalogue;
 mod child;
 mod bounded;
 mod root;
+mod unfinished;
 mod hash;
 #[doc(hidden)]
 pub mod own_code;
@@ -140,6 +142,7 @@ pub use route::{Route, Sampling};
 pub use stage::{Precision, Stage};
 pub use target::Target;
 pub use tiling::Tiling;
+pub use unfinished::remove_unfinished;
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]

@@ -19,8 +19,8 @@ mod files;
 mod manifest;
 mod optimum;
 
-pub(crate) use files::Stamp;
 pub use files::{DataFile, GraphFile};
+pub(crate) use files::{Stamp, Verified};
 pub(crate) use manifest::FILE as MANIFEST;
 pub(crate) use optimum::FILE as INDEX;
 

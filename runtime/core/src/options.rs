@@ -8,6 +8,7 @@ use crate::{Error, Result};
 
 /// An option of a sampler, a schedule or a guidance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Opt {
     /// Share of fresh noise.
     Eta,

@@ -9,6 +9,7 @@ use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, ImageEncoder, RgbImage};
 use ndarray::Array3;
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use crate::curve::Curve;
 use crate::graph::Opened;
@@ -18,6 +19,7 @@ use crate::request::{KeptPixels, NoiseLayout, SamplerNoise};
 use crate::sampler::Tally;
 use crate::stage::Stage;
 use crate::trajectory::Restart;
+use crate::unfinished::Unfinished;
 use crate::{Error, ErrorKind, Result};
 
 /// One picture.
@@ -259,11 +261,26 @@ fn save_then(path: &Path, bytes: &[u8], whole: fn(&std::fs::File) -> std::io::Re
     if is_device(path) {
         return std::fs::write(path, bytes).map_err(fault);
     }
-    let mut file = temporary_beside(path).map_err(fault)?;
+    let (_unfinished, mut file) = temporary_beside(path).map_err(fault)?;
     file.write_all(bytes).map_err(fault)?;
-    make_readable(&file).map_err(fault)?;
     whole(file.as_file()).map_err(fault)?;
-    file.persist(path).map_err(|e| fault(e.error))?;
+    let (file, temporary) = file.into_parts();
+    close(file).map_err(fault)?;
+    temporary.persist(path).map_err(|e| fault(e.error))?;
+    Ok(())
+}
+
+/// Closes a file, and tells what a network's file system tells only now: that there was no room for it.
+#[cfg(unix)]
+fn close(file: std::fs::File) -> std::io::Result<()> {
+    use std::os::fd::IntoRawFd as _;
+    // SAFETY: the descriptor was the file's own, and nobody has it any more.
+    unsafe { rustix::io::try_close(file.into_raw_fd()) }.map_err(Into::into)
+}
+
+#[cfg(not(unix))]
+fn close(file: std::fs::File) -> std::io::Result<()> {
+    drop(file);
     Ok(())
 }
 
@@ -279,12 +296,22 @@ pub fn check_save(path: &Path) -> Result<()> {
 }
 
 pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
-    let fault = |reason: &str| Error::io(format!("{}: cannot be written: {reason}", path.display()));
-    match error.kind() {
-        // The system's own words would name the temporary file.
-        std::io::ErrorKind::NotFound => fault("its folder does not exist; create it first"),
-        _ => fault(&error.to_string()).because(error),
-    }
+    use std::io::ErrorKind as Kind;
+    let advice = match error.kind() {
+        Kind::NotFound => {
+            return Error::io(format!(
+                "{}: cannot be written: its folder does not exist; create it first",
+                path.display()
+            ));
+        }
+        Kind::StorageFull | Kind::QuotaExceeded => "; make room, or choose another place",
+        Kind::FileTooLarge => "; raise the limit on file sizes (ulimit -f), or choose another place",
+        _ => "",
+    };
+    // What else is told is the name of the temporary file.
+    let told = error.to_string();
+    let reason = told.split_once(" at path \"").map_or(told.as_str(), |(reason, _)| reason);
+    Error::io(format!("{}: cannot be written: {reason}{advice}", path.display()))
 }
 
 /// Renaming onto a device would replace it.
@@ -296,18 +323,11 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-pub(crate) fn temporary_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    tempfile::Builder::new().prefix(".safelight-").tempfile_in(folder_of(path))
-}
-
-/// Temporary files are private to their user; a picture is as readable as any other new file.
-#[cfg(unix)]
-pub(crate) fn make_readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-pub(crate) fn make_readable(_: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    Ok(())
+pub(crate) fn temporary_beside(path: &Path) -> std::io::Result<(Unfinished, NamedTempFile)> {
+    let mut named = tempfile::Builder::new();
+    named.prefix(".safelight-");
+    // Temporary files are private to their user; a picture is as readable as the user's mask lets new files be.
+    #[cfg(unix)]
+    named.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    Unfinished::make(|| named.tempfile_in(folder_of(path)), NamedTempFile::path)
 }

@@ -244,7 +244,8 @@ impl Pipeline {
     /// What the denoiser gave before for the batch that starts with picture `first`, where there is a checkpoint.
     fn tape(&self, job: &Job, given: &Given, (first, shown): (usize, Option<&Shown>)) -> Result<Option<Tape>> {
         let Some(checkpoint) = &self.checkpoint else { return Ok(None) };
-        let graphs = self.opened().filter(|(stage, _)| job.plan.uses(*stage));
+        // What the encoder gives shows in what the denoiser is asked, and not every request has one.
+        let graphs = self.opened().filter(|(stage, _)| *stage != Stage::Encoder);
         let weights = || self.denoiser.weights();
         checkpoint.check_graphs(graphs, weights, self.library.version())?;
         let Prompts { positive, negative, .. } = &given.prompts;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 use crate::model::Model;
 use crate::pipeline::Pipeline;
@@ -15,6 +16,7 @@ use crate::request::Request;
 use crate::residency::Residency;
 use crate::stage::Stage;
 use crate::target::Target;
+use crate::unfinished::Unfinished;
 use crate::{Error, Result, provider};
 
 /// A profile is some hundred bytes a node and run; ONNX Runtime itself stops at a million events.
@@ -79,7 +81,11 @@ impl Placement {
 /// As [`Pipeline::open_for`] and [`Pipeline::generate`]; [`ErrorKind::Io`](crate::ErrorKind::Io) where the profile cannot
 /// be written or read.
 pub fn place(target: &Target, model: &Model, request: &Request) -> Result<Vec<Placement>> {
-    let folder = tempfile::tempdir().map_err(|e| Error::io(format!("no folder for profiles: {e}")).because(e))?;
+    let made = Unfinished::make(tempfile::tempdir, TempDir::path);
+    let (_unfinished, folder) = made.map_err(|e| {
+        let what = format!("no folder for profiles can be made: {e}; point TMPDIR to one that can be written");
+        Error::io(what).because(e)
+    })?;
     // A profile is one session's: it would end with every stage of a staged target, and where nodes run is the same.
     let target = &target.clone().with_residency(Residency::Resident);
     let mut pipeline = Pipeline::open_profiled(target, model, request, folder.path())?;
@@ -154,7 +160,10 @@ fn read(stage: Stage, path: &Path, target: &Target) -> Result<Placement> {
         return Err(Error::limit(format!("{}: is {bytes} bytes; ask for fewer steps", path.display())));
     }
     let text = std::fs::read(path).map_err(|e| told(e.to_string()).because(e))?;
-    let events: Vec<Event> = serde_json::from_slice(&text).map_err(|e| told(e.to_string()).because(e))?;
+    let events: Vec<Event> = serde_json::from_slice(&text).map_err(|e| match e.is_eof() {
+        true => told("is cut short; make room where TMPDIR is, or point it elsewhere".into()),
+        false => told(e.to_string()).because(e),
+    })?;
     let settings = target.stage(stage);
     let Provider { name, need, .. } = settings.providers[0];
     let allowed = settings.allow_fallback.filter(|_| need == Need::Required);

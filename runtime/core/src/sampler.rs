@@ -61,6 +61,7 @@ pub type Latent = Array4<f32>;
 /// Estimates the clean latent that lies behind a noisy one.
 ///
 /// A closure `|x, at, denoised| …` is a denoiser, so samplers are tested without a graph.
+/// Applications implement it, too; methods that are added later have a default.
 pub trait Denoise {
     /// Writes the estimate of `x₀` given `x = at.alpha·x₀ + at.sigma·noise` into `denoised`, of `x`'s shape.
     ///
@@ -207,7 +208,9 @@ pub type Sampler = fn(&mut dyn Denoise, Latent, &mut Run) -> Result<Latent>;
 
 /// A sampler with the name that users type, and what they should know of it.
 ///
-/// One of your own says where it differs from [`Method::PLAIN`]; fields may be added in any release.
+/// One of your own says where it differs from [`Method::PLAIN`]; fields may be added in any release. It is a constant, and
+/// its function captures nothing: what a request tunes are [options](crate::options::OPTIONS), of which it names those that
+/// it takes.
 pub struct Method {
     /// The name in requests, manifests and reports.
     pub name: &'static str,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::report::{Detailed, GraphUsed, Workload};
 use super::{Executor, Look, Made, requests};
 use crate::cancel::Cancel;
-use crate::child::{Child, PATIENCE, describe};
+use crate::child::{Child, Input, PATIENCE, advice, describe};
 use crate::graph::Opened;
 use crate::library::Library;
 use crate::memory::{Memory, Reading, StageMemory};
@@ -89,7 +89,7 @@ pub struct Ended {
 /// A worker process, from the side of what measures.
 pub struct Worker {
     child: Child,
-    input: Option<ChildStdin>,
+    input: Option<Input>,
     lines: Receiver<Line>,
     words: Option<JoinHandle<String>>,
     cancel: Cancel,
@@ -109,9 +109,11 @@ impl Worker {
         let mut command = Command::new(program);
         command.args(arguments);
         let began = Instant::now();
-        let mut child = Child::start(command)
-            .map_err(|e| Error::io(format!("{} cannot be started to be measured: {e}", program.display())))?;
-        let (input, lines, words) = (child.input(), child.lines(), child.last_words());
+        let mut child = Child::start(command).map_err(|e| {
+            let advice = advice(&e).map(|advice| format!("; {advice}")).unwrap_or_default();
+            Error::io(format!("{} cannot be started to be measured: {e}{advice}", program.display()))
+        })?;
+        let (input, lines, words) = (child.input(), child.lines()?, child.last_words()?);
         let mut worker =
             Self { child, input, lines, words, cancel: cancel.clone(), began, process_ms: 0.0, open_ms: 0.0 };
         worker.say(errand)?;
@@ -226,6 +228,7 @@ const MAX_LINE: u64 = 1 << 20;
 /// # Errors
 /// [`ErrorKind::Usage`] where nobody says what to do. All else is told to whoever asked.
 pub fn serve(open: impl FnOnce(&Errand) -> Result<(Target, Model)>) -> Result<()> {
+    end_with_parent();
     say(&Line::Started);
     let mut input = BufReader::new(io::stdin());
     let errand: Errand = read(&mut input)?
@@ -234,6 +237,13 @@ pub fn serve(open: impl FnOnce(&Errand) -> Result<(Target, Model)>) -> Result<()
         say(&Line::Failed { kind: e.kind(), message: e.to_string() });
     }
     Ok(())
+}
+
+/// Nobody waits for what this process measures once the one that asked is gone, however that went. It is started by the
+/// main thread, whose end is the process's; where the system cannot do it, the end of standard input does, later.
+fn end_with_parent() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
 }
 
 fn work(

@@ -326,6 +326,10 @@ impl Kept {
         (!nodes.is_empty()).then_some(nodes)
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        &self.entry.folder
+    }
+
     /// Makes room for what was built; tells where that does not suffice.
     pub(crate) fn make_room(&self) -> Option<String> {
         let Self { entry, manifest, cached, .. } = self;

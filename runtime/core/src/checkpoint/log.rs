@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 
 use crate::cache::is_still;
-use crate::picture::{make_readable, sync_folder, temporary_beside};
+use crate::picture::{sync_folder, temporary_beside};
 
 /// The first bytes; the number is the format's version.
 const MAGIC: &[u8] = b"safelight-checkpoint/1\n";
 const HEAD_BYTES: usize = 9;
 pub(super) const HASH_BYTES: usize = 32;
 /// Longest payload of a record that is read as a whole; longer ones are numbers of a graph, of which only the head is.
-const MAX_TEXT_BYTES: u64 = 16 << 20;
+pub(super) const MAX_TEXT_BYTES: u64 = 16 << 20;
 /// What of a graph's numbers is read while the file is looked through.
 pub(super) const NUMBERS_HEAD_BYTES: usize = 56;
 
@@ -89,9 +89,8 @@ pub(super) struct Log {
 impl Log {
     /// A new file with its first record. It gets its name once it is whole and locked.
     pub(super) fn create(path: &Path, request: &[u8]) -> io::Result<Self> {
-        let mut temporary = temporary_beside(path)?;
+        let (_unfinished, mut temporary) = temporary_beside(path)?;
         temporary.write_all(MAGIC)?;
-        make_readable(&temporary)?;
         temporary.as_file().try_lock().map_err(io::Error::from)?;
         let mut log = Self { file: temporary.as_file().try_clone()?, end: MAGIC.len() as u64, buffer: Vec::new() };
         log.append(Kind::Request, &[request], &[])?;

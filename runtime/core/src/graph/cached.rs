@@ -10,12 +10,18 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use super::session::Failure;
 use crate::cache::{About, Access, Kept, Lock, Means, Place, Shelf};
 use crate::library::Nodes;
+use crate::model::Stamp;
 use crate::provider::Provider;
 
 /// The file of an entry that ONNX Runtime opens in place of the graph.
 const GRAPH: &str = "graph.onnx";
 /// The weights of that graph, which are then mapped, where they would be parsed and copied.
 const WEIGHTS: &str = "graph.weights";
+
+/// What tells whether the weights of an entry, which are mapped, were written to; nothing where it has none.
+pub(super) fn mapped_stamp(kept: &Kept) -> Option<Stamp> {
+    Stamp::of(&kept.folder().join(WEIGHTS))
+}
 
 /// What a cache changes in how a session is opened.
 pub(super) enum Aid<'a> {

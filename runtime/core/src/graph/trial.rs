@@ -11,7 +11,7 @@ use ort::value::TensorElementType as Type;
 use super::empty_tensor;
 use super::session::{internal, open_session, run_failed};
 use crate::library::Library;
-use crate::model::GraphFile;
+use crate::model::{GraphFile, Verified};
 use crate::stage::Stage;
 use crate::target::StageSettings;
 use crate::{Error, Result};
@@ -31,7 +31,8 @@ pub(crate) fn open(
     fixed: &[(String, usize)],
 ) -> Result<Session> {
     let file = GraphFile { path: graph.to_path_buf(), bytes: 0, sha256: None, data: Vec::new() };
-    open_session(library, &file, settings, fixed, (None, None)).map(|(session, _)| session)
+    let graph = Verified::unread(file, String::new());
+    open_session(library, &graph, settings, fixed, (None, None)).map(|(session, _)| session)
 }
 
 /// Runs a graph on zeros of these sizes, for [`RUN`] at most.
@@ -52,10 +53,11 @@ pub(crate) fn run(session: &mut Session, stage: Stage, sizes: &[(String, Vec<usi
     let options = Arc::new(RunOptions::new().map_err(|e| internal("run options", &e))?);
     let (done, wait) = mpsc::channel::<()>();
     let clock = Arc::clone(&options);
-    let watch = std::thread::spawn(move || {
+    let watch = std::thread::Builder::new().spawn(move || {
         let is_over = wait.recv_timeout(RUN) == Err(mpsc::RecvTimeoutError::Timeout);
         is_over && clock.terminate().is_ok()
     });
+    let watch = watch.map_err(Error::no_thread)?;
     let ran = session.run_with_options(values.as_slice(), &*options).map(drop).map_err(|e| run_failed(stage, &e));
     drop(done);
     match watch.join() {

@@ -84,10 +84,15 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let meta = path.metadata().ok()?;
         let (file, bytes, modified) = (file_number(&meta)?, meta.len(), meta.modified().ok());
         Some(Self { path: path.to_path_buf(), file, bytes, modified })
+    }
+
+    /// Whether the name leads to the same file, and nobody wrote to it since.
+    fn is_now(&self) -> bool {
+        Self::of(&self.path).as_ref() == Some(self)
     }
 
     /// Refuses to go on with a file that was cut short, which would end this process, or overwritten, which would change
@@ -121,6 +126,56 @@ fn file_number(_: &std::fs::Metadata) -> Option<(u64, u64)> {
     None
 }
 
+/// A graph on disk, and what tells whether it still is the one whose hash was compared.
+#[derive(Debug, Clone)]
+pub(crate) struct Verified {
+    pub(crate) file: GraphFile,
+    /// SHA-256 of the graph's own file.
+    pub(crate) sha256: String,
+    /// Of all its files, from before they were read.
+    stamps: Vec<Stamp>,
+}
+
+impl Verified {
+    /// Compares a graph's hash, and reads its outline.
+    pub(crate) fn inspect(file: &GraphFile) -> Result<(Self, Outline)> {
+        let paths = std::iter::once(&file.path).chain(file.data.iter().map(|data| &data.path));
+        let stamps = paths.filter_map(|path| Stamp::of(path)).collect();
+        let (sha256, outline) = file.inspect()?;
+        Ok((Self { file: file.clone(), sha256, stamps }, outline))
+    }
+
+    /// A graph whose hash is only promised, or that somebody else has verified.
+    pub(crate) fn unread(file: GraphFile, sha256: String) -> Self {
+        Self { file, sha256, stamps: Vec::new() }
+    }
+
+    /// Refuses a graph that was written to or replaced since: the picture would be another model's, or of half of each.
+    /// A file that was only touched or copied anew has the hash that is known, and passes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Model`](crate::ErrorKind::Model) naming the file.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let is_known = |stamp: &&Stamp| {
+            let data = self.file.data.iter().find(|data| data.path == stamp.path);
+            let known = if stamp.path == self.file.path {
+                Some(&self.sha256)
+            } else {
+                data.and_then(|data| data.sha256.as_ref())
+            };
+            known.is_some_and(|known| hash::of_file(&stamp.path).is_ok_and(|found| found == *known))
+        };
+        match self.stamps.iter().find(|stamp| !stamp.is_now() && !is_known(stamp)) {
+            None => Ok(()),
+            Some(changed) => Err(Error::model(format!(
+                "{}: changed since the model was opened; open the model again, and replace models as whole folders while \
+                 nothing runs them",
+                changed.path.display()
+            ))),
+        }
+    }
+}
+
 impl GraphFile {
     /// What its weights outside are now, which ONNX Runtime maps.
     pub(crate) fn stamps(&self) -> Vec<Stamp> {
@@ -145,9 +200,9 @@ impl GraphFile {
     /// As [`verify`](Self::verify), with what was read.
     pub(crate) fn inspect(&self) -> Result<(String, Outline)> {
         self.data.iter().try_for_each(DataFile::verify)?;
-        let bytes = map(&self.path)?;
-        let sha256 = check_hash(&self.path, &bytes, self.sha256.as_deref())?;
-        Ok((sha256, self.check(&bytes)?))
+        // Read, not mapped: hashing takes long, and a file that is cut short meanwhile would end this process.
+        let sha256 = compare(&self.path, hash_of_file(&self.path)?, self.sha256.as_deref())?;
+        Ok((sha256, self.check(&map(&self.path)?)?))
     }
 
     /// The outline of a graph that may be opened. Graphs in a cache come from the library, and are not asked.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use super::Pipeline;
@@ -106,8 +107,8 @@ impl Pipeline {
         let mut denoiser = Slot::new(library, denoiser, Denoiser::open, residency);
         let mut decoder = decoder.map(|decoder| Slot::new(library, decoder, Decoder::open, residency));
         let settled = std::thread::scope(|scope| {
-            let text = scope.spawn(|| TextStage::settled(text, model, &plan));
-            let decoder = scope.spawn(|| decoder.as_mut().map_or(Ok(()), |decoder| decoder.settle(model, &plan)));
+            let text = beside(scope, || TextStage::settled(text, model, &plan));
+            let decoder = beside(scope, || decoder.as_mut().map_or(Ok(()), |decoder| decoder.settle(model, &plan)));
             let denoiser = denoiser.settle(model, &plan);
             (join(text), denoiser, join(decoder))
         });
@@ -161,7 +162,7 @@ impl Found {
     /// Loading the library and hashing the graphs take about as long, so they go side by side.
     fn of(model: &Model, find: &dyn Fn(Stage) -> Result<Source>) -> Result<Self> {
         std::thread::scope(|scope| {
-            let library = scope.spawn(|| Library::open(None));
+            let library = beside(scope, || Library::open(None));
             let text = model.tokenizers.keys().map(|&stage| find(stage)).collect::<Result<Vec<_>>>();
             let decoder = model.stages.contains_key(&Stage::Decoder).then(|| find(Stage::Decoder)).transpose();
             let (denoiser, library) = (find(Stage::Denoiser), join(library));
@@ -225,6 +226,16 @@ fn check_graph_size(stage: Stage, target: &Target, model: &Model) -> Result<()> 
     Ok(())
 }
 
-fn join<T>(thread: std::thread::ScopedJoinHandle<Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+type Beside<'scope, T> = Result<ScopedJoinHandle<'scope, Result<T>>>;
+
+/// Works on another thread; the error is that there is none.
+fn beside<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> Result<T> + Send + 'scope,
+) -> Beside<'scope, T> {
+    std::thread::Builder::new().spawn_scoped(scope, work).map_err(Error::no_thread)
+}
+
+fn join<T>(thread: Beside<T>) -> Result<T> {
+    thread?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -136,7 +136,7 @@ fn attempt(errand: &Errand) -> (Verdict, String) {
     let ran = trial::run(&mut session, errand.stage, &errand.inputs);
     drop(session);
     match ran {
-        Err(e) if e.kind() == ErrorKind::Limit => (Verdict::Memory, e.to_string()),
+        Err(e) if e.kind() == ErrorKind::Limit => (of_error(&e), e.to_string()),
         Err(e) => (Verdict::Passed, e.to_string()),
         Ok(()) => (Verdict::Passed, String::new()),
     }
@@ -145,6 +145,7 @@ fn attempt(errand: &Errand) -> (Verdict, String) {
 fn of_error(error: &Error) -> Verdict {
     match error.kind() {
         ErrorKind::Model => Verdict::Refused,
+        ErrorKind::Limit if error.is_of_threads() => Verdict::Library,
         ErrorKind::Limit => Verdict::Memory,
         _ => Verdict::Provider,
     }

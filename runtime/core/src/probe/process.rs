@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::child::{Errand, Limits, Line, Step, Told};
 use crate::cancel::Cancel;
-use crate::child::{Child, PATIENCE, describe};
+use crate::child::{Child, PATIENCE, advice, describe};
 use crate::{Error, ErrorKind, Result};
 
 /// How a probe process ended.
@@ -44,8 +44,8 @@ pub(super) fn run(
     // A process that has died already is told below. The pipe stays open: its end would end the process.
     let mut input = running.input();
     let _ = input.as_mut().map_or(Ok(()), |pipe| pipe.write_all(text.as_bytes()).and_then(|()| pipe.flush()));
-    let words = running.last_words();
-    let lines = running.lines();
+    let words = running.last_words()?;
+    let lines = running.lines()?;
     let mut step = Step::Starting;
     loop {
         cancel.check()?;
@@ -76,6 +76,7 @@ fn start(program: &Path, limits: Limits) -> Result<Child> {
     }
     Child::start(command).map_err(|e| {
         let what = format!("the probe process {} cannot be started: {e}", program.display());
-        Error::io(format!("{what}; give the path of a safelight executable, or --no-probe")).because(e)
+        let advice = advice(&e).unwrap_or("give the path of a safelight executable, or --no-probe");
+        Error::io(format!("{what}; {advice}")).because(e)
     })
 }
