@@ -67,6 +67,7 @@ const GIB_8: File = ("proc/meminfo", "MemTotal:        7802880 kB\nMemFree:     
 const GIB_4: File = ("proc/meminfo", "MemTotal:        3901440 kB\n");
 const H200: File =
     ("proc/driver/nvidia/gpus/0000:04:00.0/information", "Model: \t\t NVIDIA H200\nIRQ:   \t\t 11\nGPU UUID: \t x\n");
+const H100: File = ("proc/driver/nvidia/gpus/0000:00:06.0/information", "Model: \t\t NVIDIA H100 80GB HBM3\n");
 const RTX: File = ("proc/driver/nvidia/gpus/0000:01:00.0/information", "Model: \t\t NVIDIA GeForce RTX 3060\n");
 
 #[test]
@@ -96,6 +97,7 @@ fn every_machine_is_given_its_target() {
         ("x86_64", &[AVX2], "x86-64", "cpu avx2; arch x86_64"),
         ("x86_64", &[SSE], "generic-cpu", "it fits every machine"),
         ("x86_64", &[VNNI, H200], "h200", "gpu \"NVIDIA H200\""),
+        ("x86_64", &[VNNI, H100], "h100", "gpu \"NVIDIA H100 80GB HBM3\""),
         ("x86_64", &[AVX2, RTX], "cuda", "gpu \"NVIDIA GeForce RTX 3060\""),
         ("x86_64", &[AVX2, RTX, H200], "h200", "gpu \"NVIDIA H200\""),
         ("x86_64", &[AVX2, ("dev/nvidia0", "")], "cuda", "gpu \"NVIDIA GPU\""),
