@@ -1,6 +1,6 @@
 //! Packages as a user meets them: packed of the binary of these tests, installed, run with an empty environment, removed.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -133,9 +133,10 @@ fn commands_that_measure_end_soon_with_their_processes_and_folders() {
     let profiles = |place: &Place| place.left().iter().filter(|file| file.starts_with("temporary/")).count() > 2;
     let measured = |place: &Place| processes_of(place).iter().any(|process| process.contains("bench-worker"));
     type Begun<'a> = &'a dyn Fn(&Place) -> bool;
+    type Case<'a> = (&'a [&'a str], Begun<'a>, &'a [&'a str], Option<i32>);
     const PLACE: &[&str] = &["place", "--steps", "900"];
     const BENCH: &[&str] = &["bench", "--duration", "60", "--steps", "20", "--wait", "0"];
-    let cases: [(&[&str], Begun, &[&str], Option<i32>); 5] = [
+    let cases: [Case; 5] = [
         (PLACE, &profiles, &["-TERM"], Some(8)),
         (PLACE, &profiles, &["-TERM", "-TERM"], Some(8)),
         (BENCH, &measured, &["-TERM"], Some(8)),
