@@ -42,7 +42,7 @@ def linked(target: str) -> list[dict]:
 
     `cargo tree` knows which features are on for whom; `cargo metadata` knows the rest."""
     metadata = json.loads(cargo("metadata", "--format-version", "1", "--locked", "--filter-platform", target))
-    ours = [argument for package in metadata["packages"] if package["name"] in OURS for argument in ("-p", package["name"])]
+    ours = [argument for name in OURS for argument in ("-p", name)]
     tree = cargo("tree", "--locked", "--target", target, "-e", "normal,no-proc-macro", "--prefix", "none", "--no-dedupe",
                  "--format", "{p}", *ours)
     named = {tuple(line.split()[:2]) for line in tree.splitlines() if line}
@@ -93,7 +93,7 @@ def notices(packages: list[dict], rust: str, library: pathlib.Path | None) -> st
         lines += ["", "=" * 100, ", ".join(dict.fromkeys(users)) + ":", "", text]
     if library:
         version = (library / "VERSION").read_text(encoding="utf-8").strip()
-        lines += ["", "=" * 100, f"ONNX Runtime {version}, lib/safelight/libonnxruntime.so (those that it is made with in turn: "
+        lines += ["", "=" * 100, f"ONNX Runtime {version}, lib/safelight/libonnxruntime.so (what that is made with is told in "
                   "onnxruntime-notices.txt):", "", (library / "LICENSE").read_text(encoding="utf-8").strip()]
     return "\n".join(lines) + "\n"
 

@@ -395,6 +395,8 @@ fn gpu_patient(need: &str) -> (Patient, TempDir) {
     compiled(&blas, "int blas;", &["-Wl,-soname,libcublasLt.so.13"]);
     compiled(&main, "int main;", &[]);
     compiled(&folder.path().join("libonnxruntime_providers_cuda.so"), "int cuda;", &[blas.to_str().unwrap()]);
+    fs::write(folder.path().join("libonnxruntime_providers_shared.so"), "").unwrap();
+    patient.file("lib/libcudnn.so.9", "");
     let providers = vec!["cuda".into(), "cpu".into()];
     patient.search.found = Some(Found { path: main, version: "1.31.1".into(), providers });
     patient.target = Ok(target(&CUDA.replacen("required", need, 1)));
@@ -412,6 +414,67 @@ fn a_library_that_a_provider_needs_and_is_missing_is_told() {
     patient.expect("companions", Problem, evidence, "a build of ONNX Runtime for the versions that are here");
     let (optional, _folder) = gpu_patient("optional");
     optional.expect("companions", Warning, "cuda needs libcublasLt.so.13, nowhere", "LD_LIBRARY_PATH");
+}
+
+#[test]
+fn cudnn_that_is_opened_only_while_a_graph_runs_is_missed_before() {
+    let (patient, folder) = gpu_patient("required");
+    fs::remove_file(patient.root.path().join("lib/libcudnn.so.9")).unwrap();
+    patient.file("lib/libcublasLt.so.13", "");
+    patient.expect("companions", Problem, "cuda needs libcudnn.so.9, nowhere", "LD_LIBRARY_PATH");
+    // Builds that name it need the version that they name.
+    let named = folder.path().join("elsewhere/libcudnn.so.8");
+    compiled(&named, "int dnn;", &["-Wl,-soname,libcudnn.so.8"]);
+    compiled(&folder.path().join("libonnxruntime_providers_cuda.so"), "int cuda;", &[named.to_str().unwrap()]);
+    patient.expect("companions", Problem, "cuda needs libcudnn.so.8, nowhere", "LD_LIBRARY_PATH");
+    patient.file("lib/libcudnn.so.8", "");
+    patient.expect("companions", Fine, "nothing that a provider of the target needs is missing", "");
+}
+
+#[test]
+fn a_provider_without_its_own_library_is_told() {
+    for (need, severity) in [("required", Problem), ("optional", Note)] {
+        let (patient, folder) = gpu_patient(need);
+        for file in ["libonnxruntime_providers_cuda.so", "libonnxruntime_providers_shared.so"] {
+            fs::remove_file(folder.path().join(file)).unwrap();
+            let evidence = format!("provider cuda is in {file}, which is not in {}", folder.path().display());
+            patient.expect("companions", severity, &evidence, "take it from the package");
+        }
+    }
+}
+
+const H200: (&str, &str) = ("proc/driver/nvidia/gpus/0000:00:06.0/information", "Model: \t\t NVIDIA H200\n");
+const DRIVER: &str = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (x@)  \n";
+
+#[test]
+fn a_gpu_that_is_not_there_or_hidden_is_told() {
+    let (patient, _folder) = gpu_patient("required");
+    patient.expect("gpu", Problem, "provider cuda finds no NVIDIA GPU", "install the driver");
+    patient.file(H200.0, H200.1);
+    patient.expect("gpu", Fine, "NVIDIA H200, driver of unknown version", "");
+    patient.file("proc/driver/nvidia/version", DRIVER);
+    patient.expect("gpu", Fine, "NVIDIA H200, driver 580.159.04", "");
+    let patient = patient.with("CUDA_VISIBLE_DEVICES", "");
+    patient.expect("gpu", Problem, "CUDA_VISIBLE_DEVICES is \"\"", "unset CUDA_VISIBLE_DEVICES");
+    let (optional, _folder) = gpu_patient("optional");
+    optional.expect("gpu", Warning, "provider cuda finds no NVIDIA GPU", "choose another target");
+    optional.file("etc/nv_tegra_release", "# R36 (release), REVISION: 4.0\n");
+    optional.expect("gpu", Fine, "no provider of the target needs one", "");
+}
+
+#[test]
+fn a_driver_that_is_too_old_for_a_provider_is_told() {
+    let (patient, folder) = gpu_patient("required");
+    patient.file(H200.0, H200.1);
+    patient.file("proc/driver/nvidia/version", DRIVER.replace("580", "550"));
+    patient.expect("gpu", Fine, "driver 550.159.04", "");
+    let runtime = folder.path().join("elsewhere/libcudart.so.13");
+    compiled(&runtime, "int rt;", &["-Wl,-soname,libcudart.so.13"]);
+    compiled(&folder.path().join("libonnxruntime_providers_cuda.so"), "int cuda;", &[runtime.to_str().unwrap()]);
+    let evidence = "cuda needs CUDA 13: driver 580 or newer, and 550.159.04 is here";
+    patient.expect("gpu", Problem, evidence, "a newer driver");
+    patient.file("proc/driver/nvidia/version", DRIVER);
+    patient.expect("gpu", Fine, "driver 580.159.04", "");
 }
 
 #[test]

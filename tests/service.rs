@@ -133,9 +133,10 @@ fn commands_that_measure_end_soon_with_their_processes_and_folders() {
     let profiles = |place: &Place| place.left().iter().filter(|file| file.starts_with("temporary/")).count() > 2;
     let measured = |place: &Place| processes_of(place).iter().any(|process| process.contains("bench-worker"));
     type Begun<'a> = &'a dyn Fn(&Place) -> bool;
+    type Case<'a> = (&'a [&'a str], Begun<'a>, &'a [&'a str], Option<i32>);
     const PLACE: &[&str] = &["place", "--steps", "900"];
     const BENCH: &[&str] = &["bench", "--duration", "60", "--steps", "20", "--wait", "0"];
-    let cases: [(&[&str], Begun, &[&str], Option<i32>); 5] = [
+    let cases: [Case; 5] = [
         (PLACE, &profiles, &["-TERM"], Some(8)),
         (PLACE, &profiles, &["-TERM", "-TERM"], Some(8)),
         (BENCH, &measured, &["-TERM"], Some(8)),
@@ -215,6 +216,18 @@ fn what_was_to_be_ignored_stays_ignored() {
     assert!(child.0.try_wait().unwrap().is_none());
     send("-TERM", &child);
     assert_eq!(ended(child, "after nohup").0.code(), Some(8));
+}
+
+#[test]
+fn a_bus_error_that_is_sent_is_no_file_that_was_cut_short() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let place = Place::new();
+    let many = generate(&place, &["--steps", "2", "--count", "5000", "--out", "pictures/"]);
+    let child = start(within(&many, "ulimit -c 0; exec \"$@\""));
+    wait_for("a picture", || fs::read_dir(place.work().join("pictures")).is_ok_and(|files| files.count() > 1));
+    send("-BUS", &child);
+    let (status, told) = ended(child, "bus error");
+    assert_eq!((status.signal(), told.contains("mapped")), (Some(7), false), "{told}");
 }
 
 #[test]

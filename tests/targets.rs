@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use common::{Outcome, Place, repository, tiny};
+use common::{Outcome, Place, copy_folder, repository, tiny};
 use safelight::target::list_targets;
 use safelight::{Machine, Target};
 use tempfile::TempDir;
@@ -117,6 +117,15 @@ fn every_machine_is_given_its_target() {
         let machine = Machine { os: os.into(), ..machine(arch, &[if arch == "x86_64" { AVX2 } else { ARM }]) };
         assert_eq!(machine.best_target(&targets).unwrap().target.name, name, "{os} on {arch}");
     }
+}
+
+/// A copy of the repository's folder where one stands, as after `cp -r` or on a device with a package.
+#[test]
+fn a_model_that_is_in_two_places_is_one() {
+    let place = Place::new();
+    copy_folder(&repository().join("models/emoji"), &place.work().join("models/emoji"));
+    let outcome = Outcome::of(place.without_library(["generate", "x", "--target", "generic-cpu", "--dry-run"]));
+    outcome.expect("two copies of emoji", 0, "");
 }
 
 #[test]

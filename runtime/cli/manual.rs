@@ -1,5 +1,6 @@
 //! Man pages and completions for packages, from the types that parse. Only tests have this, so that the command that
-//! travels to small boards is no bigger for it; `scripts/dist` runs `SAFELIGHT_MANUAL=FOLDER cargo test --workspace --bin safelight manual`.
+//! travels to small boards is no bigger for it; `scripts/dist` runs
+//! `SAFELIGHT_MANUAL=FOLDER cargo test --workspace --bin safelight manual`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

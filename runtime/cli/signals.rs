@@ -28,7 +28,7 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// [`ErrorKind::Limit`] where no thread can be started for it.
 pub(crate) fn end_on_signals() -> safelight::Result<()> {
-    system::prepare();
+    mapped::tell_what_is_cut_short();
     let ignored = system::ignored();
     // It waits from now on: while a library is being opened, which may be what does not end, a new thread could not begin.
     let timer = std::thread::Builder::new().spawn(|| {
@@ -75,7 +75,7 @@ pub(crate) fn survive_large_files() {
 
 #[cfg(unix)]
 mod system {
-    use std::ffi::{c_int, c_void};
+    use std::ffi::c_int;
     use std::mem::MaybeUninit;
     use std::ptr;
 
@@ -105,8 +105,21 @@ mod system {
         ignore(&[libc::SIGXFSZ]);
     }
 
+    pub(super) fn exit(code: c_int) -> ! {
+        // SAFETY: it may be called at any time.
+        unsafe { libc::_exit(code) }
+    }
+}
+
+/// Elsewhere the bus error may be a stack's end, which the system tells.
+#[cfg(target_os = "linux")]
+mod mapped {
+    use std::ffi::{c_int, c_void};
+    use std::mem::MaybeUninit;
+    use std::ptr;
+
     /// A file that is cut short while it is mapped ends the process with words of its own.
-    pub(super) fn prepare() {
+    pub(super) fn tell_what_is_cut_short() {
         // SAFETY: all zeros is an action whose fields are set or may be zero; the handler calls only what may be called
         // from one (`write`, `_exit` and `raise`).
         unsafe {
@@ -137,11 +150,11 @@ mod system {
             libc::raise(signal);
         }
     }
+}
 
-    pub(super) fn exit(code: c_int) -> ! {
-        // SAFETY: it may be called at any time.
-        unsafe { libc::_exit(code) }
-    }
+#[cfg(not(target_os = "linux"))]
+mod mapped {
+    pub(super) fn tell_what_is_cut_short() {}
 }
 
 #[cfg(not(unix))]
@@ -151,8 +164,6 @@ mod system {
     }
 
     pub(super) fn ignore(_: &[i32]) {}
-
-    pub(super) fn prepare() {}
 
     pub(super) fn survive_large_files() {}
 

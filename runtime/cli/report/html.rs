@@ -65,6 +65,7 @@ fn head(page: &mut Page, report: &Report, device: &str) {
         ("system", Some(system(machine, state))),
         ("Linux for Tegra", machine.l4t.map(|l4t| format!("{l4t}"))),
         ("hypervisor", state.hypervisor.clone()),
+        ("graphics driver", driver(state)),
         ("power mode", state.power_mode.clone()),
         ("clock governor", state.governor.clone()),
         ("power supply", state.on_battery.map(|battery| if battery { "battery" } else { "mains" }.into())),
@@ -77,6 +78,11 @@ fn head(page: &mut Page, report: &Report, device: &str) {
 fn system(machine: &Machine, state: &State) -> String {
     let kernel = state.kernel.as_ref().map(|kernel| format!(" {kernel}")).unwrap_or_default();
     format!("{}{kernel}, {}", machine.os, machine.arch)
+}
+
+fn driver(state: &State) -> Option<String> {
+    let newest = state.cuda.as_ref().map(|cuda| format!(", for CUDA up to {cuda}")).unwrap_or_default();
+    state.driver.as_ref().map(|driver| format!("NVIDIA {driver}{newest}"))
 }
 
 fn at_the_start(state: &State) -> String {

@@ -26,7 +26,7 @@ use crate::{Error, ErrorKind, Result, hash};
 mod identity;
 mod log;
 
-use log::{Fault, Found, HASH_BYTES, Kind, Log, NUMBERS_HEAD_BYTES};
+use log::{Fault, Found, HASH_BYTES, Kind, Log, MAX_TEXT_BYTES, NUMBERS_HEAD_BYTES};
 
 /// What a generation has done, in a file that outlives its process. Clones are one.
 ///
@@ -135,11 +135,16 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] where the file is there, or `every` is 0; as [`Plan::new`] for the requests;
-    /// [`ErrorKind::Io`] where the file cannot be written.
+    /// [`ErrorKind::Limit`] for a prompt of millions of bytes; [`ErrorKind::Io`] where the file cannot be written.
     pub fn create(path: &Path, every: usize, requests: &[Request], on: (&Model, &Target)) -> Result<Self> {
         Self::check_create(path, every)?;
         let (header, hashes) = header(requests, on)?;
-        let log = Log::create(path, &identity::bytes(&header)?).map_err(|e| match e.kind() {
+        let header = identity::bytes(&header)?;
+        if header.len() as u64 > MAX_TEXT_BYTES {
+            let what = format!("the request takes {} bytes, more than {MAX_TEXT_BYTES}", header.len());
+            return Err(Error::limit(format!("checkpoint {}: {what}; shorten the prompt", path.display())));
+        }
+        let log = Log::create(path, &header).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => is_there(path),
             _ => unwritable(path, e).context("checkpoint"),
         })?;

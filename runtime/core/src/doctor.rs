@@ -17,6 +17,7 @@ use crate::{Error, ErrorKind, Machine, Model, Stage, Target};
 
 mod cache;
 mod elf;
+mod gpu;
 mod library;
 mod loader;
 mod model;
@@ -109,6 +110,7 @@ const CHECKS: &[Check] = &[
     Check { name: "glibc", what: "the C library is new enough for ONNX Runtime", kind: ErrorKind::Library, run: loader::glibc },
     Check { name: "providers", what: "the library has the target's providers", kind: ErrorKind::Library, run: library::providers },
     Check { name: "companions", what: "what the providers' own libraries need is there, in the right version", kind: ErrorKind::Library, run: loader::companions },
+    Check { name: "gpu", what: "providers of NVIDIA find a device, and a driver that is new enough", kind: ErrorKind::Library, run: gpu::gpu },
     Check { name: "telemetry", what: "ONNX Runtime's telemetry is off", kind: ErrorKind::Library, run: library::telemetry },
     Check { name: "files", what: "the model's files are what was promised (--deep: by their hashes)", kind: ErrorKind::Model, run: model::files },
     Check { name: "precision", what: "model and target have a precision in common", kind: ErrorKind::Model, run: model::precision },

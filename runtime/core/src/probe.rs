@@ -15,6 +15,7 @@ use crate::cache::key::{Key, Surroundings};
 use crate::cache::{Opening, Watch};
 use crate::cancel::Cancel;
 use crate::forecast::rooms;
+use crate::graph::session::PAST_ITS_LIMIT;
 use crate::library::Library;
 use crate::model::GraphFile;
 use crate::provider::{Keeps, Need, Provider, ProviderName};
@@ -164,6 +165,8 @@ impl Prober {
         Err(match end {
             End::Told(told) => match told.verdict {
                 Verdict::Passed | Verdict::Refused | Verdict::Provider => return Ok(told),
+                // The target's own limit of a provider, not the process's.
+                Verdict::Memory if told.message.contains(PAST_ITS_LIMIT) => Error::limit(told.message),
                 Verdict::Memory => self.too_much(&told.message),
                 Verdict::Library => unable(&told.message),
             },

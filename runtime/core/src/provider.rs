@@ -8,6 +8,7 @@ use ort::ep::ExecutionProviderDispatch;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{did_you_mean, unknown};
+use crate::graph::replay::Place;
 use crate::{Error, Result};
 
 mod keeps;
@@ -81,6 +82,12 @@ impl Provider {
             kind.and_then(|kind| kind.write(value).ok()).unwrap_or_else(|| value.to_option())
         };
         self.options.iter().map(|(key, value)| (key.as_str(), write((key, value)))).collect()
+    }
+
+    /// Where its tensors are, if it is to record runs and replay them.
+    pub(crate) fn replayed_at(&self) -> Option<Place> {
+        let device = table::replayed_on(self.name.0).filter(|_| self.is_set(table::REPLAYS))?;
+        Some(Place { device, index: self.number("device_id").unwrap_or(0) })
     }
 
     fn is_set(&self, option: &str) -> bool {
@@ -197,6 +204,9 @@ pub(crate) fn check_options(settings: &Provider) -> Result<()> {
     settings.options.iter().try_for_each(|(key, value)| check_option(settings.name, key, value))
 }
 
+/// Options of providers whose recorded runs were never seen to work here.
+const UNTRIED: &[&str] = &["nv_cuda_graph_enable", "trt_cuda_graph_enable"];
+
 /// Checks one option for a provider.
 fn check_option(provider: ProviderName, key: &str, value: &Scalar) -> Result<()> {
     let known = provider.row().options.iter();
@@ -206,6 +216,14 @@ fn check_option(provider: ProviderName, key: &str, value: &Scalar) -> Result<()>
         let known = if names.is_empty() { "none".into() } else { names.join(", ") };
         return Err(Error::usage(format!("{provider} has no option \"{key}\"; known: {known}{meant}")));
     };
+    let is_on = matches!(value, Scalar::Bool(true) | Scalar::Integer(1));
+    if is_on && (UNTRIED.contains(&key) || (key == table::REPLAYS && table::replayed_on(provider.0).is_none())) {
+        return Err(Error::usage(format!(
+            "{provider} option \"{key}\" cannot be used yet: only cuda's recorded runs were tried, by its option {}; leave \
+             it out",
+            table::REPLAYS
+        )));
+    }
     kind.write(value).map(drop).map_err(|told| Error::usage(format!("{provider} option \"{key}\" {told}")))
 }
 
@@ -278,6 +296,8 @@ mod tests {
             (fault("cpu", "threads", Scalar::Integer(1)), "cpu has no option \"threads\"; known: none"),
             (fault("cuda", "cudnn_conv_algo_search", text("HEURISTC")), "did you mean \"HEURISTIC\""),
             (fault("coreml", "MLComputeUnits", text("all")), "did you mean \"ALL\""),
+            (fault("nvrtx", "enable_cuda_graph", Scalar::Bool(true)), "leave it out"),
+            (fault("tensorrt", "trt_cuda_graph_enable", Scalar::Integer(1)), "leave it out"),
             (fault("openvino", "device_type", text("CPU\0")), "option \"device_type\" holds a NUL byte"),
         ] {
             assert!(told.contains(expected), "{told}");

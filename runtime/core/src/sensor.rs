@@ -30,7 +30,7 @@ mod total;
 
 pub use record::Recorded;
 pub use recorder::Recorder;
-pub(crate) use state::{Governor, PowerMode, governors, memory, power_mode};
+pub(crate) use state::{Governor, PowerMode, driver, governors, memory, power_mode};
 pub use table::{SOURCES, SourceKind};
 
 use file::Found;
@@ -305,6 +305,12 @@ pub struct Contention {
 pub struct State {
     /// The kernel's release.
     pub kernel: Option<String>,
+    /// The version of NVIDIA's driver, such as `580.159.04`; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// The newest CUDA that this driver runs, such as `13.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<String>,
     /// What virtualises it, as far as it tells; absent on bare metal, and where nothing tells.
     pub hypervisor: Option<String>,
     /// The power mode's name, such as `MAXN` of a Jetson.

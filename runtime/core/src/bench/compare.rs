@@ -214,6 +214,7 @@ fn differences(a: &Report, b: &Report) -> Vec<Difference> {
         [
             ("machine", as_value(&report.machine)),
             ("state.kernel", as_value(&state.kernel)),
+            ("state.driver", as_value(&state.driver)),
             ("state.hypervisor", as_value(&state.hypervisor)),
             ("state.power_mode", as_value(&state.power_mode)),
             ("state.governor", as_value(&state.governor)),

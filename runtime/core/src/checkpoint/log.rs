@@ -19,7 +19,7 @@ const MAGIC: &[u8] = b"safelight-checkpoint/1\n";
 const HEAD_BYTES: usize = 9;
 pub(super) const HASH_BYTES: usize = 32;
 /// Longest payload of a record that is read as a whole; longer ones are numbers of a graph, of which only the head is.
-const MAX_TEXT_BYTES: u64 = 16 << 20;
+pub(super) const MAX_TEXT_BYTES: u64 = 16 << 20;
 /// What of a graph's numbers is read while the file is looked through.
 pub(super) const NUMBERS_HEAD_BYTES: usize = 56;
 

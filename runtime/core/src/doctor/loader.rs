@@ -8,7 +8,7 @@ use memmap2::Mmap;
 
 use super::library::provider_file;
 use super::{Severity, Subject, Told, elf, ok, or_ok, told};
-use crate::library::{Outcome, Place};
+use crate::library::{Found, Outcome, Place};
 use crate::provider::{Need, Provider};
 
 /// Where a machine keeps its libraries.
@@ -70,8 +70,14 @@ fn two_numbers(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// What the providers' own libraries need beside ONNX Runtime, such as CUDA's, in the version that they name. What they
-/// open only while they run, as CUDA's provider opens cuDNN, is not seen.
+/// The provider whose library opens cuDNN only when the first convolution runs, since ONNX Runtime 1.31 at least, and what
+/// it looks for: such a library does not name it among what it needs.
+const OPENS_CUDNN: (&str, &str) = ("cuda", "libcudnn.so.9");
+
+/// Providers that are a library of their own beside ONNX Runtime, wherever they were built in; all need the second name.
+const APART: (&[&str], &str) = (&["cuda", "tensorrt", "openvino", "migraphx"], "shared");
+
+/// What the providers' own libraries need beside ONNX Runtime, such as CUDA's, in the version that they name.
 pub(super) fn companions(subject: &Subject<'_>) -> Vec<Told> {
     let Some(found) = &subject.library.found else { return vec![ok("not looked for: no library was opened")] };
     let Some(folder) = found.path.parent().filter(|folder| folder.is_absolute()) else {
@@ -80,20 +86,48 @@ pub(super) fn companions(subject: &Subject<'_>) -> Vec<Told> {
     // What ONNX Runtime itself needs is there: it was opened.
     let there: BTreeSet<_> = elf::needs(&found.path).unwrap_or_default().libraries.into_iter().collect();
     let missing = |provider: &Provider| {
-        let beside = || folder.join(provider_file(provider.name.as_str()));
-        let file = provider.library.clone().unwrap_or_else(beside);
+        let Some(needs) = provider_needs(subject, provider) else { return Vec::new() };
+        let file = provider.library.clone().unwrap_or_else(|| folder.join(provider_file(provider.name.as_str())));
         let folder = file.parent().unwrap_or(folder);
-        let needs = elf::needs(&file).unwrap_or_default();
         let own = needs.folders.iter().map(|own| PathBuf::from(own.replace("$ORIGIN", &folder.display().to_string())));
         let own: Vec<_> = own.chain([folder.to_path_buf()]).collect();
         let is_missing = |name: &String| !there.contains(name) && !own.iter().any(|at| at.join(name).exists());
         needs.libraries.into_iter().filter(is_missing).collect::<Vec<_>>()
     };
-    let findings = subject.providers().into_iter().flat_map(|provider| {
-        let missing = missing(&provider);
-        told_of_missing(subject, &provider, missing)
-    });
+    let findings =
+        subject.providers().into_iter().flat_map(|provider| match told_of_itself(found, folder, &provider) {
+            Some(told) => vec![told],
+            None => told_of_missing(subject, &provider, missing(&provider)),
+        });
     or_ok(findings.collect(), "nothing that a provider of the target needs is missing")
+}
+
+/// What a provider's own library needs, with what it opens while it runs; nothing where there is no such file.
+pub(super) fn provider_needs(subject: &Subject<'_>, provider: &Provider) -> Option<elf::Needs> {
+    let folder = subject.library.found.as_ref()?.path.parent()?;
+    let file = provider.library.clone().unwrap_or_else(|| folder.join(provider_file(provider.name.as_str())));
+    let mut needs = elf::needs(&file)?;
+    let (name, cudnn) = OPENS_CUDNN;
+    if provider.name.as_str() == name && !needs.libraries.iter().any(|name| name.starts_with("libcudnn.so")) {
+        needs.libraries.push(cudnn.to_owned());
+    }
+    Some(needs)
+}
+
+/// What to say where a provider that the library was built with has lost its own library.
+fn told_of_itself(found: &Found, folder: &Path, provider: &Provider) -> Option<Told> {
+    let name = provider.name.as_str();
+    let is_apart = provider.library.is_none() && APART.0.contains(&name);
+    if !is_apart || !found.providers.iter().any(|has| has == name) {
+        return None;
+    }
+    let gone = [APART.1, name].map(provider_file).into_iter().find(|file| !folder.join(file).exists())?;
+    let severity = match provider.need {
+        Need::Required => Severity::Problem,
+        Need::Optional => Severity::Note,
+    };
+    let evidence = format!("provider {name} is in {gone}, which is not in {}", folder.display());
+    Some(told(severity, evidence, "take it from the package that ONNX Runtime is from, and put it there"))
 }
 
 /// Of libraries that a provider needs and does not bring along: those that the loader does not find.

@@ -171,13 +171,21 @@ fn register(library: &Library, builder: SessionBuilder, provider: &Provider) -> 
 }
 
 /// What ONNX Runtime says, without its source files, function names and numbers.
-fn plain_words(message: &str) -> &str {
+fn plain_words(message: &str) -> String {
     const CODE: &str = "[ONNXRuntimeError] : ";
     let message = match message.rsplit_once(CODE) {
         Some((_, coded)) => coded.splitn(3, " : ").last().unwrap_or(coded),
         None => message,
     };
-    message.trim()
+    let mut words: Vec<_> = message.split_whitespace().collect();
+    let is_place = |word: &&str| {
+        let (file, line) = word.split_once(':').unwrap_or_default();
+        [".h", ".cc", ".cu"].iter().any(|end| file.ends_with(end)) && line.parse::<u32>().is_ok()
+    };
+    while let Some(at) = words.iter().position(is_place) {
+        words.drain(at..words.len().min(at + 2));
+    }
+    words.join(" ").trim_end_matches('.').to_owned()
 }
 
 fn configure(builder: SessionBuilder, settings: &StageSettings, providers: &[Provider]) -> ort::Result<SessionBuilder> {
@@ -220,8 +228,12 @@ fn configure(builder: SessionBuilder, settings: &StageSettings, providers: &[Pro
 fn open_failed(error: &ort::Error) -> Error {
     let message = without_places(error.message());
     if is_of_memory(&message) {
-        let advice = "take a smaller precision or model, or a graph of a smaller size";
+        let advice = "take a smaller precision or model, or a graph of a smaller size; or raise the provider's limit, if \
+                      the target sets one";
         return Error::limit(format!("memory ran out while it was opened: {message}; {advice}"));
+    }
+    if is_of_device(&message) {
+        return Error::library(format!("its device cannot be used: {message}; {DEVICE_ADVICE}"));
     }
     if message.contains("pthread_create failed") {
         return Error::no_thread(message);
@@ -229,6 +241,9 @@ fn open_failed(error: &ort::Error) -> Error {
     let hint = match error.code() {
         ort::ErrorCode::InvalidProtobuf => "; the file is not an ONNX graph, or is damaged",
         ort::ErrorCode::NotImplemented => "; this library has no kernel for one of its nodes",
+        _ if message.contains("graph capture feature") => {
+            return Error::library(format!("cannot be opened: {message}; leave enable_cuda_graph out for this stage"));
+        }
         _ if message.contains("IR version") => "; export it with an older onnx, or take a newer ONNX Runtime",
         _ => "; export it again, or try another ONNX Runtime",
     };
@@ -238,13 +253,21 @@ fn open_failed(error: &ort::Error) -> Error {
 pub(super) fn run_failed(stage: Stage, error: &ort::Error) -> Error {
     let message = without_places(error.message());
     if is_of_memory(&message) {
-        return Error::limit(format!("{stage}: memory ran out: {message}; ask for a smaller picture or batch"));
+        let advice = "ask for a smaller picture or batch, or raise the provider's limit, if the target sets one";
+        return Error::limit(format!("{stage}: memory ran out: {message}; {advice}"));
+    }
+    if is_of_device(&message) {
+        return Error::library(format!("{stage}: its device failed: {message}; {DEVICE_ADVICE}"));
     }
     let advice = "it was exported wrongly or for another size: export it again";
     Error::model(format!("{stage}: the graph failed while it ran: {message}; {advice}"))
 }
 
-/// What ONNX Runtime says of a graph, without the graph's path, its own source files, lines and functions' signatures.
+/// What to do where a device, its driver or its libraries are the reason.
+const DEVICE_ADVICE: &str = "see what safelight doctor says of the target, and look at the provider's options in it";
+
+/// What ONNX Runtime says of a graph, without the graph's path, its own source files, lines and functions' signatures,
+/// types of templates, the computer's name and cuDNN's description of a node.
 fn without_places(message: &str) -> String {
     let mut message = message.trim().trim_end_matches('.').to_owned();
     if let Some((path, said)) = message.split_once(" failed:")
@@ -255,6 +278,13 @@ fn without_places(message: &str) -> String {
     while let Some(at) = message.find("/onnxruntime_src/") {
         let end = end_of_signature(&message[at..]).map_or(at + "/onnxruntime_src/".len(), |end| at + end);
         message.replace_range(at..end, "");
+    }
+    while let Some(at) = message.find("[with ") {
+        let end = message[at..].find(']').map_or(message.len(), |end| at + end + 1);
+        message.replace_range(at..end, "");
+    }
+    for aside in [" ; GPU=", "; with the cudnn frontend json:"] {
+        message.truncate(message.find(aside).unwrap_or(message.len()));
     }
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -272,9 +302,20 @@ fn end_of_signature(text: &str) -> Option<usize> {
     })
 }
 
+/// What a provider says that may not take more, whatever its device has.
+pub(crate) const PAST_ITS_LIMIT: &str = "is smaller than requested bytes";
+
 /// Whether the library says that there was no memory left.
 fn is_of_memory(message: &str) -> bool {
-    ["allocate memory", "bad_alloc", "bad allocation"].iter().any(|told| message.contains(told))
+    const TOLD: &[&str] = &["allocate memory", "bad_alloc", "bad allocation", PAST_ITS_LIMIT, "out of memory"];
+    TOLD.iter().any(|told| message.contains(told))
+}
+
+/// Whether the library says that a device, its driver or its vendor's libraries failed.
+fn is_of_device(message: &str) -> bool {
+    const TOLD: &[&str] =
+        &["CUDA failure", "CUBLAS failure", "CUDNN failure", "CUDNN_FE failure", "cuDNN is unavailable"];
+    TOLD.iter().any(|told| message.contains(told))
 }
 
 pub(super) fn internal(what: &str, error: &dyn std::fmt::Display) -> Error {
@@ -292,6 +333,48 @@ mod tests {
         let expected = "Failed to load library a.so with error: libcublasLt.so.13: cannot open";
         assert_eq!(plain_words(message), expected);
         assert_eq!(plain_words(" CUDA is not enabled \n"), "CUDA is not enabled");
+        // As ONNX Runtime 1.31.1 said it on a computer with one H200.
+        let message = "provider_options_utils.h:187 Parse Failed to parse provider option \"device_id\": \
+                       cuda_execution_provider_info.cc:71 operator() Invalid device ID: 7, must be between 0 (inclusive) \
+                       and 1 (exclusive).";
+        let expected = "Failed to parse provider option \"device_id\": Invalid device ID: 7, must be between 0 (inclusive) \
+                        and 1 (exclusive)";
+        assert_eq!(plain_words(message), expected);
+    }
+
+    /// What ONNX Runtime 1.31.1 said on a computer with one H200: of a GPU that was hidden, of a limit of 8 MiB, without
+    /// cuDNN, and of an option that cuDNN 9.14 has no plan for.
+    #[test]
+    fn what_a_gpu_lacks_is_not_the_graphs_fault() {
+        let types =
+            "[with ERRTYPE = cudaError; bool THRW = true; std::conditional_t<THRW, void, common::Status> = void]";
+        let hidden = format!(
+            "{types} {types} CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=vm ; file=;"
+        );
+        let limit =
+            "Exception during initialization: Available memory of 333568 is smaller than requested bytes of 524288";
+        let lost = "Non-zero status code returned while running Conv node. Name:'/into/Conv' Status Message: \
+                    [ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : cuDNN is unavailable or disabled for CUDA Execution Provider: \
+                    dlopen failed for libcudnn.so: libcudnn.so: cannot open shared object file: No such file or directory";
+        let no_plan = "Failed to initialize CUDNN Frontend: CUDNN_FE failure 8: HEURISTIC_QUERY_FAILED ; GPU=0 ; hostname=vm \
+                       ; file=; with the cudnn frontend json: {\"context\":{}}";
+        for (message, kind, expected) in [
+            (
+                hidden.as_str(),
+                ErrorKind::Library,
+                "cannot be used: CUDA failure 100: no CUDA-capable device is detected; see what",
+            ),
+            (limit, ErrorKind::Limit, "memory ran out while it was opened: Exception"),
+            (lost, ErrorKind::Library, "No such file or directory; see what safelight doctor says"),
+            (no_plan, ErrorKind::Library, "CUDNN_FE failure 8: HEURISTIC_QUERY_FAILED; see what"),
+        ] {
+            let error = ort::Error::new(message);
+            for told in [open_failed(&error), run_failed(Stage::Denoiser, &error)] {
+                assert_eq!(told.kind(), kind, "{told}");
+                assert!(!told.to_string().contains("hostname"), "{told}");
+            }
+            assert!(open_failed(&error).to_string().contains(expected), "{}", open_failed(&error));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! inputs to a server; ROCm, TVM and Arm NN, which ONNX Runtime has given up; WASM and WebNN, which run in browsers.
 
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _, ExecutionProviderDispatch};
+use ort::memory::AllocationDevice;
 
 use super::Provider;
 use super::keeps::{Keeps, Setting};
@@ -17,6 +18,14 @@ pub(super) struct Row {
     pub(super) options: &'static [(&'static str, Kind)],
     pub(super) keeps: Keeps,
     pub(super) build: fn(&Provider) -> ExecutionProviderDispatch,
+}
+
+/// The option that has a provider record runs and replay them.
+pub(super) const REPLAYS: &str = "enable_cuda_graph";
+
+/// Where the tensors are of a provider whose recorded runs can be replayed.
+pub(super) fn replayed_on(provider: &str) -> Option<AllocationDevice<'static>> {
+    (provider == "cuda").then_some(AllocationDevice::CUDA)
 }
 
 /// Builds a provider that takes any option by its ONNX Runtime name.

@@ -113,6 +113,14 @@ pub(super) fn find(root: Root<'_>) -> Vec<Found> {
     find_with(LIBRARY.as_ref())
 }
 
+/// The newest CUDA that the driver runs, such as `13.0`; it too is asked only of the machine that this process runs on.
+pub(super) fn newest_cuda(root: Root<'_>) -> Option<String> {
+    if root.0 != Path::new("/") || cfg!(target_os = "macos") {
+        return None;
+    }
+    Nvml::open(LIBRARY.as_ref()).ok()?.newest_cuda().ok()
+}
+
 fn find_with(library: &OsStr) -> Vec<Found> {
     let absent = |reason| vec![Found::absent(source("nvml", Quantity::Watts, "graphics processors of NVIDIA"), reason)];
     let nvml = match Nvml::open(library) {
@@ -194,6 +202,18 @@ impl Nvml {
             Ok(device)
         };
         (0..count.min(MOST_DEVICES)).map(one).collect()
+    }
+
+    fn newest_cuda(&self) -> Result<String, String> {
+        let name = "nvmlSystemGetCudaDriverVersion_v2";
+        // SAFETY: `nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *)`.
+        let ask =
+            unsafe { self.symbol::<unsafe extern "C" fn(*mut c_int) -> c_int>(c"nvmlSystemGetCudaDriverVersion_v2") }?;
+        let mut version = 0;
+        // SAFETY: the library is initialised, and writes one number: a thousand times the major one and ten times the
+        // minor one.
+        self.check(name, unsafe { ask(&raw mut version) })?;
+        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
     }
 
     fn function(&self, question: &Question) -> Result<Function, String> {
@@ -295,6 +315,7 @@ mod tests {
         int nvmlInit_v2(void) { open++; return 0; }
         int nvmlShutdown(void) { open--; return 0; }
         const char *nvmlErrorString(int code) { return code == 3 ? "Not Supported" : "Unknown Error"; }
+        int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 12060; return 0; }
         int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return open ? 0 : 1; }
         int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = (void *)(long)(index + 1); return 0; }
         int nvmlDeviceGetPowerUsage(void *d, unsigned *mw) { *mw = 71234; return 0; }
@@ -337,6 +358,7 @@ mod tests {
                 "nvml/1/load absent: nvml/1/load: error 3, Not Supported",
             ]
         );
+        assert_eq!(Nvml::open(library.as_os_str()).unwrap().newest_cuda(), Ok("12.6".into()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The state of a device at one moment.
 
-use super::{State, busy, power, thermal};
+use super::{State, busy, nvml, power, thermal};
 use crate::root::Root;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,8 @@ impl State {
         let swap = memory(root, "SwapTotal").zip(memory(root, "SwapFree"));
         Self {
             kernel: root.text("/proc/sys/kernel/osrelease"),
+            driver: driver(root),
+            cuda: nvml::newest_cuda(root),
             hypervisor: hypervisor(root),
             power_mode: power_mode(root).and_then(|mode| mode.now),
             governor: governors(root).into_iter().next().map(|governor| governor.name),
@@ -24,6 +26,14 @@ impl State {
             on_battery: power::on_battery(root),
         }
     }
+}
+
+/// The version of NVIDIA's driver, by its kernel module: the 580.159.04 of `NVRM version: NVIDIA UNIX Open Kernel Module
+/// for x86_64  580.159.04  Release Build`.
+pub(crate) fn driver(root: Root<'_>) -> Option<String> {
+    let text = root.text("/proc/driver/nvidia/version")?;
+    let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.lines().next()?.split_whitespace().find(is_version).map(str::to_owned)
 }
 
 /// Bytes of a field of `/proc/meminfo`.

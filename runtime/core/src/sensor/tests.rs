@@ -290,6 +290,8 @@ fn a_state_is_read_from_files() {
     assert_eq!(
         nano,
         State {
+            driver: None,
+            cuda: None,
             kernel: Some("5.15.148-tegra".into()),
             hypervisor: None,
             power_mode: Some("15W".into()),
