@@ -75,7 +75,7 @@ impl Worker {
 
 /// The window's loop until a picture is there: sixty times a second it looks whether there is something to draw. `press`
 /// is asked after each step whether the user presses cancel.
-fn draw(worker: &Worker, cancel: &Cancel, press: impl Fn(usize) -> bool) -> Result<Output> {
+fn draw(worker: &Worker, cancel: &Cancel, out: &Path, press: impl Fn(usize) -> bool) -> Result<Output> {
     loop {
         match worker.messages.recv_timeout(Duration::from_millis(16)) {
             Ok(Message::Progress { step, steps }) => {
@@ -84,7 +84,7 @@ fn draw(worker: &Worker, cancel: &Cancel, press: impl Fn(usize) -> bool) -> Resu
                     cancel.cancel();
                 }
             }
-            Ok(Message::Preview(pixels)) => println!("{}", sketch(&pixels)),
+            Ok(Message::Preview(pixels)) => pixels.save(out.join("preview.png")).map_err(cannot)?,
             Ok(Message::Finished(made)) => return *made,
             Err(RecvTimeoutError::Timeout) => (), // a real window animates its spinner here
             Err(RecvTimeoutError::Disconnected) => return Err(Error::new(ErrorKind::Internal, "the worker is gone")),
@@ -92,30 +92,23 @@ fn draw(worker: &Worker, cancel: &Cancel, press: impl Fn(usize) -> bool) -> Resu
     }
 }
 
-/// What a window would show as it is, as far as a terminal can: six lines of it, dark where the picture is.
-fn sketch(pixels: &RgbImage) -> String {
-    let (width, height) = pixels.dimensions();
-    let shade = |x: u32, y: u32| match pixels.get_pixel((2 * x + 1) * width / 24, (2 * y + 1) * height / 12).0[2] {
-        0..=85 => '#',
-        86..=170 => '+',
-        _ => '.',
-    };
-    (0..6).map(|y| (0..12).map(|x| shade(x, y)).chain(['\n']).collect::<String>()).collect()
+fn cannot(error: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Io, error.to_string())
 }
 
 fn main() -> Result<()> {
     let out = PathBuf::from(std::env::args().nth(1).unwrap_or("window".into()));
-    std::fs::create_dir_all(&out).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
+    std::fs::create_dir_all(&out).map_err(cannot)?;
     let worker = Worker::start("targets/generic-cpu.yaml".into(), "models/emoji".into());
 
     // Pressed after the first step of fifty: what runs is stopped between two nodes of its graph.
     let cancel = worker.ask("a red apple", 50);
-    match draw(&worker, &cancel, |_| true) {
+    match draw(&worker, &cancel, &out, |_| true) {
         Err(error) if error.kind() == ErrorKind::Cancelled => println!("cancelled, and nothing is left of it"),
         other => return other.map(drop),
     }
     let cancel = worker.ask("a red apple", 8);
-    for picture in draw(&worker, &cancel, |_| false)?.pictures {
+    for picture in draw(&worker, &cancel, &out, |_| false)?.pictures {
         save(Path::new(&out.join("apple.png")), &picture.encode(Format::Png)?)?;
     }
     Ok(())

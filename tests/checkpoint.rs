@@ -426,32 +426,37 @@ fn processes_that_are_killed_go_on() {
     assert!(files(&place, "kept") == files(&place, "whole"), "{kills} kills: {}", outcome.stderr);
 }
 
-/// The shipped model, killed fifty times at random: `cargo test --release --test checkpoint -- --ignored --nocapture`.
+/// The shipped model, killed fifty times at random while it makes few pictures of many steps, and fifty times while it
+/// makes many of few: `cargo test --test checkpoint -- --ignored --nocapture`.
 #[cfg(unix)]
 #[test]
 #[ignore = "takes minutes"]
 fn fifty_kills_at_random_moments() {
-    let place = Place::new();
-    let model = repository().join("models/emoji");
-    let more = ["a red apple", "--count", "4", "--steps", "400", "--sampler", "dpmpp_sde", "--seed", "5"];
-    Outcome::of(command(&place, &model, &[&more[..], &["--out", "whole/"]].concat())).expect("whole", 0, "");
     let mut random = 9_u64;
-    let mut kills = 0;
-    let mut rounds = 0;
-    while kills < 50 {
-        let kept = ["--out", "kept/", "--checkpoint-every", "3", "--resume"];
-        let begun = || command(&place, &model, &[&more[..], &kept].concat());
-        let moments = (0..50 - kills).map(|_| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            Duration::from_millis(300 + (random >> 33) % 3000)
-        });
-        let (killed, outcome) = killed(&place, begun, &moments.collect::<Vec<_>>());
-        outcome.expect("kept", 0, "");
-        assert!(files(&place, "kept") == files(&place, "whole"), "{}", outcome.stderr);
-        fs::remove_dir_all(place.work().join("kept")).unwrap();
-        (kills, rounds) = (kills + killed, rounds + 1);
+    let mut moment = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        Duration::from_millis(300 + (random >> 33) % 2000)
+    };
+    let few = ["--count", "4", "--steps", "400", "--sampler", "dpmpp_sde"];
+    let many = ["--count", "60", "--steps", "8", "--batch", "3"];
+    for more in [&few[..], &many] {
+        let place = Place::new();
+        let more = [&["a red apple", "--seed", "5"], more].concat();
+        let model = repository().join("models/emoji");
+        Outcome::of(command(&place, &model, &[&more[..], &["--out", "whole/"]].concat())).expect("whole", 0, "");
+        let (mut kills, mut rounds) = (0, 0);
+        while kills < 50 {
+            let kept = ["--out", "kept/", "--checkpoint-every", "3", "--resume"];
+            let begun = || command(&place, &model, &[&more[..], &kept].concat());
+            let moments: Vec<_> = (kills..50).map(|_| moment()).collect();
+            let (killed, outcome) = killed(&place, begun, &moments);
+            outcome.expect("kept", 0, "");
+            assert!(files(&place, "kept") == files(&place, "whole"), "{}", outcome.stderr);
+            fs::remove_dir_all(place.work().join("kept")).unwrap();
+            (kills, rounds) = (kills + killed, rounds + 1);
+        }
+        println!("{more:?}: {kills} kills in {rounds} rounds, all pictures bit-identical");
     }
-    println!("{kills} kills in {rounds} generations of 4 pictures, all pictures bit-identical");
 }
 
 /// Ctrl-C leaves what was done; the seed that was chosen is taken up.

@@ -108,7 +108,6 @@ fn every_signal_ends_what_works_soon_and_leaves_nothing_half_made() {
     let begun_many = |place: &Place| fs::read_dir(place.work().join("pictures")).is_ok_and(|files| files.count() > 2);
     let begun_long = |place: &Place| place.work().join("latents/0000-step-002.npy").exists();
     type Begun<'a> = &'a dyn Fn(&Place) -> bool;
-    type Case<'a> = (&'a [&'a str], Begun<'a>, &'a [&'a str], Option<i32>);
     let cases: [(&str, &[&str], Begun, usize); 6] = [
         ("-TERM", MANY, &begun_many, 1),
         ("-INT", MANY, &begun_many, 1),

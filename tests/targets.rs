@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use common::{Outcome, Place, repository, tiny};
+use common::{Outcome, Place, copy_folder, repository, tiny};
 use safelight::target::list_targets;
 use safelight::{Machine, Target};
 use tempfile::TempDir;
@@ -67,6 +67,7 @@ const GIB_8: File = ("proc/meminfo", "MemTotal:        7802880 kB\nMemFree:     
 const GIB_4: File = ("proc/meminfo", "MemTotal:        3901440 kB\n");
 const H200: File =
     ("proc/driver/nvidia/gpus/0000:04:00.0/information", "Model: \t\t NVIDIA H200\nIRQ:   \t\t 11\nGPU UUID: \t x\n");
+const H100: File = ("proc/driver/nvidia/gpus/0000:00:06.0/information", "Model: \t\t NVIDIA H100 80GB HBM3\n");
 const RTX: File = ("proc/driver/nvidia/gpus/0000:01:00.0/information", "Model: \t\t NVIDIA GeForce RTX 3060\n");
 
 #[test]
@@ -96,6 +97,7 @@ fn every_machine_is_given_its_target() {
         ("x86_64", &[AVX2], "x86-64", "cpu avx2; arch x86_64"),
         ("x86_64", &[SSE], "generic-cpu", "it fits every machine"),
         ("x86_64", &[VNNI, H200], "h200", "gpu \"NVIDIA H200\""),
+        ("x86_64", &[VNNI, H100], "h100", "gpu \"NVIDIA H100 80GB HBM3\""),
         ("x86_64", &[AVX2, RTX], "cuda", "gpu \"NVIDIA GeForce RTX 3060\""),
         ("x86_64", &[AVX2, RTX, H200], "h200", "gpu \"NVIDIA H200\""),
         ("x86_64", &[AVX2, ("dev/nvidia0", "")], "cuda", "gpu \"NVIDIA GPU\""),
@@ -117,6 +119,15 @@ fn every_machine_is_given_its_target() {
         let machine = Machine { os: os.into(), ..machine(arch, &[if arch == "x86_64" { AVX2 } else { ARM }]) };
         assert_eq!(machine.best_target(&targets).unwrap().target.name, name, "{os} on {arch}");
     }
+}
+
+/// A copy of the repository's folder where one stands, as after `cp -r` or on a device with a package.
+#[test]
+fn a_model_that_is_in_two_places_is_one() {
+    let place = Place::new();
+    copy_folder(&repository().join("models/emoji"), &place.work().join("models/emoji"));
+    let outcome = Outcome::of(place.without_library(["generate", "x", "--target", "generic-cpu", "--dry-run"]));
+    outcome.expect("two copies of emoji", 0, "");
 }
 
 #[test]

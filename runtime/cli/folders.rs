@@ -29,15 +29,21 @@ fn folders(name: &str) -> Vec<PathBuf> {
     found
 }
 
+/// The models that requests can name.
 pub(crate) fn all_models() -> Vec<PathBuf> {
-    list_models(&folders("models"))
+    first_of_each("models", list_models)
 }
 
-/// The target files that requests can name: of several with one name, the one in the first folder.
+/// The target files that requests can name.
 pub(crate) fn all_targets() -> Vec<PathBuf> {
+    first_of_each("targets", list_targets)
+}
+
+/// What is listed of each folder: of several with one name, the one in the first folder.
+fn first_of_each(name: &str, list: fn(&[PathBuf]) -> Vec<PathBuf>) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
-    for folder in folders("targets") {
-        for path in list_targets(&[folder]) {
+    for folder in folders(name) {
+        for path in list(&[folder]) {
             if !found.iter().any(|other| other.file_name() == path.file_name()) {
                 found.push(path);
             }

@@ -1,7 +1,7 @@
 //! The C interface of safelight; `include/safelight.h` is generated from it.
 //!
 //! Every function that can fail returns an owned error, null where it has done what it was asked. Opaque types are made
-//! by a function and given back by the one that ends in `_free`. No panic crosses: [`guard`] is the one place where they
+//! by a function and given back by the one that ends in `_free`. No panic crosses: `guard` is the one place where they
 //! are caught.
 
 mod cancel;

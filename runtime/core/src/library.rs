@@ -285,7 +285,8 @@ fn candidates(explicit: Option<&Path>, surroundings: &Surroundings) -> Vec<Candi
     if let Some(folder) = &surroundings.shared_object {
         add("beside the library safelight", folder.clone());
         add("../lib of the library safelight", folder.join("../lib"));
-        add("safelight/ beside the library safelight", folder.join("safelight"));
+        // With its name: an application's folder may have the command beside the library.
+        add("safelight/ beside the library safelight", folder.join("safelight").join(file_name()));
     }
     if let Some(folder) = &surroundings.user_data {
         add("the user's data folder", folder.clone());
