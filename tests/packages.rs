@@ -1,6 +1,6 @@
 //! Packages as a user meets them: packed of the binary of these tests, installed, run with an empty environment, removed.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 mod common;
 
-use common::repository;
+use common::{repository, skipped};
 
 // --- scripts/dist
 
@@ -184,7 +184,7 @@ fn check_debs(folder: &Path) {
 /// A C program is compiled with what pkg-config tells, wherever the prefix lies, and finds the library by its soname.
 fn check_c_library(prefix: &Path, folder: &Path) {
     if Command::new("pkg-config").arg("--version").output().is_err() {
-        return eprintln!("SKIPPED: the C library of a package (pkg-config is not installed)");
+        return skipped("the C library of a package (pkg-config is not installed)");
     }
     let flags = succeed(
         Command::new("pkg-config")
@@ -319,7 +319,7 @@ fn wrong_arguments_are_told() {
 #[test]
 fn systemd_understands_the_units() {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        return eprintln!("SKIPPED: systemd-analyze verify (systemd is not installed)");
+        return skipped("systemd-analyze verify (systemd is not installed)");
     }
     let folder = tempfile::tempdir().unwrap();
     let units = tree(&repository().join("packaging/systemd"));

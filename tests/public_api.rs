@@ -4,11 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::repository;
+use common::{repository, skipped};
 use safelight::{
     Cancel, Checkpoint, Error, Library, Model, Output, Picture, Pipeline, Plan, PromptCache, Request, Route, Target,
 };
@@ -44,9 +43,7 @@ fn public_api_is_the_one_that_was_decided_on() {
     let compiler = told(Command::new("rustc").arg("--version"));
     let is_writing = std::env::var_os("SAFELIGHT_WRITE_DOCS").is_some();
     if !is_writing && known.lines().next() != Some(&headline(&compiler)) {
-        // Not eprintln, which is shown for tests that fail alone.
-        return writeln!(std::io::stderr(), "SKIPPED: {SNAPSHOT} is not of this compiler, {}", compiler.trim())
-            .unwrap();
+        return skipped(&format!("{SNAPSHOT} is not of this compiler, {}", compiler.trim()));
     }
     let items = items();
     let is_instrument = |item: &&String| instruments().iter().any(|module| item.contains(module.as_str()));

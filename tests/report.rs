@@ -1,6 +1,6 @@
 //! `report`: a benchmark's report as a page, as CSV and as a table; the page in a browser, where there is one.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use common::{Outcome, Place, repository};
+use common::{Outcome, Place, repository, skipped};
 use made::{Made, report};
 use safelight::Precision;
 use safelight::bench::Report;
@@ -404,7 +404,7 @@ fn browser() -> Option<&'static str> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let found = names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok());
     if found.is_none() {
-        eprintln!("SKIPPED: none of {} is here to open the page in", names.join(", "));
+        skipped(&format!("none of {} is here to open the page in", names.join(", ")));
     }
     found
 }

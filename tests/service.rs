@@ -1,7 +1,7 @@
 //! A process that is told to stop, loses its reader, its disk, its descriptors or its model while it works: it ends soon,
 //! with its exit code and words, and leaves nothing half-made. docs/service.md tells users the same.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Outcome, Place, board, compiled, copy_folder, repository, tiny};
+use common::{Outcome, Place, board, compiled, copy_folder, repository, skipped, tiny};
 use safelight::{ErrorKind, Model, Pipeline, Request, Sampling, Target};
 
 mod common;
@@ -355,7 +355,7 @@ fn few_descriptors_and_large_files_are_told_with_the_limit_to_raise() {
 fn may_unshare() -> bool {
     let can = Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success());
     if !can {
-        eprintln!("SKIPPED: needs unshare -m, and to be root: full disks and read-only roots are not tried");
+        skipped("needs unshare -m, and to be root: full disks and read-only roots are not tried");
     }
     can
 }
@@ -447,7 +447,7 @@ fn few_threads_are_an_error_and_no_panic() {
     fs::set_permissions(place.work().parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
     let can = within(&picture, &format!("{nobody} \"$1\" --version >/dev/null")).status();
     if !can.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: needs to be root, and files that others may read: few threads are not tried");
+        skipped("needs to be root, and files that others may read: few threads are not tried");
         return;
     }
     for threads in [1, 2, 3, 4] {

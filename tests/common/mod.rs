@@ -3,11 +3,17 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+
+/// Tells what is not tested here. Past libtest, which shows what is printed for tests that fail alone.
+pub(crate) fn skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
+}
 
 /// The repository.
 pub(crate) fn repository() -> &'static Path {
