@@ -98,7 +98,7 @@ pub(crate) fn check_saved(checkpoint: &Checkpoint, path: impl FnMut(usize, usize
 pub(crate) fn tell_resuming(checkpoint: &Checkpoint) {
     let Held { pictures, evaluations, .. } = checkpoint.held();
     let path = checkpoint.path();
-    let there = format!("{pictures} pictures are saved, {evaluations} evaluations are there for the next");
+    let there = format!("pictures saved: {pictures}; evaluations kept for what comes next: {evaluations}");
     tell(&format!("resuming from {}: {there}", path.display()));
 }
 
