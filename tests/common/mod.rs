@@ -30,6 +30,21 @@ pub(crate) struct Place {
     root: TempDir,
 }
 
+/// Has a command answer signals also where whoever runs the tests ignores them, as `nohup` does, and a shell for what it
+/// starts in the background: to be ignored is inherited.
+#[cfg(unix)]
+fn answer_signals(command: &mut Command) {
+    let reset = || {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+            // SAFETY: it may be called between fork and exec, and every signal has a default.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure calls nothing but `signal`, and allocates nothing.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, reset) };
+}
+
 impl Place {
     pub(crate) fn new() -> Self {
         let place = Self { root: tempfile::tempdir().unwrap() };
@@ -90,6 +105,8 @@ impl Place {
             command.env(variable, &home);
         }
         command.env("TMPDIR", self.root.path().join("temporary")).env_remove("ORT_DISABLE_TELEMETRY");
+        #[cfg(unix)]
+        answer_signals(&mut command);
         command
     }
 
