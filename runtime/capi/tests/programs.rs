@@ -332,6 +332,27 @@ fn live_tells_previews_and_is_cancelled_in_time() {
     assert!(!folder.path().join("live.png").exists());
 }
 
+/// The shipped model holds its bounds; with a bound that nothing holds, the same numbers are an error with a report.
+#[test]
+fn a_model_is_held_to_its_numbers() {
+    let folder = TempDir::new().unwrap();
+    let (verify, strict) = (folder.path().join("verify"), folder.path().join("strict"));
+    compile("cc", &here("tests/c/verify.c"), &[&["-std=c99"], &STRICT[..]].concat(), &verify);
+    copy(&project("models/emoji"), &strict);
+    let manifest = fs::read_to_string(strict.join("model.yaml")).unwrap();
+    let bounds = "bounds: { int8: { relative_l2: 0.000001, psnr_db: 90 } }";
+    let golden = "file: golden/a-red-apple-3.npz";
+    assert!(manifest.contains(golden), "{manifest}");
+    fs::write(strict.join("model.yaml"), manifest.replace(golden, &format!("{bounds}, {golden}"))).unwrap();
+    for (model, code) in [(project("models/emoji"), 0), (strict, 6)] {
+        let output = run(program(&verify).arg(target()).arg(model));
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), told.contains("error: ")), (Some(code), code != 0), "{told}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["comparisons"].as_array().map(Vec::len), Some(3), "{report}");
+    }
+}
+
 /// The long run is done by hand; here, that the program counts.
 #[test]
 fn soak_counts() {
