@@ -214,9 +214,9 @@ impl Pipeline {
         let original = self.encode_picture(job, task)?;
         self.encoder.iter_mut().for_each(Slot::end);
         let given = Given { prompts, original };
-        let batches: Vec<_> = (0..job.request.count).step_by(job.batch).collect();
-        let batches = batches.into_iter().filter(|&first| !self.are_saved(job, first..first + job.rows(first)));
-        let batches = batches.collect::<Vec<_>>().into_iter();
+        let batches = (0..job.request.count).step_by(job.batch);
+        let missing = batches.filter(|&first| !self.are_saved(job, first..first + job.rows(first)));
+        let batches: Vec<_> = missing.collect();
         match self.target.residency {
             Residency::Resident => {
                 for first in batches {
@@ -228,7 +228,8 @@ impl Pipeline {
                 Ok(())
             }
             Residency::Staged => {
-                let latents = batches.map(|first| self.denoise(job, &given, first)).collect::<Result<Vec<_>>>()?;
+                let latents =
+                    batches.into_iter().map(|first| self.denoise(job, &given, first)).collect::<Result<Vec<_>>>()?;
                 self.denoiser.end();
                 latents.into_iter().try_for_each(|batch| self.decode(job, &given.original, batch, take))
             }
